@@ -1,0 +1,74 @@
+"""Writing files so that an interruption loses nothing that already stood there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from holdfast.errors import StorageError, UnreadableArtifact
+
+
+def write_atomic(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` through a temporary name, fsync and rename.
+
+    Raises:
+        StorageError: the disk is full or refuses; a previous file at ``path`` is untouched.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds, and vanishes when it fails."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _commit(temporary, path)
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _commit(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {path}: {error.strerror or error}", hint="what stood there before is unchanged")
+
+
+def read_bytes(path: Path | str, what: str = "file", *, limit: int | None = None) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UnreadableArtifact: missing, a directory, unreadable, or longer than ``limit`` bytes.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            data = handle.read() if limit is None else handle.read(limit + 1)
+    except OSError as error:
+        raise UnreadableArtifact(f"cannot read {what} {path}: {error.strerror or error}") from error
+    if limit is not None and len(data) > limit:
+        raise UnreadableArtifact(f"{what} {path} is longer than {limit} bytes")
+    return data
