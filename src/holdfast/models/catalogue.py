@@ -1,0 +1,81 @@
+"""Architectures by name: ours, a user's factory, timm's or transformers'."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from holdfast._registry import Registry
+from holdfast.errors import InvalidConfig, MissingExtra, UnknownName
+from holdfast.models.card import card
+
+architectures: Registry[nn.Module] = Registry("architecture", "holdfast.architectures")
+
+
+def build_architecture(spec: str) -> nn.Module:
+    """Build an untrained module.
+
+    Args:
+        spec: a registered name (``cifar-resnet20``, ``simplenet:channels=16``), ``package.module:factory`` for a
+            user's own callable without arguments, ``timm:NAME`` or ``transformers:FOLDER``.
+
+    Raises:
+        UnknownName: no such architecture, module or factory.
+        MissingExtra: ``timm`` or ``transformers`` is not installed.
+    """
+    name, _, tail = spec.partition(":")
+    import holdfast.models.architectures  # noqa: F401  (its modules register themselves)
+
+    if name == "timm":
+        model = _timm(tail)
+    elif name == "transformers":
+        model = _transformers(tail)
+    elif tail and "=" not in tail and name not in architectures.names():
+        model = _user_factory(name, tail)()
+    else:
+        model = architectures.build(spec)
+    if not isinstance(model, nn.Module):
+        raise InvalidConfig(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module")
+    card(model).architecture = spec
+    return model
+
+
+def _user_factory(module_name: str, attribute: str) -> Callable[[], nn.Module]:
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        hint = "write package.module:factory, importable from this folder"
+        raise UnknownName(f"cannot import {attribute} from {module_name}: {error}", hint=hint) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not callable(factory):
+        raise InvalidConfig(f"{module_name}:{attribute} is not callable")
+    return factory  # type: ignore[no-any-return]
+
+
+def _timm(name: str) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingExtra("timm is not installed", hint="pip install 'holdfast[vision]'") from error
+    if name not in timm.list_models():
+        raise UnknownName(f"timm has no model {name!r}")
+    return timm.create_model(name, pretrained=False)  # type: ignore[no-any-return]
+
+
+def _transformers(folder: str) -> nn.Module:
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtra("transformers is not installed", hint="pip install 'holdfast[hf]'") from error
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return transformers.AutoModelForImageClassification.from_config(config)  # type: ignore[no-any-return]

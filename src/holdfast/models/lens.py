@@ -1,0 +1,72 @@
+"""A lens reads a parameter as the integer codes that are really stored.
+
+The codes and their quantisation parameters are the truth; the ordinary ``nn.Parameter`` stays where it is and holds
+their decoded view, so every module, hook and compiler works unchanged and a forward pass costs nothing extra. A
+fault flips codes and decodes again only the elements it touched.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import InvalidConfig
+from holdfast.models.card import card
+from holdfast.numerics import bits
+from holdfast.numerics.formats import Encoded, Format
+
+
+class Lens:
+    """The stored codes of one parameter.
+
+    Attributes:
+        codes: integer tensor of the parameter's shape.
+        qparams: scales and offsets of the format, by name.
+        format: how a code becomes a number.
+    """
+
+    def __init__(self, codes: Tensor, qparams: dict[str, Tensor], format: Format) -> None:  # noqa: A002
+        self.codes = codes
+        self.qparams = qparams
+        self.format = format
+
+    def decoded(self) -> Tensor:
+        """Return the float values of all codes."""
+        return self.format.decode(Encoded(self.codes, self.qparams))
+
+    def write(self, parameter: Tensor) -> None:
+        """Decode every code into ``parameter``."""
+        with torch.no_grad():
+            parameter.copy_(self.decoded())
+
+    def xor_(self, parameter: Tensor, index: Tensor, mask: Tensor) -> None:
+        """Flip bits of the codes at flat ``index`` (int64, shape (n,)) and decode just those elements."""
+        bits.xor_(self.codes, index, mask & (2**self.format.bits - 1))
+        with torch.no_grad():
+            parameter.view(-1)[index] = self._decode_at(index)
+
+    def _decode_at(self, index: Tensor) -> Tensor:
+        qparams = {name: _at(value, index, self.codes.shape) for name, value in self.qparams.items()}
+        return self.format.decode(Encoded(self.codes.view(-1)[index], qparams))
+
+    def matches(self, parameter: Tensor) -> bool:
+        """Say whether ``parameter`` still holds exactly the decoded codes."""
+        return bits.bit_equal(self.decoded().to(parameter.dtype), parameter.detach())
+
+
+def _at(value: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
+    return value if value.dim() == 0 else value.expand(shape).reshape(-1)[index]
+
+
+def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -> None:  # noqa: A002
+    """Store parameter ``name`` of ``model`` as ``encoded`` codes from now on.
+
+    Raises:
+        InvalidConfig: the parameter has codes already (re-quantising would move the weights).
+    """
+    lenses = card(model).lenses
+    if name in lenses:
+        raise InvalidConfig(f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model")
+    lens = Lens(encoded.codes.contiguous(), dict(encoded.qparams), format)
+    lens.write(model.get_parameter(name))
+    lenses[name] = lens

@@ -1,0 +1,49 @@
+"""Stored bits of a weight or buffer site: the one place where memory faults touch a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from holdfast.errors import NoSuchSite
+from holdfast.models.card import card
+from holdfast.models.lens import Lens
+from holdfast.models.site import Site
+from holdfast.numerics import bits
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The stored elements of one site: float bits in place, or codes behind a lens."""
+
+    tensor: Tensor
+    lens: Lens | None
+
+    @property
+    def codes(self) -> Tensor:
+        """The integer codes, shaped like the tensor; float tensors are viewed as integers of their width."""
+        return self.lens.codes if self.lens is not None else bits.int_view(self.tensor)
+
+    def xor_(self, index: Tensor, mask: Tensor) -> None:
+        """XOR int64 ``mask`` into the elements at flat int64 ``index`` (each at most once); its own inverse."""
+        if self.lens is not None:
+            self.lens.xor_(self.tensor, index, mask)
+        else:
+            bits.xor_(self.tensor.detach(), index, mask)
+
+
+def stored(model: nn.Module, site: Site) -> Stored:
+    """Return the stored bits of a ``weights`` or ``buffers`` site.
+
+    Raises:
+        NoSuchSite: the site is of another kind, or not in this model.
+    """
+    try:
+        if site.kind == "weights":
+            return Stored(model.get_parameter(site.name), card(model).lenses.get(site.name))
+        if site.kind == "buffers":
+            return Stored(model.get_buffer(site.name), None)
+    except AttributeError:
+        raise NoSuchSite(f"the model has no {site.address}") from None
+    raise NoSuchSite(f"{site.address} is computed, not stored", hint="tap it instead")

@@ -1,0 +1,170 @@
+"""Seeing and replacing what flows through a model, by stable names.
+
+Two kinds of places have a name. A *leaf module's* output is called by the module's path; a *functional* operation that
+a non-leaf module's ``forward`` calls directly (a residual ``+``, a softmax, Q @ K) is called ``path/op``. Repeats in one
+pass get ``#1``, ``#2``, ... Only operations that write values count; views do not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+Visit = Callable[[str, Tensor], Tensor]
+_WORDS = {"truediv": "div", "floordiv": "floor_divide"}
+
+
+def operation_name(func: Callable[..., Any]) -> str:
+    """Return the field's name of a torch function: ``__iadd__``, ``add_`` and ``add`` are all ``add``."""
+    name = getattr(func, "__name__", "op")
+    dunder = name.startswith("__")
+    name = name.strip("_")
+    if dunder and name[:1] in "ir" and hasattr(torch, _WORDS.get(name[1:], name[1:])):
+        name = name[1:]
+    return _WORDS.get(name, name)
+
+
+class Watch:
+    """Call ``visit(name, output)`` at every named place of each forward pass and go on with what it returns.
+
+    Args:
+        model: hooks are added on entry and removed on exit; nothing else changes.
+        visit: gets the name and the output, shape (batch, ...).
+        modules: paths of leaf modules to watch; None means all of them.
+        functional: whether to watch functional operations too (a few microseconds for each).
+    """
+
+    def __init__(self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True):
+        self._model, self._visit = model, visit
+        self._modules, self._functional = modules, functional
+        self._handles: list[RemovableHandle] = []
+        self._stack: list[tuple[str, bool]] = []
+        self._calls: Counter[str] = Counter()
+        self._mode = _FunctionWatch(self)
+
+    def __enter__(self) -> Watch:
+        self._handles.append(self._model.register_forward_pre_hook(self._restart, prepend=True))
+        for path, module in self._model.named_modules():
+            leaf = next(module.children(), None) is None
+            if self._functional:
+                self._track(path, module, leaf)
+            if leaf and (self._modules is None or path in self._modules):
+                self._handles.append(module.register_forward_hook(self._leaf_hook(path)))
+        if self._functional:
+            self._mode.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._functional:
+            self._mode.__exit__(kind, error, trace)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _restart(self, module: nn.Module, args: object) -> None:
+        self._calls.clear()
+        self._stack.clear()
+
+    def begin(self) -> None:
+        """Start a pass by hand, for a watch that opens inside the root's own pre-forward hook."""
+        self._calls.clear()
+        self._stack[:] = [("", next(self._model.children(), None) is None)]
+
+    def _track(self, path: str, module: nn.Module, leaf: bool) -> None:
+        def enter(_: nn.Module, __: object) -> None:
+            self._stack.append((path, leaf))
+
+        def leave(_: nn.Module, __: object, ___: object) -> None:
+            if self._stack:
+                self._stack.pop()
+
+        self._handles.append(module.register_forward_pre_hook(enter))
+        self._handles.append(module.register_forward_hook(leave, always_call=True))
+
+    def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def hook(_: nn.Module, args: Any, output: Any) -> Tensor | None:
+            return self._visit(self._numbered(path), output) if _is_float(output) else None
+
+        return hook
+
+    def _numbered(self, place: str) -> str:
+        count = self._calls[place]
+        self._calls[place] += 1
+        return f"{place}#{count}" if count else place
+
+    def functional(self, func: Callable[..., Any], output: Any) -> Any:
+        """Visit the result of a functional call when a non-leaf module is executing."""
+        if not self._stack or self._stack[-1][1] or not _is_float(output):
+            return output
+        return self._visit(self._numbered(f"{self._stack[-1][0]}/{operation_name(func)}"), output)
+
+
+class _FunctionWatch(TorchFunctionMode):
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._watch.functional(func, func(*args, **(kwargs or {})))
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+class Tap:
+    """Replace the outputs of named places while the context is open.
+
+    Args:
+        model: the model.
+        taps: site name -> function from the output (batch, ...) to its replacement, which may be the same tensor
+            changed in place. ``"input"`` and ``"output"`` name the model's own input and output.
+
+    Taps see values before guards do, so an injected fault can be corrected by a guard at the same place.
+    """
+
+    def __init__(self, model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+        self._model, self._taps = model, taps
+        paths = {name.partition("#")[0] for name in taps}
+        self._watch = Watch(model, self._replace, modules=paths, functional=any("/" in path for path in paths))
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Tap:
+        self._watch.__enter__()
+        if "input" in self._taps:
+            self._handles.append(self._model.register_forward_pre_hook(self._input))
+        if "output" in self._taps:
+            self._handles.append(self._model.register_forward_hook(self._output))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._watch.__exit__(kind, error, trace)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def begin(self) -> None:
+        """Start a pass by hand; see :meth:`Watch.begin`."""
+        self._watch.begin()
+
+    def _replace(self, name: str, output: Tensor) -> Tensor:
+        tap = self._taps.get(name)
+        return output if tap is None else tap(output)
+
+    def _input(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._taps["input"](args[0]), *args[1:])
+
+    def _output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        return self._taps["output"](output)
+
+
+def tap(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Tap:
+    """Return a context manager that replaces outputs by site name; see :class:`Tap`."""
+    return Tap(model, taps)
