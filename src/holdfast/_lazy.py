@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 
 
-def attach(module: str, exports: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+def attach(
+    module: str, exports: Mapping[str, str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` for ``module``; ``exports`` maps a name to ``package.module:attribute``."""
 
     def __getattr__(name: str) -> object:  # noqa: N807

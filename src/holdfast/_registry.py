@@ -7,6 +7,7 @@ command-line flag, a TOML key and a Python keyword have one name.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -104,7 +105,8 @@ def coerce(factory: Callable[..., object], options: Mapping[str, object], *, wha
     Raises:
         InvalidConfig: an option the factory does not take, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    inner = factory.func if isinstance(factory, functools.partial) else factory
+    hints = typing.get_type_hints(inner.__init__ if inspect.isclass(inner) else inner)
     taken = inspect.signature(factory).parameters
     result = {}
     for key, value in options.items():

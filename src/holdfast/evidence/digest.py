@@ -79,7 +79,11 @@ def digest_tree(root: Path | str, *, exclude: Iterable[str] = ()) -> dict[str, F
         return {".": digest_file(root)}
     if not root.is_dir():
         raise UnreadableArtifact(f"no file or folder at {root}")
-    names = {_relative(path, root): path for path in sorted(root.rglob("*")) if path.is_symlink() or not path.is_dir()}
+    names = {
+        _relative(path, root): path
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }
     return {name: _regular(names[name]) for name in sorted(names) if name not in left_out}
 
 
@@ -94,5 +98,7 @@ def _relative(path: Path, root: Path) -> str:
 
 def _regular(path: Path) -> FileDigest:
     if path.is_symlink() or not path.is_file():
-        raise UnreadableArtifact(f"{path} is not a regular file", hint="replace links and devices by the files they name")
+        raise UnreadableArtifact(
+            f"{path} is not a regular file", hint="replace links and devices by the files they name"
+        )
     return digest_file(path)

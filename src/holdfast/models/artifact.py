@@ -19,7 +19,13 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsafeArtifact, UnsupportedVersion
+from holdfast.errors import (
+    DigestMismatch,
+    InvalidConfig,
+    UnreadableArtifact,
+    UnsafeArtifact,
+    UnsupportedVersion,
+)
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import FileDigest, digest_both
 from holdfast.evidence.lineage import Step
@@ -55,7 +61,9 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
             result[name] = value.detach().cpu().contiguous().clone()
             continue
         if not lens.matches(value):
-            raise InvalidConfig(f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing")
+            raise InvalidConfig(
+                f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing"
+            )
         result[f"{name}#codes"] = lens.codes.cpu().contiguous()
         result |= {f"{name}#{key}": item.cpu().contiguous().clone() for key, item in lens.qparams.items()}
     return dict(sorted(result.items()))
@@ -76,7 +84,9 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, FileDigest] | None = None) -> nn.Module:
+def load(
+    path: Path | str, *, arch: str | None = None, expected: Mapping[str, FileDigest] | None = None
+) -> nn.Module:
     """Load a model in evaluation mode.
 
     Args:
@@ -140,7 +150,9 @@ def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
             raise UnreadableArtifact(f"{path} is not a whole safetensors file: {error}") from error
     if path.suffix in {".pt", ".pth", ".th"}:
         return _state_dict(path, data)
-    raise UnsafeArtifact(f"{path.name} is no format that can be read safely", hint="use .safetensors or a state dict in .pt")
+    raise UnsafeArtifact(
+        f"{path.name} is no format that can be read safely", hint="use .safetensors or a state dict in .pt"
+    )
 
 
 def _state_dict(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -148,7 +160,9 @@ def _state_dict(path: Path, data: bytes) -> dict[str, Tensor]:
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         hint = "save model.state_dict(), or better a .safetensors file"
-        raise UnsafeArtifact(f"{path.name} holds more than tensors and would run code when opened", hint=hint) from error
+        raise UnsafeArtifact(
+            f"{path.name} holds more than tensors and would run code when opened", hint=hint
+        ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UnreadableArtifact(f"{path} is not a whole state dict: {error}") from error
     value = value.get("state_dict", value) if isinstance(value, dict) else value
@@ -162,33 +176,47 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], stored_as: Mapping[str, 
         _fill_lens(model, name, formats.build(spec), tensors)
     wanted = {name: item for name, item in model.state_dict(keep_vars=True).items() if name not in stored_as}
     plain = {name: item for name, item in tensors.items() if "#" not in name}
+    # a counter torch added in 2018 and no inference reads: older files lack it
+    wanted = {
+        name: item
+        for name, item in wanted.items()
+        if name in plain or not name.endswith("num_batches_tracked")
+    }
     _same_names(wanted, plain)
     with torch.no_grad():
         for name, target in wanted.items():
             target.copy_(_fitting(name, plain[name], target))
 
 
-def _fill_lens(model: nn.Module, name: str, format: Any, tensors: Mapping[str, Tensor]) -> None:  # noqa: A002
+def _fill_lens(model: nn.Module, name: str, format: Any, tensors: Mapping[str, Tensor]) -> None:
     prefix = f"{name}#"
     parts = {key.removeprefix(prefix): item for key, item in tensors.items() if key.startswith(prefix)}
     if "codes" not in parts or name not in dict(model.named_parameters()):
         raise UnreadableArtifact(f"the codes of {name} are missing or belong to no parameter")
     codes, parameter = parts.pop("codes"), model.get_parameter(name)
     if codes.shape != parameter.shape:
-        raise UnreadableArtifact(f"the codes of {name} have shape {list(codes.shape)}, not {list(parameter.shape)}")
+        raise UnreadableArtifact(
+            f"the codes of {name} have shape {list(codes.shape)}, not {list(parameter.shape)}"
+        )
     attach_lens(model, name, format, Encoded(codes, parts))
 
 
 def _same_names(wanted: Mapping[str, object], found: Mapping[str, object]) -> None:
     if missing := sorted(wanted.keys() - found.keys()):
-        raise UnreadableArtifact(f"the file lacks {missing[0]} and {len(missing) - 1} more", hint="is --arch right?")
+        raise UnreadableArtifact(
+            f"the file lacks {missing[0]} and {len(missing) - 1} more", hint="is --arch right?"
+        )
     if extra := sorted(found.keys() - wanted.keys()):
-        raise UnreadableArtifact(f"the architecture has no {extra[0]} (and {len(extra) - 1} more)", hint="is --arch right?")
+        raise UnreadableArtifact(
+            f"the architecture has no {extra[0]} (and {len(extra) - 1} more)", hint="is --arch right?"
+        )
 
 
 def _fitting(name: str, found: Tensor, target: Tensor) -> Tensor:
     if found.shape != target.shape:
-        raise UnreadableArtifact(f"{name} has shape {list(found.shape)}, the architecture wants {list(target.shape)}")
+        raise UnreadableArtifact(
+            f"{name} has shape {list(found.shape)}, the architecture wants {list(target.shape)}"
+        )
     if found.is_floating_point() != target.is_floating_point():
         raise UnreadableArtifact(f"{name} is {found.dtype}, the architecture wants {target.dtype}")
     if found.is_floating_point() and not torch.isfinite(found).all():

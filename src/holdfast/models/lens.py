@@ -25,7 +25,7 @@ class Lens:
         format: how a code becomes a number.
     """
 
-    def __init__(self, codes: Tensor, qparams: dict[str, Tensor], format: Format) -> None:  # noqa: A002
+    def __init__(self, codes: Tensor, qparams: dict[str, Tensor], format: Format) -> None:
         self.codes = codes
         self.qparams = qparams
         self.format = format
@@ -58,7 +58,7 @@ def _at(value: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
     return value if value.dim() == 0 else value.expand(shape).reshape(-1)[index]
 
 
-def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -> None:  # noqa: A002
+def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -> None:
     """Store parameter ``name`` of ``model`` as ``encoded`` codes from now on.
 
     Raises:
@@ -66,7 +66,9 @@ def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -
     """
     lenses = card(model).lenses
     if name in lenses:
-        raise InvalidConfig(f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model")
+        raise InvalidConfig(
+            f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model"
+        )
     lens = Lens(encoded.codes.contiguous(), dict(encoded.qparams), format)
     lens.write(model.get_parameter(name))
     lenses[name] = lens

@@ -41,7 +41,9 @@ class Watch:
         functional: whether to watch functional operations too (a few microseconds for each).
     """
 
-    def __init__(self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True):
+    def __init__(
+        self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True
+    ):
         self._model, self._visit = model, visit
         self._modules, self._functional = modules, functional
         self._handles: list[RemovableHandle] = []
@@ -61,7 +63,9 @@ class Watch:
             self._mode.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._functional:
             self._mode.__exit__(kind, error, trace)
         for handle in self._handles:
@@ -133,7 +137,9 @@ class Tap:
     def __init__(self, model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
         self._model, self._taps = model, taps
         paths = {name.partition("#")[0] for name in taps}
-        self._watch = Watch(model, self._replace, modules=paths, functional=any("/" in path for path in paths))
+        self._watch = Watch(
+            model, self._replace, modules=paths, functional=any("/" in path for path in paths)
+        )
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Tap:
@@ -144,7 +150,9 @@ class Tap:
             self._handles.append(self._model.register_forward_hook(self._output))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._watch.__exit__(kind, error, trace)
         for handle in self._handles:
             handle.remove()

@@ -31,7 +31,9 @@ def _plan(c: int, size: int) -> list[tuple[str, int, int]]:
 
 
 @architectures.register("simplenet")
-def simplenet(classes: int = 10, channels: int = 64, channels_in: int = 3, size: int = 32, norm: str = "gn") -> nn.Module:
+def simplenet(
+    classes: int = 10, channels: int = 64, channels_in: int = 3, size: int = 32, norm: str = "gn"
+) -> nn.Module:
     """Build SimpleNet; ``channels=64`` on 32x32 colour images gives the paper's 5.5 million weights.
 
     Raises:

@@ -46,7 +46,9 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patch embedding, class token, blocks, head: (batch, channels, size, size) to (batch, classes)."""
 
-    def __init__(self, size: int, patch: int, channels: int, dim: int, depth: int, heads: int, classes: int) -> None:
+    def __init__(
+        self, size: int, patch: int, channels: int, dim: int, depth: int, heads: int, classes: int
+    ) -> None:
         super().__init__()
         self.patch_embed = nn.Conv2d(channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -63,7 +65,13 @@ class VisionTransformer(nn.Module):
 
 @architectures.register("vit-tiny")
 def vit_tiny(
-    size: int = 32, patch: int = 4, channels: int = 3, dim: int = 64, depth: int = 4, heads: int = 4, classes: int = 10
+    size: int = 32,
+    patch: int = 4,
+    channels: int = 3,
+    dim: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    classes: int = 10,
 ) -> nn.Module:
     """Build a small vision transformer for ``size`` x ``size`` images."""
     model = VisionTransformer(size, patch, channels, dim, depth, heads, classes)
