@@ -55,9 +55,7 @@ def _commit(temporary: Path, path: Path) -> None:
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot write {path}: {error.strerror or error}", hint="what stood there before is unchanged"
-    )
+    return StorageError(f"cannot write {path}: {error.strerror or error}", hint="what stood there before is unchanged")
 
 
 def read_bytes(path: Path | str, what: str = "file", *, limit: int | None = None) -> bytes:

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 
 
-def attach(
-    module: str, exports: Mapping[str, str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` for ``module``; ``exports`` maps a name to ``package.module:attribute``."""
+def attach(module: str, exports: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` for ``module``; ``exports`` maps a name to ``module:attribute``."""
 
     def __getattr__(name: str) -> object:  # noqa: N807
         if name not in exports:

@@ -64,9 +64,7 @@ def _encode_root(seed: Seed | int) -> bytes:
     if isinstance(seed, Seed):
         return b"k" + seed.key.to_bytes(16, "big")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise InvalidConfig(
-            f"a seed is an integer in 0 .. 2**64-1, not {seed!r}", hint="pass for example seed=0"
-        )
+        raise InvalidConfig(f"a seed is an integer in 0 .. 2**64-1, not {seed!r}", hint="pass for example seed=0")
     return b"r" + seed.to_bytes(8, "big")
 
 

@@ -37,9 +37,7 @@ def _encode(value: object) -> str:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, Mapping):
-        return (
-            "{" + ",".join(f"{_text(key)}:{_encode(value[key])}" for key in sorted(value, key=_utf16)) + "}"
-        )
+        return "{" + ",".join(f"{_text(key)}:{_encode(value[key])}" for key in sorted(value, key=_utf16)) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_encode, value)) + "]"
     raise InvalidConfig(f"canonical JSON has no {type(value).__name__}")

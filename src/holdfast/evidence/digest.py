@@ -79,11 +79,7 @@ def digest_tree(root: Path | str, *, exclude: Iterable[str] = ()) -> dict[str, F
         return {".": digest_file(root)}
     if not root.is_dir():
         raise UnreadableArtifact(f"no file or folder at {root}")
-    names = {
-        _relative(path, root): path
-        for path in sorted(root.rglob("*"))
-        if path.is_symlink() or not path.is_dir()
-    }
+    names = {_relative(path, root): path for path in sorted(root.rglob("*")) if path.is_symlink() or not path.is_dir()}
     return {name: _regular(names[name]) for name in sorted(names) if name not in left_out}
 
 

@@ -65,6 +65,4 @@ class Manifest:
     def require_equal(self, other: Manifest) -> None:
         """Raise :class:`DigestMismatch` naming what differs, if anything does."""
         if lines := self.differences(other):
-            raise DigestMismatch(
-                "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
-            )
+            raise DigestMismatch("; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else ""))

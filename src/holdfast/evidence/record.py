@@ -27,10 +27,7 @@ class Measurement:
     unit: str = "1"
 
     def __post_init__(self) -> None:
-        if (
-            not all(map(math.isfinite, (self.value, self.low, self.high)))
-            or not self.low <= self.value <= self.high
-        ):
+        if not all(map(math.isfinite, (self.value, self.low, self.high))) or not self.low <= self.value <= self.high:
             raise InvalidConfig(f"{self.value} is not a finite value inside [{self.low}, {self.high}]")
 
     def to_json(self) -> dict[str, Any]:
@@ -95,9 +92,7 @@ class Record:
         """
         if not isinstance(value, dict) or value.get("type") != RECORD_TYPE:
             seen = value.get("type") if isinstance(value, dict) else type(value).__name__
-            raise UnsupportedVersion(
-                f"unknown record type {seen!r}", hint=f"this version reads {RECORD_TYPE}"
-            )
+            raise UnsupportedVersion(f"unknown record type {seen!r}", hint=f"this version reads {RECORD_TYPE}")
         fields = {key: item for key, item in value.items() if key != "type"}
         try:
             fields["subject"] = Subject.from_json(fields["subject"])

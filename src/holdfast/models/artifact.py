@@ -61,9 +61,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
             result[name] = value.detach().cpu().contiguous().clone()
             continue
         if not lens.matches(value):
-            raise InvalidConfig(
-                f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing"
-            )
+            raise InvalidConfig(f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing")
         result[f"{name}#codes"] = lens.codes.cpu().contiguous()
         result |= {f"{name}#{key}": item.cpu().contiguous().clone() for key, item in lens.qparams.items()}
     return dict(sorted(result.items()))
@@ -84,9 +82,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def load(
-    path: Path | str, *, arch: str | None = None, expected: Mapping[str, FileDigest] | None = None
-) -> nn.Module:
+def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, FileDigest] | None = None) -> nn.Module:
     """Load a model in evaluation mode.
 
     Args:
@@ -177,11 +173,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], stored_as: Mapping[str, 
     wanted = {name: item for name, item in model.state_dict(keep_vars=True).items() if name not in stored_as}
     plain = {name: item for name, item in tensors.items() if "#" not in name}
     # a counter torch added in 2018 and no inference reads: older files lack it
-    wanted = {
-        name: item
-        for name, item in wanted.items()
-        if name in plain or not name.endswith("num_batches_tracked")
-    }
+    wanted = {name: item for name, item in wanted.items() if name in plain or not name.endswith("num_batches_tracked")}
     _same_names(wanted, plain)
     with torch.no_grad():
         for name, target in wanted.items():
@@ -195,17 +187,13 @@ def _fill_lens(model: nn.Module, name: str, format: Any, tensors: Mapping[str, T
         raise UnreadableArtifact(f"the codes of {name} are missing or belong to no parameter")
     codes, parameter = parts.pop("codes"), model.get_parameter(name)
     if codes.shape != parameter.shape:
-        raise UnreadableArtifact(
-            f"the codes of {name} have shape {list(codes.shape)}, not {list(parameter.shape)}"
-        )
+        raise UnreadableArtifact(f"the codes of {name} have shape {list(codes.shape)}, not {list(parameter.shape)}")
     attach_lens(model, name, format, Encoded(codes, parts))
 
 
 def _same_names(wanted: Mapping[str, object], found: Mapping[str, object]) -> None:
     if missing := sorted(wanted.keys() - found.keys()):
-        raise UnreadableArtifact(
-            f"the file lacks {missing[0]} and {len(missing) - 1} more", hint="is --arch right?"
-        )
+        raise UnreadableArtifact(f"the file lacks {missing[0]} and {len(missing) - 1} more", hint="is --arch right?")
     if extra := sorted(found.keys() - wanted.keys()):
         raise UnreadableArtifact(
             f"the architecture has no {extra[0]} (and {len(extra) - 1} more)", hint="is --arch right?"
@@ -214,9 +202,7 @@ def _same_names(wanted: Mapping[str, object], found: Mapping[str, object]) -> No
 
 def _fitting(name: str, found: Tensor, target: Tensor) -> Tensor:
     if found.shape != target.shape:
-        raise UnreadableArtifact(
-            f"{name} has shape {list(found.shape)}, the architecture wants {list(target.shape)}"
-        )
+        raise UnreadableArtifact(f"{name} has shape {list(found.shape)}, the architecture wants {list(target.shape)}")
     if found.is_floating_point() != target.is_floating_point():
         raise UnreadableArtifact(f"{name} is {found.dtype}, the architecture wants {target.dtype}")
     if found.is_floating_point() and not torch.isfinite(found).all():

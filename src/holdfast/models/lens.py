@@ -66,9 +66,7 @@ def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -
     """
     lenses = card(model).lenses
     if name in lenses:
-        raise InvalidConfig(
-            f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model"
-        )
+        raise InvalidConfig(f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model")
     lens = Lens(encoded.codes.contiguous(), dict(encoded.qparams), format)
     lens.write(model.get_parameter(name))
     lenses[name] = lens

@@ -134,6 +134,4 @@ def _no_such(model: nn.Module, kind: str, glob: str, known: tuple[Site, ...]) ->
             f"the module {glob} never computes an output of its own", hint="its parent calls it another way"
         )
     near = difflib.get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
-    return NoSuchSite(
-        f"no site matches {kind}:{glob}", hint=f"nearest: {', '.join(near) or 'none of this kind'}"
-    )
+    return NoSuchSite(f"no site matches {kind}:{glob}", hint=f"nearest: {', '.join(near) or 'none of this kind'}")

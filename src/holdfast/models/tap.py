@@ -41,9 +41,7 @@ class Watch:
         functional: whether to watch functional operations too (a few microseconds for each).
     """
 
-    def __init__(
-        self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True
-    ):
+    def __init__(self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True):
         self._model, self._visit = model, visit
         self._modules, self._functional = modules, functional
         self._handles: list[RemovableHandle] = []
@@ -137,9 +135,7 @@ class Tap:
     def __init__(self, model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
         self._model, self._taps = model, taps
         paths = {name.partition("#")[0] for name in taps}
-        self._watch = Watch(
-            model, self._replace, modules=paths, functional=any("/" in path for path in paths)
-        )
+        self._watch = Watch(model, self._replace, modules=paths, functional=any("/" in path for path in paths))
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Tap:

@@ -93,9 +93,7 @@ _BYTE_COUNT = torch.tensor([value.bit_count() for value in range(256)])
 def hamming_distance(left: Tensor, right: Tensor) -> int:
     """Return the number of differing bits of two tensors of one shape and dtype."""
     if left.shape != right.shape or left.dtype != right.dtype:
-        raise InvalidConfig(
-            f"cannot compare {left.dtype}{tuple(left.shape)} with {right.dtype}{tuple(right.shape)}"
-        )
+        raise InvalidConfig(f"cannot compare {left.dtype}{tuple(left.shape)} with {right.dtype}{tuple(right.shape)}")
     return int(popcount(int_view(left.contiguous()) ^ int_view(right.contiguous())).sum())
 
 

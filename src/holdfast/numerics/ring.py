@@ -27,9 +27,7 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
         right: the same dtype, shape (k, m).
     """
     if left.dtype != right.dtype or left.dtype not in (torch.int32, torch.int64):
-        raise InvalidConfig(
-            f"a ring product takes two int32 or two int64 tensors, not {left.dtype} and {right.dtype}"
-        )
+        raise InvalidConfig(f"a ring product takes two int32 or two int64 tensors, not {left.dtype} and {right.dtype}")
     return left @ right
 
 

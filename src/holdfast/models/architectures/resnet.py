@@ -62,9 +62,7 @@ class CifarResNet(nn.Module):
 
 
 def _stage(taken: int, given: int, blocks: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        BasicBlock(taken, given, stride), *(BasicBlock(given, given, 1) for _ in range(blocks - 1))
-    )
+    return nn.Sequential(BasicBlock(taken, given, stride), *(BasicBlock(given, given, 1) for _ in range(blocks - 1)))
 
 
 def _cifar_resnet(depth: int, classes: int = 10) -> nn.Module:

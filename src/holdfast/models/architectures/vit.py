@@ -46,9 +46,7 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patch embedding, class token, blocks, head: (batch, channels, size, size) to (batch, classes)."""
 
-    def __init__(
-        self, size: int, patch: int, channels: int, dim: int, depth: int, heads: int, classes: int
-    ) -> None:
+    def __init__(self, size: int, patch: int, channels: int, dim: int, depth: int, heads: int, classes: int) -> None:
         super().__init__()
         self.patch_embed = nn.Conv2d(channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))

@@ -1,0 +1,116 @@
+"""Estimates with their intervals, and how many trials an interval costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from holdfast.errors import InvalidConfig
+from holdfast.evidence.record import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Proportion:
+    """``successes`` of ``n`` with a two-sided interval; with no trials at all the interval is [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    successes: int
+
+    @classmethod
+    def wilson(cls, successes: int, n: int, confidence: float = 0.95) -> Proportion:
+        """Wilson's score interval (1927): close to its nominal coverage, also near zero."""
+        _check(successes, n, confidence)
+        if n == 0:
+            return cls(0.0, 0.0, 1.0, 0, 0)
+        z, p = float(stats.norm.ppf(0.5 + confidence / 2)), successes / n
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = max(0.0, centre - half), min(1.0, centre + half)
+        return cls(p, low if successes else 0.0, high if successes < n else 1.0, n, successes)
+
+    @classmethod
+    def clopper_pearson(cls, successes: int, n: int, confidence: float = 0.95) -> Proportion:
+        """Clopper and Pearson's exact interval (1934): never below its nominal coverage."""
+        _check(successes, n, confidence)
+        tail = (1 - confidence) / 2
+        low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+        high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+        return cls(successes / n if n else 0.0, low, high, n, successes)
+
+    def measurement(self) -> Measurement:
+        """Return it as a measurement of a record."""
+        return Measurement(self.value, self.low, self.high, self.n, "proportion")
+
+
+def _check(successes: int, n: int, confidence: float) -> None:
+    if not 0 <= successes <= n:
+        raise InvalidConfig(f"{successes} of {n} is no proportion")
+    _check_confidence(confidence)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InvalidConfig(f"a confidence lies between 0 and 1, not {confidence}", hint="write 0.95 for 95 %")
+
+
+@dataclass(frozen=True, slots=True)
+class MeanEstimate:
+    """A mean with Student's t interval over ``n`` independent values, and their sample standard deviation."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    std: float
+
+    @classmethod
+    def student_t(cls, values: Sequence[float], confidence: float = 0.95) -> MeanEstimate:
+        """Estimate the mean; a single value gives an infinite interval.
+
+        Raises:
+            InvalidConfig: no values.
+        """
+        _check_confidence(confidence)
+        if not values:
+            raise InvalidConfig("a mean needs at least one value")
+        n, mean = len(values), math.fsum(values) / len(values)
+        if n == 1:
+            return cls(mean, -math.inf, math.inf, 1, math.nan)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+        return cls(mean, mean - half, mean + half, n, std)
+
+    def measurement(self, unit: str = "1", *, least: float = -math.inf, most: float = math.inf) -> Measurement:
+        """Return it as a measurement; the interval is cut to the quantity's own range."""
+        return Measurement(self.value, max(self.low, least), min(self.high, most), self.n, unit)
+
+
+def trials_for(margin: float, confidence: float = 0.95, *, p: float = 0.5, population: int | None = None) -> int:
+    """Return how many trials estimate a proportion near ``p`` to within plus or minus ``margin``.
+
+    Leveugle et al. (DATE 2009), with finite-population correction: n = N / (1 + e^2 (N-1) / (t^2 p (1-p))).
+
+    Raises:
+        InvalidConfig: a margin or ``p`` outside 0..1.
+    """
+    _check_confidence(confidence)
+    if not 0 < margin < 1 or not 0 < p < 1:
+        raise InvalidConfig(f"a margin and a proportion lie between 0 and 1, not {margin} and {p}")
+    unlimited = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2 * p * (1 - p) / margin**2
+    if population is None:
+        return math.ceil(unlimited)
+    return min(population, math.ceil(population / (1 + (population - 1) / unlimited)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value that two paired arms fail equally often (McNemar, 1947)."""
+    discordant = only_first + only_second
+    if discordant == 0:
+        return 1.0
+    return float(stats.binomtest(only_first, discordant, 0.5).pvalue)
