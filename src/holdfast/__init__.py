@@ -1,1 +1,78 @@
-"""Holdfast."""
+"""Holdfast: know what you run, where it runs, and that it holds.
+
+    >>> import holdfast
+    >>> model = holdfast.load("model/", trust="author.pub")
+    >>> with holdfast.inject(model, holdfast.BitErrors(rate=0.001), at="weights", seed=7) as faulty:
+    ...     faulty(images)
+
+Four families of verbs are the whole face. **Vouch**: :func:`load`, :func:`sign`, :func:`verify`, :func:`check`.
+**Transform** (model in, new model out): :func:`quantize`, :func:`train`, :func:`harden`. **Perturb** (context
+managers): :func:`inject`, :func:`shield`. **Observe**: :func:`run`, :func:`campaign`, :func:`assess` and the
+measures beside them. Each name is imported on first use, so importing this package loads no framework.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast import _lazy
+
+if TYPE_CHECKING:
+    from holdfast.assessment import assess
+    from holdfast.data import dataset, probes
+    from holdfast.execution import accuracy, campaign, compare, inject, robust_error, run
+    from holdfast.faults import BitErrors, BitFlip
+    from holdfast.hardening import RangeRestriction, harden, profile
+    from holdfast.identification import Identifier
+    from holdfast.models import save, select, sites
+    from holdfast.numerics.formats import formats
+    from holdfast.policy import check
+    from holdfast.quantization import codes, quantize
+    from holdfast.shielding import Freivalds, shield
+    from holdfast.signing import load, sign, verify
+    from holdfast.training import RandomBitErrorTraining, Standard, train
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - grouped as the docstring groups them
+    "load", "save", "dataset", "probes", "sites", "select", "formats",
+    "sign", "verify", "check",
+    "quantize", "codes", "train", "Standard", "RandomBitErrorTraining", "harden", "profile", "RangeRestriction",
+    "inject", "BitErrors", "BitFlip", "shield", "Freivalds",
+    "run", "compare", "campaign", "robust_error", "accuracy", "Identifier", "assess",
+]  # fmt: skip
+
+_EXPORTS = {
+    "BitErrors": "holdfast.faults:BitErrors",
+    "BitFlip": "holdfast.faults:BitFlip",
+    "Freivalds": "holdfast.shielding:Freivalds",
+    "Identifier": "holdfast.identification:Identifier",
+    "RandomBitErrorTraining": "holdfast.training:RandomBitErrorTraining",
+    "RangeRestriction": "holdfast.hardening:RangeRestriction",
+    "Standard": "holdfast.training:Standard",
+    "accuracy": "holdfast.execution:accuracy",
+    "assess": "holdfast.assessment:assess",
+    "campaign": "holdfast.execution:campaign",
+    "check": "holdfast.policy:check",
+    "codes": "holdfast.quantization:codes",
+    "compare": "holdfast.execution:compare",
+    "dataset": "holdfast.data:dataset",
+    "formats": "holdfast.numerics.formats:formats",
+    "harden": "holdfast.hardening:harden",
+    "inject": "holdfast.execution:inject",
+    "load": "holdfast.signing:load",
+    "probes": "holdfast.data:probes",
+    "profile": "holdfast.hardening:profile",
+    "quantize": "holdfast.quantization:quantize",
+    "robust_error": "holdfast.execution:robust_error",
+    "run": "holdfast.execution:run",
+    "save": "holdfast.models:save",
+    "select": "holdfast.models:select",
+    "shield": "holdfast.shielding:shield",
+    "sign": "holdfast.signing:sign",
+    "sites": "holdfast.models:sites",
+    "train": "holdfast.training:train",
+    "verify": "holdfast.signing:verify",
+}
+
+__getattr__, __dir__ = _lazy.attach(__name__, _EXPORTS)
