@@ -1,0 +1,105 @@
+"""Running a model on known inputs and keeping the exact bits that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from holdfast._files import read_bytes, write_atomic
+from holdfast.data import Dataset
+from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
+from holdfast.execution.platform import describe_platform
+from holdfast.models import manifest_of
+
+TRACE_TYPE = "holdfast.trace/v1"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Output bits of one model on one set of probes, and where they were computed.
+
+    Attributes:
+        outputs: float tensor, shape (n, classes).
+        probe_digest: digest of the inputs, in order.
+        model_digest: digest of the model's manifest.
+        platform: JSON form of the :class:`~holdfast.execution.platform.Platform`.
+    """
+
+    outputs: Tensor
+    probe_digest: str
+    model_digest: str
+    platform: dict[str, Any]
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``outputs.safetensors`` and ``trace.json``; the latter binds the former by digest."""
+        data = safetensors_bytes({"outputs": self.outputs.contiguous()})
+        write_atomic(Path(folder) / "outputs.safetensors", data)
+        value = {
+            "type": TRACE_TYPE,
+            "outputs": digest_bytes(data),
+            "probes": self.probe_digest,
+            "model": self.model_digest,
+            "platform": self.platform,
+        }
+        write_atomic(Path(folder) / "trace.json", canonical.dumps(value))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Trace:
+        """Read a trace back.
+
+        Raises:
+            UnsupportedVersion: not a trace of this version.
+            DigestMismatch: the outputs are not the ones the description was written for.
+        """
+        value = canonical.loads(read_bytes(Path(folder) / "trace.json", "trace"), what="trace.json")
+        if not isinstance(value, dict) or value.get("type") != TRACE_TYPE:
+            raise UnsupportedVersion(f"{folder} holds no {TRACE_TYPE}")
+        data = read_bytes(Path(folder) / "outputs.safetensors", "trace outputs")
+        if digest_bytes(data) != value["outputs"]:
+            raise DigestMismatch(f"outputs.safetensors in {folder} differs from its digest in trace.json")
+        try:
+            outputs = parse_safetensors(data)["outputs"]
+        except (SafetensorError, KeyError) as error:
+            raise UnreadableArtifact(f"{folder} holds no readable outputs: {error}") from error
+        return cls(outputs, value["probes"], value["model"], value["platform"])
+
+
+def run(model: nn.Module, data: Dataset, *, batch_size: int = 64, progress: Progress | None = None) -> Trace:
+    """Run ``model`` over ``data`` in order and return the trace of its outputs."""
+    outputs = predict(model, data, batch_size=batch_size, progress=progress)
+    return Trace(outputs, data.digest, manifest_of(model).digest, describe_platform().to_json())
+
+
+def predict(
+    model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None
+) -> Tensor:
+    """Return the outputs of ``model`` in evaluation mode, shape (n, classes).
+
+    Raises:
+        InvalidConfig: the dataset is empty, or the model does not return (batch, classes).
+    """
+    if len(data) == 0:
+        raise InvalidConfig("the dataset is empty")
+    model.eval()
+    parts, done = [], 0
+    with torch.no_grad():
+        for images, _ in data.batches(batch_size):
+            output = model(images)
+            if not isinstance(output, Tensor) or output.dim() != 2:
+                raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
+            parts.append(output)
+            done += len(images)
+            if progress is not None:
+                progress(done, len(data))
+    return torch.cat(parts)
