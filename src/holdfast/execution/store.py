@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +65,8 @@ class Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._db.execute("PRAGMA journal_mode=DELETE")  # one file on disk, no -wal beside it
+        with suppress(sqlite3.OperationalError):  # somebody else still reads: the -wal file then stays
+            self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.close()
 
     def open(self, name: str, plan: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ class Processes:
             for future in as_completed([pool.submit(_run, block) for block in blocks]):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise Unavailable("a campaign worker died", hint="repeat the call to resume; use fewer workers") from error
+            raise Unavailable("a campaign worker died", hint="in a script, call campaign under if __name__ == '__main__'; repeat the call to resume") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,0 +1,8 @@
+"""Datasets and probes: real files read strictly, in a fixed order, with a digest that binds labels and preprocessing."""
+
+from holdfast.data import cifar, digits, idx, image_folder, synthetic  # noqa: F401  (they register themselves)
+from holdfast.data.catalogue import dataset, datasets
+from holdfast.data.dataset import UNLABELLED, Dataset, Preprocessing
+from holdfast.data.synthetic import probes
+
+__all__ = ["UNLABELLED", "Dataset", "Preprocessing", "dataset", "datasets", "probes"]

@@ -1,0 +1,129 @@
+"""A labelled set of images as stored, with the preprocessing that turns it into network inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from holdfast.errors import InvalidConfig
+from holdfast.evidence import canonical
+from holdfast.numerics import bits
+from holdfast.seeds import derive
+
+UNLABELLED = -1
+_CONTEXT = "holdfast 2026 dataset v1"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Network input = (stored value * ``scale`` - ``mean``) / ``std``, per channel."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise InvalidConfig("preprocessing needs one mean and one positive std per channel")
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON form."""
+        return {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images, labels and their order; nothing is shuffled and nothing is converted until a batch is asked for.
+
+    Attributes:
+        raw: uint8 or float32 as stored, shape (n, channels, height, width).
+        labels: int64, shape (n,), in 0 .. classes-1, or -1 throughout for probes.
+
+    Raises:
+        InvalidConfig: counts differ, a label is out of range (its position is named), or a float is NaN.
+    """
+
+    name: str
+    raw: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    def __post_init__(self) -> None:
+        if self.raw.dim() != 4 or self.labels.dim() != 1 or len(self.raw) != len(self.labels):
+            raise InvalidConfig(f"{self.name}: {tuple(self.raw.shape)} images do not fit {tuple(self.labels.shape)} labels")
+        if len(self.raw) == 0:
+            raise InvalidConfig(f"the dataset {self.name} is empty")
+        if self.raw.is_floating_point() and not torch.isfinite(self.raw).all():
+            raise InvalidConfig(f"{self.name} holds NaN or infinite pixels")
+        least = 0 if self.classes else UNLABELLED
+        wrong = (self.labels < least) | (self.labels >= max(len(self.classes), least + 1))
+        if wrong.any():
+            place = int(wrong.nonzero()[0])
+            hint = f"labels run from {least} to {len(self.classes) - 1}"
+            raise InvalidConfig(f"{self.name}: label {int(self.labels[place])} of item {place} is out of range", hint=hint)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (float32 images (b, c, h, w) ready for a network, int64 labels (b,)) at int64 ``indices``."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.preprocessing.mean).view(shape)
+        std = torch.tensor(self.preprocessing.std).view(shape)
+        return (self.raw[indices].float() * self.preprocessing.scale - mean) / std, self.labels[indices]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches in order; the last may be short."""
+        for start in range(0, len(self), size):
+            yield self.batch(torch.arange(start, min(start + size, len(self))))
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Return everything as one batch."""
+        return self.batch(torch.arange(len(self)))
+
+    @property
+    def example(self) -> Tensor:
+        """The first sample as a network input, shape (c, h, w)."""
+        return self.batch(torch.tensor([0]))[0][0]
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Dataset:
+        """Return the samples at ``indices``, in that order."""
+        chosen = torch.as_tensor(indices)
+        return replace(self, raw=self.raw[chosen], labels=self.labels[chosen])
+
+    def take(self, count: int) -> Dataset:
+        """Return the first ``count`` samples (all, if there are fewer)."""
+        return self.subset(torch.arange(min(count, len(self))))
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Return two disjoint parts, the first with ``fraction`` of the samples, drawn from ``seed``."""
+        if not 0 < fraction < 1:
+            raise InvalidConfig(f"a split fraction lies between 0 and 1, not {fraction}")
+        order = torch.from_numpy(derive(seed, "split").numpy().permutation(len(self)))
+        first = round(fraction * len(self))
+        return self.subset(order[:first].sort().values), self.subset(order[first:].sort().values)
+
+    @cached_property
+    def digest(self) -> str:
+        """BLAKE3 (hex) binding pixels, labels, their order, shape, dtype, classes and preprocessing."""
+        head = {
+            "dtype": str(self.raw.dtype).removeprefix("torch."),
+            "shape": list(self.raw.shape),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_json(),
+        }
+        hasher = blake3(derive_key_context=_CONTEXT)
+        for part in (canonical.dumps(head), _octets(self.labels), _octets(self.raw)):
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
+        return hasher.hexdigest()
+
+
+def _octets(tensor: Tensor) -> memoryview:
+    return memoryview(bits.int_view(tensor.contiguous()).view(torch.uint8).reshape(-1).numpy())

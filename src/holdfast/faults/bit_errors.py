@@ -1,0 +1,104 @@
+"""Random bit errors of low-voltage memory, as simulated chips with exact persistence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from holdfast.errors import InvalidConfig
+from holdfast.execution.condition import Flips, Population, faults
+from holdfast.models.site import Site
+from holdfast.numerics.bits import one_bit
+from holdfast.seeds import Seed, derive
+
+_BLOCK = 2**20  # bits that share a family of streams
+_FLOOR = 20  # marks below 2**-_FLOOR form one band
+
+
+@faults.register("bit-errors")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitErrors:
+    """Independent bit errors of low-voltage memory: each stored bit flips with probability ``rate``.
+
+    Every bit of a chip has a fixed mark u, uniform in [0, 1), and flips iff u < ``rate``; so under one seed the errors
+    of a lower rate are a subset of those of a higher one, as on a real chip (Stutz et al., MLSys 2021, section 3;
+    ``rate`` is their *p*). Marks are drawn per (seed, site, block of 2**20 bits), so a chip is the same for any
+    selection or order of sites. Cost is proportional to the number of flips.
+    """
+
+    rate: float  # per bit, 0..1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise InvalidConfig(f"a bit error rate lies between 0 and 1, not {self.rate}", hint="0.01 is one percent")
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        """Return the flips of chip ``seed``, one entry per site that has any."""
+        drawn = (_in_site(site, self.rate, derive(seed, site.address)) for site in population.sites)
+        return [item for item in drawn if item is not None]
+
+
+def _in_site(site: Site, rate: float, seed: Seed) -> Flips | None:
+    starts = range(0, site.population, _BLOCK)
+    parts = [
+        start + positions(min(_BLOCK, site.population - start), rate, derive(seed, number))
+        for number, start in enumerate(starts)
+    ]
+    found = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    if found.size == 0:
+        return None
+    element, bit = torch.from_numpy(found // site.bits), torch.from_numpy(found % site.bits)
+    index, inverse = torch.unique(element, return_inverse=True)
+    # the bits of one element are distinct, so their sum is their union
+    mask = torch.zeros(len(index), dtype=torch.int64).scatter_add_(0, inverse, one_bit(bit))
+    return Flips(site, index, mask)
+
+
+def positions(count: int, rate: float, seed: Seed) -> np.ndarray:
+    """Return the positions in 0 .. count-1 whose mark is below ``rate``, int64, unordered and unique.
+
+    Marks come in bands: one floor band [0, 2**-20), then [2**-(k+1), 2**-k) for k = 19, 18, ... Each band is an
+    independent Bernoulli process at its rate conditional on no lower band having the bit, drawn by geometric gaps;
+    bits that a lower band has already are skipped. Bands above ``rate`` are never drawn.
+    """
+    taken = np.zeros(0, np.int64)
+    below: list[np.ndarray] = []
+    for low, high, number in _bands(rate):
+        generator = derive(seed, "band", number).numpy()
+        hits = _bernoulli(generator, count, (high - low) / (1 - low))
+        marks = low + (high - low) * generator.random(len(hits))
+        fresh = ~np.isin(hits, taken, assume_unique=True)
+        hits, marks = hits[fresh], marks[fresh]
+        below.append(hits[marks < rate])
+        taken = np.concatenate((taken, hits))
+    return np.concatenate(below) if below else taken
+
+
+def _bands(rate: float) -> Iterator[tuple[float, float, int]]:
+    """Yield (low, high, number) of every band that starts below ``rate``, lowest first."""
+    if rate > 0:
+        yield 0.0, 2.0**-_FLOOR, _FLOOR
+    for k in range(_FLOOR - 1, -1, -1):
+        if 2.0 ** -(k + 1) < rate:
+            yield 2.0 ** -(k + 1), 2.0**-k, k
+
+
+def _bernoulli(generator: np.random.Generator, count: int, p: float) -> np.ndarray:
+    """Return the successes among ``count`` trials of probability ``p``, sorted, by geometric gaps."""
+    if p >= 1:
+        return np.arange(count, dtype=np.int64)
+    parts, position = [], -1
+    while position < count:
+        expected = (count - position) * p
+        size = int(expected + 6 * math.sqrt(expected) + 8)
+        gaps = 1 + np.floor(np.log1p(-generator.random(size)) / math.log1p(-p))
+        # a gap beyond the block ends it; cutting it there keeps the sum exact in float64
+        steps = position + np.cumsum(np.minimum(gaps, count + 1))
+        parts.append(steps)
+        position = int(min(steps[-1], 2**52))
+    hits = np.concatenate(parts)
+    return hits[hits < count].astype(np.int64)

@@ -1,0 +1,22 @@
+"""The single bit flip, the classic soft error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from holdfast.execution.condition import Flips, Population, faults
+from holdfast.numerics.bits import one_bit
+from holdfast.seeds import Seed
+
+
+@faults.register("bit-flip")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BitFlip:
+    """Exactly one flipped bit, uniform over all bits of the population."""
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        """Return the one flip that ``seed`` draws."""
+        site, element, bit = population.locate(seed.key % population.bits)
+        return [Flips(site, torch.tensor([element]), one_bit(torch.tensor([bit])))]
