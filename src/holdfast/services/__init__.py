@@ -1,0 +1,1 @@
+"""Processes and sockets, without logic of their own."""

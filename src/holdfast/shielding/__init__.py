@@ -1,0 +1,29 @@
+"""Computing with an untrusted machine: what it sees is uniform, and what it answers is checked."""
+
+from holdfast.shielding.blinding import Pad, PadStore
+from holdfast.shielding.integer import Int8Conv2d, Int8Linear, IntegerLayer, int8_model, integer_layers
+from holdfast.shielding.integrity import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
+from holdfast.shielding.partition import Partition, Placement, partition
+from holdfast.shielding.session import PHASES, Session, shield
+
+__all__ = [
+    "ESCAPE",
+    "PHASES",
+    "Check",
+    "Freivalds",
+    "FreivaldsVerifier",
+    "Int8Conv2d",
+    "Int8Linear",
+    "IntegerLayer",
+    "Pad",
+    "PadStore",
+    "Partition",
+    "Placement",
+    "Session",
+    "Verifier",
+    "checks",
+    "int8_model",
+    "integer_layers",
+    "partition",
+    "shield",
+]

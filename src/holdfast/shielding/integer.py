@@ -1,0 +1,224 @@
+"""The plaintext int8 model: the reference that every shielded session equals bit for bit.
+
+Convolutions and linear layers become three steps. *Encode* (trusted): activations to int8 codes with a static scale.
+*Accumulate* (may be offloaded): an exact integer product. *Epilogue* (trusted): scale and bias in float32. Everything
+else in the model stays the float code it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig
+from holdfast.evidence.lineage import Step
+from holdfast.models import Lens, card
+from holdfast.numerics.formats import Encoded
+from holdfast.numerics.formats.fixed_point import FixedPoint
+from holdfast.shielding.product import CODE_MAX, Geometry, integer_product, prove_bound
+
+_BATCH = 64
+_INT8 = FixedPoint(bits=8)
+
+Calibration = Tensor | Dataset | Iterable[Tensor]
+
+
+class IntegerLayer(nn.Module):
+    """A linear map with int8 weights and activations and an exact int32 accumulator.
+
+    Attributes:
+        codes: int8 weights, shape ``geometry.weight_shape``.
+        weight_scale: float32, shape (out,).
+        activation_scale: float32, shape (): the value of one activation code.
+        bound: the largest accumulator magnitude, proved below 2**31.
+        sample_shape: the shape of one input sample seen in calibration.
+    """
+
+    codes: Tensor
+    weight_scale: Tensor
+    activation_scale: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        geometry: Geometry,
+        encoded: Encoded,
+        activation_scale: float,
+        bias: Tensor | None,
+        sample_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.geometry, self.sample_shape = geometry, sample_shape
+        self.bound = prove_bound(geometry, encoded.codes, layer=name)
+        scale = encoded.qparams["scale"].reshape(-1).expand(geometry.out_channels)
+        self.register_buffer("codes", encoded.codes.contiguous())
+        self.register_buffer("weight_scale", scale.float().contiguous())
+        self.register_buffer("activation_scale", torch.tensor(activation_scale, dtype=torch.float32))
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the int8 codes of float ``x``; int8 has no NaN, so NaN becomes 0, and infinities saturate."""
+        steps = torch.nan_to_num(x.float() / self.activation_scale, nan=0.0).round_()
+        return steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8).contiguous()
+
+    def accumulate(self, codes: Tensor) -> Tensor:
+        """Return the exact int32 product of int8 ``codes``, shape (batch, *sample), with the weights."""
+        return integer_product(codes, self.codes, self.geometry)
+
+    def epilogue(self, accumulators: Tensor) -> Tensor:
+        """Return the float32 output of int32 ``accumulators``, shape (batch, *output)."""
+        shape = (-1, 1, 1) if self.geometry.kind == "conv2d" else (-1,)
+        out = accumulators.float() * (self.weight_scale * self.activation_scale).view(shape)
+        return out if self.bias is None else out + self.bias.view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return encode, accumulate, epilogue of ``x`` (batch, *sample)."""
+        return self.epilogue(self.accumulate(self.encode(x)))
+
+    def extra_repr(self) -> str:
+        """Describe the layer in ``print(model)``."""
+        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, bound={self.bound}"
+
+
+class Int8Conv2d(IntegerLayer):
+    """An ungrouped, zero-padded 2-d convolution over int8."""
+
+
+class Int8Linear(IntegerLayer):
+    """A linear layer over int8; any number of leading dimensions."""
+
+
+def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
+    """Return a copy of ``model`` whose convolutions and linear layers compute in exact integers.
+
+    Weights stored as symmetric fixed-point codes keep those codes; float weights are encoded per channel. Activation
+    scales are static: the largest magnitude seen in ``calibration`` is code 127. Grouped convolutions, other padding
+    than zeros, subclasses with a forward of their own, and layers that calibration never reaches stay as they are.
+
+    Args:
+        model: any module; it is left alone.
+        calibration: a Dataset, one batch (batch, *sample), or an iterable of such batches.
+
+    Raises:
+        InvalidConfig: no layer qualifies, calibration is empty or not finite, or an accumulator could overflow.
+    """
+    result = copy.deepcopy(model).eval()
+    layers = {name: layer for name, layer in result.named_modules() if geometry_of(layer) is not None}
+    seen = _calibrate(result, layers, _batches(calibration))
+    for name, (peak, shape) in seen.items():
+        _replace(result, name, _integer_layer(result, name, peak, shape))
+    if not seen:
+        raise InvalidConfig(
+            "the model has no convolution or linear layer to offload", hint="see partition(model)"
+        )
+    card(result).lineage.append(
+        Step("quantize", {"format": "int8", "activations": "static-max", "layers": len(seen)})
+    )
+    return result
+
+
+def geometry_of(layer: nn.Module) -> Geometry | None:
+    """Return the geometry of a layer that can become an integer one, or None."""
+    if type(layer) is nn.Linear:
+        return Geometry(kind="linear", out_channels=layer.out_features, in_channels=layer.in_features)
+    if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.padding_mode != "zeros":
+        return None
+    return Geometry(
+        kind="conv2d",
+        out_channels=layer.out_channels,
+        in_channels=layer.in_channels,
+        kernel=_pair(layer.kernel_size),
+        stride=_pair(layer.stride),
+        dilation=_pair(layer.dilation),
+        padding=_four(layer._reversed_padding_repeated_twice),
+    )
+
+
+def _pair(value: Iterable[int]) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)
+
+
+def _four(value: Iterable[int]) -> tuple[int, int, int, int]:
+    left, right, top, bottom = value
+    return int(left), int(right), int(top), int(bottom)
+
+
+def _batches(calibration: Calibration) -> Iterator[Tensor]:
+    if isinstance(calibration, Tensor):
+        return iter([calibration])
+    if isinstance(calibration, Dataset):
+        return (images for images, _ in calibration.batches(_BATCH))
+    return iter(calibration)
+
+
+def _calibrate(
+    model: nn.Module, layers: dict[str, nn.Module], batches: Iterable[Tensor]
+) -> dict[str, tuple[float, tuple[int, ...]]]:
+    """Return for each layer that ran: the largest input magnitude and the shape of one input sample."""
+    seen: dict[str, tuple[float, tuple[int, ...]]] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            peak = float(args[0].abs().max()) if args[0].numel() else 0.0
+            seen[name] = max(peak, seen.get(name, (0.0, ()))[0]), tuple(args[0].shape[1:])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    count = 0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+                count += len(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not count:
+        raise InvalidConfig("calibration holds no sample", hint="pass some dozens of representative inputs")
+    for name, (peak, _) in seen.items():
+        if not peak < torch.inf:
+            raise InvalidConfig(f"layer {name!r} saw a value that is not finite in calibration")
+    return seen
+
+
+def _integer_layer(model: nn.Module, name: str, peak: float, shape: tuple[int, ...]) -> IntegerLayer:
+    old = model.get_submodule(name)
+    geometry = geometry_of(old)
+    weight, bias = old.get_parameter("weight"), getattr(old, "bias", None)
+    if geometry is None or (bias is not None and not isinstance(bias, Tensor)):
+        raise InvalidConfig(f"layer {name!r} cannot compute in integers")
+    lenses = card(model).lenses
+    lens = lenses.pop(f"{name}.weight" if name else "weight", None)
+    lenses.pop(f"{name}.bias" if name else "bias", None)
+    kind = Int8Conv2d if geometry.kind == "conv2d" else Int8Linear
+    encoded = _INT8.encode(weight) if lens is None else stored_codes(lens, weight)
+    return kind(name, geometry, encoded, peak / CODE_MAX or 1.0, bias, shape)
+
+
+def stored_codes(lens: Lens, weight: Tensor) -> Encoded:
+    """Return a lens's own symmetric steps as int8; any other format is encoded again from its decoded values."""
+    if not isinstance(lens.format, FixedPoint) or not lens.format.symmetric:
+        return _INT8.encode(weight)
+    steps = (lens.decoded().double() / lens.qparams["scale"].double()).round()
+    return Encoded(steps.clamp(-128, 127).to(torch.int8), {"scale": lens.qparams["scale"]})
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    old = model.get_submodule(name)
+    layer._forward_hooks.update(old._forward_hooks)
+    layer._forward_pre_hooks.update(old._forward_pre_hooks)
+    layer.train(old.training)
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
+    """Return the integer layers of ``model`` by path, in order."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, IntegerLayer)}
