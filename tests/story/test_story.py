@@ -33,7 +33,7 @@ def test_one_model_through_every_verb(tmp_path: Path):
     holdfast.sign(tmp_path / "model", key=f"file:{key}")
     holdfast.verify(tmp_path / "model", trust=trust)
     loaded = holdfast.load(tmp_path / "model", trust=trust)
-    images, labels = test.batch(range(32))
+    images, _ = test.batch(range(32))
     assert torch.equal(loaded(images), plain(images))
 
     # transform: real integers, whose errors hurt less when they are clipped to their range
@@ -83,7 +83,7 @@ def test_one_model_through_every_verb(tmp_path: Path):
     octets = bytearray(weights.read_bytes())
     octets[-1] ^= 1
     weights.write_bytes(bytes(octets))
-    with pytest.raises(DigestMismatch, match="model.safetensors"):
+    with pytest.raises(DigestMismatch, match=r"model\.safetensors"):
         holdfast.verify(tmp_path / "model", trust=trust)
     with pytest.raises(VerificationError):
         holdfast.load(tmp_path / "model", trust=trust)
