@@ -1,41 +1,40 @@
-"""Running, comparing to a golden output, counting with confidence, resuming, scaling out."""
+"""Platform, condition, observation, outcome: running models, breaking them on purpose, and counting with confidence."""
 
-from holdfast.execution.campaign import campaign, describe_fault
+from holdfast.execution.campaign import campaign
 from holdfast.execution.compare import Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
-from holdfast.execution.executors import executor_from, executors
-from holdfast.execution.injection import applied, inject
-from holdfast.execution.plan import Trial
+from holdfast.execution.executors import Executor, build_executor, executors
+from holdfast.execution.injection import inject
+from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
-from holdfast.execution.report import CampaignReport, paired
+from holdfast.execution.report import CampaignReport, Paired, paired
 from holdfast.execution.robustness import RobustError, accuracy, robust_error
 from holdfast.execution.run import Progress, Trace, predict, run
 from holdfast.execution.statistics import MeanEstimate, Proportion, mcnemar, trials_for
-from holdfast.execution.store import Row, Store
+from holdfast.execution.trials import Row
 
 __all__ = [
     "CampaignReport",
     "Comparison",
+    "Executor",
     "Fault",
     "Flips",
     "MeanEstimate",
     "Outcome",
+    "Paired",
     "Platform",
     "Population",
     "Progress",
     "Proportion",
     "RobustError",
     "Row",
-    "Store",
     "Trace",
-    "Trial",
     "accuracy",
-    "applied",
+    "build_executor",
     "campaign",
     "compare",
     "describe_fault",
     "describe_platform",
-    "executor_from",
     "executors",
     "faults",
     "inject",

@@ -1,8 +1,9 @@
-"""Fault campaigns: many trials, each one fault on one input, counted by outcome."""
+"""Fault campaigns: many independent trials, each compared with its golden run, counted with intervals."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ from torch import nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Population
-from holdfast.execution.executors import Executor, Job, executor_from
-from holdfast.execution.plan import Block, blocks, draw
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
+from holdfast.execution.condition import Fault
+from holdfast.execution.executors import build_executor
+from holdfast.execution.injection import population_of
+from holdfast.execution.plan import Block, describe_fault, draw_trials, plan_blocks, trial_count
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
 from holdfast.execution.run import Progress
-from holdfast.execution.statistics import trials_for
 from holdfast.execution.store import Store
-from holdfast.models import manifest_of, select
-
-PLAN_VERSION = 1
+from holdfast.execution.trials import Row, TrialRunner
+from holdfast.models import manifest_of
 
 
 def campaign(
@@ -29,95 +31,110 @@ def campaign(
     data: Dataset,
     fault: Fault,
     *,
-    at: str = "activations",
+    at: str,
     trials: int | None = None,
     margin: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    executor: str | Executor = "inline",
+    executor: str = "inline",
     store: Path | str | None = None,
-    name: str = "campaign",
+    name: str = "baseline",
     batch: int = 32,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> CampaignReport:
-    """Run ``trials`` faults and count what became of them.
+    """Run a fault-injection campaign and return its table.
 
-    Trial k draws its fault and its input from (seed, k) alone: any executor and any interruption give the same table,
-    and two models with equal sites meet the same faults. Faults in what flows share a forward pass, one per row, and
-    are compared with the golden output of that same batch; stored bits are flipped, run on one input, and restored.
+    Trial i draws its flips and its image from ``seed`` and i alone. Faults in what flows share forward passes,
+    ``batch`` at a time, one fault per row; faults in what is stored are undone exactly after each trial. The table
+    does not depend on the executor or on interruptions. Torch runs on one thread meanwhile.
 
     Args:
-        model: evaluated in evaluation mode; unchanged afterwards.
-        data: inputs are drawn from it uniformly.
-        fault: the law of one fault.
-        at: selection of sites; the population is every bit of theirs.
-        trials: how many; or give ``margin`` and let :func:`trials_for` plan for the worst case p = 0.5.
-        margin: half-width wanted for every outcome's share at ``confidence``.
-        executor: ``inline``, ``processes:N`` or an object.
-        store: SQLite file; an interrupted campaign resumes from it when called again with the same arguments.
+        model: any module, or a session that offloads layers.
+        data: images to draw from.
+        fault: the law that draws the flips of a trial.
+        at: selection of sites that may fail.
+        trials: number of trials; or else
+        margin: half-width of the wanted interval, from which the number follows (see :func:`trials_for`).
+        confidence: of the intervals.
+        seed: root of all draws.
+        executor: ``inline`` or ``processes:N``.
+        store: SQLite file that takes the rows block by block; a killed campaign resumes from it.
         name: of this campaign in the store.
-        batch: rows of a shared forward pass.
-        strict: raise on a crashed trial instead of counting it as DUE.
+        batch: trials per block.
+        strict: raise when a trial crashes, instead of counting it as DUE.
+        progress: called with (trials done, all trials).
 
     Raises:
-        InvalidConfig: neither or both of ``trials`` and ``margin``; a model whose two clean runs differ; a store that
-            holds another campaign of this name.
-        NoSuchSite: ``at`` selects nothing.
+        NoSuchSite: nothing matches ``at``.
+        InvalidConfig: contradicting sizes, an empty dataset, or a store that holds another campaign of this name.
+        StorageError: the store cannot be written.
+        TrialError: a trial crashed in strict mode.
     """
-    model.eval()
-    population = Population(select(model, at, data.example))
-    count = _planned(trials, margin, confidence, population)
-    plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch)
-    _require_deterministic(model, data, batch)
-    runner = executor_from(executor) if isinstance(executor, str) else executor
-    with Store(store) as table:
-        table.open(name, plan)
-        todo = _unfinished(blocks(draw(fault, population, len(data), count, seed), batch), table.finished(name))
-        done = count - sum(len(block.trials) for block in todo)
-        for rows in runner.map(Job(model, data, strict), todo):
-            table.add(name, rows)
-            done += len(rows)
-            if progress is not None:
-                progress(done, count)
-        return CampaignReport(name, plan | {"population": population.bits}, tuple(table.rows(name)), confidence)
+    if len(data) == 0 or batch < 1:
+        raise InvalidConfig("a campaign needs images and at least one trial per block")
+    workers = build_executor(executor)
+    with _one_thread(), _evaluating(model):
+        population = population_of(model, at, data.example)
+        count = trial_count(trials, margin, confidence, population)
+        plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch) | {
+            "population_bits": population.bits,
+            "sites": len(population.sites),
+        }
+        blocks = plan_blocks(draw_trials(fault, population, len(data), count, seed), batch)
+        runner = TrialRunner(model, data, strict=strict)
+        with ExitStack() as stack:
+            table = (
+                stack.enter_context(Store(store, name, _fingerprint(plan), plan))
+                if store is not None
+                else None
+            )
+            rows = table.rows() if table is not None else []
+            for fresh in workers.run(runner, list(_unfinished(blocks, rows))):
+                if table is not None:
+                    table.append(fresh)
+                rows.extend(fresh)
+                if progress is not None:
+                    progress(len(rows), count)
+    return CampaignReport.of(rows, name=name, plan=plan, confidence=confidence)
 
 
-def _planned(trials: int | None, margin: float | None, confidence: float, population: Population) -> int:
-    if (trials is None) == (margin is None):
-        raise InvalidConfig("give either the number of trials or a margin", hint="trials=1000 or margin=0.01")
-    if trials is not None:
-        return trials
-    return trials_for(margin or 0.0, confidence, population=population.bits)
-
-
-def _plan(model: nn.Module, data: Dataset, fault: Fault, **parameters: Any) -> dict[str, Any]:
-    return {
-        "version": PLAN_VERSION,
+def _plan(model: nn.Module, data: Dataset, fault: Fault, **sizes: Any) -> dict[str, Any]:
+    return sizes | {
+        "type": "holdfast.campaign/v1",
+        "fault": describe_fault(fault),
+        "sampling": "flips drawn by the fault over all bits of the selected sites; images uniform, with replacement",
         "model": manifest_of(model).digest,
         "data": data.digest,
         "platform": describe_platform().digest,
-        "fault": describe_fault(fault),
-        "sampling": "uniform over the bits of the population, uniform over inputs",
-        **{key: str(value) if key == "seed" else value for key, value in parameters.items()},
     }
 
 
-def describe_fault(fault: Fault) -> dict[str, Any]:
-    """Return the class name and parameters of a fault."""
-    fields = dataclasses.fields(fault) if dataclasses.is_dataclass(fault) else ()
-    return {"type": type(fault).__name__, **{field.name: getattr(fault, field.name) for field in fields}}
+def _fingerprint(plan: dict[str, Any]) -> str:
+    return digest_bytes(canonical.dumps(plan))
 
 
-def _require_deterministic(model: nn.Module, data: Dataset, batch: int) -> None:
-    images, _ = data.batch(torch.arange(min(batch, len(data))))
-    with torch.no_grad():
-        first, second = model(images), model(images)
-    if not torch.equal(torch.nan_to_num(first), torch.nan_to_num(second)):
-        hint = "turn off sampling and dropout, or torch.use_deterministic_algorithms(True)"
-        raise InvalidConfig("two clean runs of the model give different bits", hint=hint)
+def _unfinished(blocks: Sequence[Block], rows: Iterable[Row]) -> Iterator[Block]:
+    finished = {row.trial for row in rows}
+    return (block for block in blocks if not all(trial.number in finished for trial in block))
 
 
-def _unfinished(all_blocks: list[Block], finished: set[int]) -> list[Block]:
-    """Return the blocks with a trial missing; blocks are written whole, so none is half done."""
-    return [block for block in all_blocks if block.trials[0].number not in finished]
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread: small nets run faster, results do not depend on the core count, and workers can fork."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

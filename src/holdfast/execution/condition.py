@@ -48,7 +48,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Flips:
-    """Bits to flip in one site: int64 ``mask[k]`` is XORed into flat element ``index[k]`` (int64, shape (n,), unique)."""
+    """Bits to flip in one site: ``mask[k]`` is XORed into flat element ``index[k]`` (int64, shape (n,), unique)."""
 
     site: Site
     index: Tensor

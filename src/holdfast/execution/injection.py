@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
+from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Fault, Flips, Population
 from holdfast.models import select, stored, tap
 from holdfast.models.site import Site
@@ -14,11 +16,17 @@ from holdfast.numerics import bits
 from holdfast.seeds import Seed, derive
 
 STORED = ("weights", "buffers")
+TRACED = ("activations", "inputs", "outputs")
 
 
 @contextmanager
 def inject(
-    model: nn.Module, fault: Fault, *, at: str = "weights", seed: int | Seed = 0, example: Tensor | None = None
+    model: nn.Module,
+    fault: Fault,
+    *,
+    at: str = "weights",
+    seed: int | Seed = 0,
+    example: Tensor | None = None,
 ) -> Iterator[nn.Module]:
     """Run the block with ``fault`` present in ``model``; afterwards every bit is what it was.
 
@@ -31,9 +39,15 @@ def inject(
         seed: the chip, or the realisation.
         example: one input sample; needed when ``at`` selects what flows.
     """
-    population = Population(select(model, at, example))
+    population = population_of(model, at, example)
     with applied(model, fault.flips(population, derive(seed, "inject"))):
         yield model
+
+
+def population_of(model: nn.Module, at: str, example: Tensor | None) -> Population:
+    """Return the bits that ``at`` selects; runs the model only when something that flows is asked for."""
+    traced = any(part.strip().startswith(TRACED) for part in at.split(","))
+    return Population(select(model, at, example if traced else None))
 
 
 @contextmanager
@@ -46,8 +60,7 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
                 place.xor_(item.index, item.mask)
                 undo.callback(place.xor_, item.index, item.mask)
         flowing = {item.site: _every_sample(item) for item in flips if item.site.kind not in STORED}
-        if flowing:
-            undo.enter_context(tap_sites(model, flowing))
+        undo.enter_context(tap_sites(model, flowing))
         yield
 
 
@@ -65,9 +78,27 @@ def tap_sites(model: nn.Module, taps: dict[Site, Callable[[Tensor], Tensor]]) ->
 
 def _every_sample(item: Flips) -> Callable[[Tensor], Tensor]:
     def flip(output: Tensor) -> Tensor:
-        output = output.contiguous()
-        for row in output.view(-1, item.site.numel):
-            bits.xor_(row, item.index, item.mask)
-        return output
+        rows = torch.arange(output.numel() // item.site.numel).repeat_interleave(len(item.index))
+        samples = len(rows) // max(1, len(item.index))
+        return flip_rows(output, item.site, rows, item.index.repeat(samples), item.mask.repeat(samples))
 
     return flip
+
+
+def flip_rows(output: Tensor, site: Site, rows: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """XOR ``mask[k]`` into element ``index[k]`` of sample ``rows[k]`` (all int64, shape (n,)) and return the result.
+
+    Works in place, because the faulty value is what every later reader sees; only a model's input is copied, since it
+    belongs to the caller. The memory layout is kept, so that the kernels downstream stay the same.
+
+    Raises:
+        InvalidConfig: the output is not made of whole samples of ``site.shape``.
+    """
+    if output.numel() % site.numel:
+        raise InvalidConfig(f"{site.address} gave {tuple(output.shape)}, not samples of {site.shape}")
+    target = output.detach().clone() if site.kind == "inputs" else output
+    flat = target.detach().contiguous()
+    bits.xor_(flat, rows * site.numel + index, mask)
+    if flat.data_ptr() != target.data_ptr():
+        target.detach().copy_(flat)
+    return target

@@ -1,75 +1,106 @@
-"""The plan of a campaign: every trial fixed by the seed, cut into blocks that any worker runs alike."""
+"""Planning a campaign: which trials there are, and which of them share a forward pass.
+
+The plan is a function of the seed and the population alone. Two models with the same sites therefore meet the same
+faults on the same images (common random numbers), and any executor runs the same blocks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population
+from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.injection import STORED
-from holdfast.seeds import Seed, derive
+from holdfast.execution.statistics import trials_for
+from holdfast.seeds import derive
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trial:
-    """One fault on one input."""
+    """One realisation of the fault and the image it meets."""
 
     number: int
-    input: int  # index into the dataset
     flips: tuple[Flips, ...]
-
-    def place(self) -> tuple[str, int, int]:
-        """Return (site address, element, bit) of a single-bit fault, and (``(many)``, -1, -1) of any other."""
-        if len(self.flips) != 1 or self.flips[0].index.numel() != 1:
-            return "(many)", -1, -1
-        mask = int(self.flips[0].mask[0]) & (2**64 - 1)
-        bit = mask.bit_length() - 1 if mask.bit_count() == 1 else -1
-        return self.flips[0].site.address, int(self.flips[0].index[0]), bit
+    input: int  # index into the dataset
 
     @property
-    def lane(self) -> str:
-        """Trials of one lane can share a forward pass, one fault a row; stored and offloaded faults cannot."""
-        kinds = {item.site.kind for item in self.flips}
-        if len(self.flips) == 1 and not kinds & {*STORED, "offload"}:
-            return self.flips[0].site.address
-        return ""
+    def together(self) -> bool:
+        """Whether it can share a forward with others: a stored bit is seen by every row, a lie ends the whole pass."""
+        return all(flip.site.kind not in (*STORED, "offload") for flip in self.flips)
+
+    @property
+    def address(self) -> tuple[str, int, int]:
+        """Site, flat element and bit of the flip; element and bit are -1 unless exactly one bit flipped."""
+        if not self.flips:
+            return "", -1, -1
+        first = self.flips[0]
+        mask = int(first.mask[0]) & (2**64 - 1)
+        if len(self.flips) > 1 or len(first.index) > 1 or mask.bit_count() > 1:
+            return first.site.address, -1, -1
+        return first.site.address, int(first.index[0]), mask.bit_length() - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Trials that run together; ``shared`` means in one forward pass."""
-
-    trials: tuple[Trial, ...]
-    shared: bool
+Block = tuple[Trial, ...]
 
 
-def draw(fault: Fault, population: Population, inputs: int, trials: int, seed: int) -> list[Trial]:
-    """Draw all trials; trial k depends on ``seed`` and k alone, so arms with equal populations pair up.
+def draw_trials(fault: Fault, population: Population, inputs: int, trials: int, seed: int) -> list[Trial]:
+    """Draw ``trials`` independent trials; trial i depends on the seed, i and the population only."""
+    drawn = []
+    for number in range(trials):
+        own = derive(seed, "trial", number)
+        image = int(derive(own, "input").numpy().integers(inputs))
+        flips = [flip for flip in fault.flips(population, derive(own, "fault")) if len(flip.index)]
+        drawn.append(Trial(number, tuple(flips), image))
+    return drawn
+
+
+def plan_blocks(trials: Sequence[Trial], batch: int) -> list[Block]:
+    """Cut trials into blocks of at most ``batch``: of one site where they share a forward, consecutive otherwise."""
+    apart = [trial for trial in trials if not trial.together]
+    shared = sorted((trial for trial in trials if trial.together), key=_sites)
+    blocks = [block for _, group in groupby(shared, key=_sites) for block in _cut(list(group), batch)]
+    return blocks + _cut(apart, batch)
+
+
+def _cut(trials: Sequence[Trial], size: int) -> list[Block]:
+    return [tuple(trials[start : start + size]) for start in range(0, len(trials), size)]
+
+
+def _sites(trial: Trial) -> tuple[str, ...]:
+    return tuple(flip.site.address for flip in trial.flips)
+
+
+def trial_count(trials: int | None, margin: float | None, confidence: float, population: Population) -> int:
+    """Return the number of trials asked for, directly or through the margin of an estimated proportion.
 
     Raises:
-        InvalidConfig: no trials, an empty population or an empty dataset.
+        InvalidConfig: neither or both are given, or fewer than one trial.
     """
-    if trials < 1 or inputs < 1 or population.bits < 1:
-        raise InvalidConfig(f"a campaign needs trials, inputs and bits, not {trials}, {inputs} and {population.bits}")
-    return [
-        Trial(number, _pick(derive(seed, "input", number), inputs), tuple(fault.flips(population, derive(seed, "trial", number))))
-        for number in range(trials)
-    ]
+    if (trials is None) == (margin is None):
+        raise InvalidConfig(
+            "a campaign takes either trials= or margin=", hint="for example trials=1000 or margin=0.01"
+        )
+    if margin is not None:
+        return trials_for(margin, confidence, population=population.bits)
+    if trials is None or trials < 1:
+        raise InvalidConfig(f"a campaign takes at least one trial, not {trials}")
+    return trials
 
 
-def _pick(seed: Seed, count: int) -> int:
-    """Return a uniform index below ``count``; the bias of a 128-bit remainder is below 2**-60."""
-    return seed.key % count
-
-
-def blocks(trials: Sequence[Trial], batch: int) -> list[Block]:
-    """Cut trials into blocks of at most ``batch``, lane by lane; the same for any number of workers."""
-    lanes: dict[str, list[Trial]] = {}
-    for trial in trials:
-        lanes.setdefault(trial.lane, []).append(trial)
-    return [
-        Block(tuple(lane[start : start + batch]), shared=name != "")
-        for name, lane in lanes.items()
-        for start in range(0, len(lane), batch)
-    ]
+def describe_fault(fault: Fault) -> dict[str, Any]:
+    """Return the registered name of ``fault`` (else its class name) and its parameters."""
+    try:
+        name = faults.name_of(type(fault))
+    except UnknownName:
+        name = type(fault).__qualname__
+    known: Any = fault
+    names = [field.name for field in dataclasses.fields(known)] if dataclasses.is_dataclass(known) else []
+    fields = {key: getattr(known, key) for key in names}
+    plain = (str, int, float, bool, type(None))
+    return {"name": name} | {
+        key: item if isinstance(item, plain) else repr(item) for key, item in fields.items()
+    }

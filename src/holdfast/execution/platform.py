@@ -28,7 +28,19 @@ KNOBS = (
     "ONEDNN_MAX_CPU_ISA",
     "OPENBLAS_CORETYPE",
 )
-_FLAGS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "fma", "sse4_2", "asimd", "sve")
+_FLAGS = (
+    "avx",
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "fma",
+    "sse4_2",
+    "asimd",
+    "sve",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,9 @@ class Platform:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @property
     def digest(self) -> str:
@@ -78,12 +92,15 @@ def describe_platform() -> Platform:
 
 
 def _libraries() -> dict[str, bool]:
-    return {"mkl": torch.backends.mkl.is_available(), "onednn": torch.backends.mkldnn.is_available()}
+    return {
+        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
+        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    }
 
 
 def _modes() -> dict[str, str]:
     return {
-        "onednn": str(torch.backends.mkldnn.enabled),  # type: ignore[attr-defined]
+        "onednn": str(torch.backends.mkldnn.enabled),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),

@@ -1,115 +1,128 @@
-"""Campaign trials in SQLite: one transaction per block, so a killed run resumes without loss or repeats."""
+"""The campaign store: one SQLite file that survives kill -9.
+
+A block of trials is one transaction, so a block is either whole or absent. While a campaign writes, the file is in WAL
+mode; closing it returns to a single self-contained file that readers leave unchanged.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from holdfast.errors import InvalidConfig, StorageError
-from holdfast.evidence import canonical
-from holdfast.evidence.digest import digest_bytes
+from holdfast._registry import unknown
+from holdfast.errors import HoldfastError, InvalidConfig, StorageError, UnreadableArtifact
+from holdfast.execution.trials import Row
 
+_COLUMNS = tuple(field.name for field in fields(Row))
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS campaigns (name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, plan TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS campaigns (
+    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, meta TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS trials (
     campaign TEXT NOT NULL REFERENCES campaigns(name), trial INTEGER NOT NULL, site TEXT NOT NULL,
     element INTEGER NOT NULL, bit INTEGER NOT NULL, input INTEGER NOT NULL, outcome TEXT NOT NULL,
-    max_ulp REAL NOT NULL, max_relative REAL NOT NULL, guard_events INTEGER NOT NULL,
-    PRIMARY KEY (campaign, trial)
-) WITHOUT ROWID;
+    max_ulp REAL, max_relative REAL, guard_events INTEGER NOT NULL,
+    PRIMARY KEY (campaign, trial)) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One finished trial. ``element`` and ``bit`` are -1 when the fault touched more than one bit."""
-
-    trial: int
-    site: str
-    element: int
-    bit: int
-    input: int  # index into the dataset
-    outcome: str
-    max_ulp: float
-    max_relative: float
-    guard_events: int
-
-
-_COLUMNS = ", ".join(field.name for field in fields(Row))
+_INSERT = f"INSERT OR IGNORE INTO trials VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  only question marks
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM trials WHERE campaign = ? ORDER BY trial"  # noqa: S608  only field names
 
 
 class Store:
-    """The trials of named campaigns; ``path`` None keeps them in memory.
+    """Rows of one campaign in the file at ``path``; a context manager, used by one process at a time.
 
     Raises:
-        StorageError: the file cannot be opened or written, or is no campaign store.
+        StorageError: the folder does not exist, the disk is full, or the file is read-only or locked.
+        UnreadableArtifact: the file is not a campaign store.
+        InvalidConfig: ``name`` already holds a campaign with another fingerprint.
     """
 
-    def __init__(self, path: Path | str | None) -> None:
-        self._path = path
-        try:
-            if path is not None:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise self._error(error) from error
+    def __init__(self, path: Path | str, name: str, fingerprint: str, meta: Mapping[str, Any]) -> None:
+        self._path, self._name = Path(path), name
+        with _explained(self._path):
+            self._db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
+            try:
+                self._open(fingerprint, json.dumps(meta, sort_keys=True))
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _open(self, fingerprint: str, meta: str) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("INSERT OR IGNORE INTO campaigns VALUES (?, ?, ?)", (self._name, fingerprint, meta))
+        query = "SELECT fingerprint, meta FROM campaigns WHERE name = ?"
+        known, before = self._db.execute(query, (self._name,)).fetchone()
+        if known != fingerprint:
+            old, new = json.loads(before), json.loads(meta)
+            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            raise InvalidConfig(
+                f"{self._path} holds another campaign called {self._name!r}: it differs in {', '.join(changed)}",
+                hint="pass another name= or store=, or repeat the first call exactly",
+            )
+
+    def rows(self) -> list[Row]:
+        """Return all rows written so far, by trial number."""
+        with _explained(self._path):
+            return [Row(*values) for values in self._db.execute(_SELECT, (self._name,))]
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write one block in one transaction."""
+        with _explained(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany(_INSERT, [(self._name, *astuple(row)) for row in rows])
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(sqlite3.OperationalError):  # somebody else still reads: the -wal file then stays
-            self._db.execute("PRAGMA journal_mode=DELETE")
-        self._db.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with closing(self._db):
+            if kind is None:
+                with _explained(self._path):
+                    self._db.execute("PRAGMA journal_mode=DELETE")
 
-    def open(self, name: str, plan: Mapping[str, Any]) -> None:
-        """Begin or resume campaign ``name``.
 
-        Raises:
-            InvalidConfig: the store holds a campaign of that name with another plan; names what differs.
-        """
-        text = canonical.dumps(plan)
-        known = self._db.execute("SELECT fingerprint, plan FROM campaigns WHERE name = ?", (name,)).fetchone()
-        if known is None:
-            row = (name, digest_bytes(text), text.decode())
-            self._write("INSERT INTO campaigns VALUES (?, ?, ?)", [row])
-        elif known[0] != digest_bytes(text):
-            before = canonical.loads(known[1].encode())
-            changed = sorted(key for key in before.keys() | plan.keys() if before.get(key) != plan.get(key))
-            hint = "use another name or folder, or repeat the first call exactly"
-            raise InvalidConfig(f"the stored campaign {name!r} was run with another {', '.join(changed)}", hint=hint)
+def read_campaign(path: Path | str, name: str) -> tuple[dict[str, Any], list[Row]]:
+    """Return the plan and the rows of campaign ``name`` in the store at ``path``, without changing the file.
 
-    def add(self, name: str, rows: Iterable[Row]) -> None:
-        """Write the rows of one block in one transaction."""
-        values = [(name, *astuple(row)) for row in rows]
-        self._write(f"INSERT INTO trials (campaign, {_COLUMNS}) VALUES ({', '.join('?' * 10)})", values)  # noqa: S608
+    Raises:
+        UnknownName: the store holds no such campaign; the hint lists those it holds.
+        StorageError, UnreadableArtifact: the file cannot be opened, or is no store.
+    """
+    path = Path(path)
+    with _explained(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        known = dict(db.execute("SELECT name, meta FROM campaigns").fetchall())
+        if name not in known:
+            raise unknown(f"campaign in {path}", name, known)
+        return json.loads(known[name]), [Row(*values) for values in db.execute(_SELECT, (name,))]
 
-    def finished(self, name: str) -> set[int]:
-        """Return the trials that are stored."""
-        return {row[0] for row in self._db.execute("SELECT trial FROM trials WHERE campaign = ?", (name,))}
 
-    def rows(self, name: str) -> list[Row]:
-        """Return all trials in order."""
-        query = f"SELECT {_COLUMNS} FROM trials WHERE campaign = ? ORDER BY trial"  # noqa: S608
-        return [Row(*row) for row in self._db.execute(query, (name,))]
-
-    def _write(self, statement: str, values: list[tuple[Any, ...]]) -> None:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(statement, values)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise self._error(error) from error
-
-    def _error(self, error: Exception) -> StorageError:
-        hint = "free some space and repeat the call; finished trials are kept"
-        return StorageError(f"cannot write the campaign store {self._path}: {error}", hint=hint)
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except sqlite3.OperationalError as error:
+        hint = (
+            "free space or choose a writable place with store=; the blocks written so far are kept and resume"
+        )
+        raise StorageError(f"cannot use the campaign store {path}: {error}", hint=hint) from error
+    except sqlite3.DatabaseError as error:
+        raise UnreadableArtifact(
+            f"{path} is not a campaign store: {error}", hint="choose another store="
+        ) from error

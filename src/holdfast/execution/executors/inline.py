@@ -1,27 +1,20 @@
-"""Run in this process, on one thread."""
+"""Run blocks one after the other in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
-
-from holdfast.execution.executors.protocol import Job
+from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.plan import Block
-from holdfast.execution.store import Row
-from holdfast.execution.trial import Runner
+from holdfast.execution.trials import Row, TrialRunner
 
 
+@executors.register("inline")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inline:
-    """The reference executor."""
+    """The calling process."""
 
-    def map(self, job: Job, blocks: Sequence[Block]) -> Iterator[list[Row]]:
+    def run(self, runner: TrialRunner, blocks: Sequence[Block]) -> Iterator[list[Row]]:
         """Yield the rows of each block in order."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in worker processes, so all executors compute the same bits
-        try:
-            runner = Runner(job.model, job.data, job.strict)
-            for block in blocks:
-                yield runner.run(block)
-        finally:
-            torch.set_num_threads(threads)
+        yield from map(runner, blocks)

@@ -1,56 +1,131 @@
-"""Run in worker processes of this machine, one thread each."""
+"""Run blocks in worker processes forked from this one.
+
+A fork shares the model, the data and the plan without copying or serialising them; what crosses the pipes is a block
+number one way and JSON rows the other. Only the parent writes the store.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import os
+import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import torch
 
-from holdfast.errors import InvalidConfig, Unavailable
-from holdfast.execution.executors.protocol import Job
+from holdfast import errors
+from holdfast.errors import HoldfastError, InvalidConfig, MissingDevice, TrialError
+from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.plan import Block
-from holdfast.execution.store import Row
-from holdfast.execution.trial import Runner
-
-_RUNNERS: list[Runner] = []  # one per worker process, made by its initializer
+from holdfast.execution.trials import Row, TrialRunner
 
 
+@executors.register("processes")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
-    """A pool of ``workers`` spawned processes; each receives the model once.
+    """``workers`` forked processes, one torch thread each; needs an operating system with ``fork``."""
 
-    Raises:
-        InvalidConfig: fewer than one worker.
-    """
+    workers: int = 2
 
-    def __init__(self, workers: int = 2) -> None:
-        if workers < 1:
-            raise InvalidConfig(f"an executor needs at least one worker, not {workers}")
-        self.workers = workers
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InvalidConfig(
+                f"there must be at least one worker, not {self.workers}", hint="for example processes:2"
+            )
 
-    def map(self, job: Job, blocks: Sequence[Block]) -> Iterator[list[Row]]:
-        """Yield the rows of each block as it finishes.
+    def run(self, runner: TrialRunner, blocks: Sequence[Block]) -> Iterator[list[Row]]:
+        """Yield the rows of each block as they come.
 
         Raises:
-            Unavailable: a worker died; finished blocks have been yielded.
+            InvalidConfig: the model is a session, whose connection cannot be shared.
+            MissingDevice: the operating system has no ``fork``, or CUDA is already in use.
+            TrialError: a worker died, which no exception explains (killed, or out of memory).
         """
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.workers, context, initializer=_prepare, initargs=(job,))
+        if not hasattr(os, "fork") or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            raise MissingDevice("worker processes need fork and a CPU model", hint="use executor='inline'")
+        if runner.exclusive:
+            raise InvalidConfig("a session cannot be shared between processes", hint="use executor='inline'")
+        pool: dict[Connection, BaseProcess] = {}
         try:
-            for future in as_completed([pool.submit(_run, block) for block in blocks]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise Unavailable("a campaign worker died", hint="in a script, call campaign under if __name__ == '__main__'; repeat the call to resume") from error
+            for _ in range(min(self.workers, len(blocks))):
+                _start(pool, runner, blocks)
+            yield from _distribute(pool, len(blocks))
         finally:
-            pool.shutdown(cancel_futures=True)
+            for pipe, process in pool.items():
+                pipe.close()
+                process.terminate()
+                process.join()
 
 
-def _prepare(job: Job) -> None:
+def _start(pool: dict[Connection, BaseProcess], runner: TrialRunner, blocks: Sequence[Block]) -> None:
+    ours, theirs = get_context("fork").Pipe()
+    # a worker must not hold the parent's ends, or it would not notice that the parent died
+    process = get_context("fork").Process(
+        target=_work, args=(theirs, [ours, *pool], runner, blocks), name="holdfast-trials", daemon=True
+    )
+    process.start()
+    theirs.close()
+    pool[ours] = process
+
+
+def _work(pipe: Connection, foreign: list[Connection], runner: TrialRunner, blocks: Sequence[Block]) -> None:
+    for other in foreign:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
-    _RUNNERS[:] = [Runner(job.model, job.data, job.strict)]
+    with suppress(EOFError, OSError):  # the parent is gone or done
+        while True:
+            pipe.send_bytes(_answer(runner, blocks[int(pipe.recv_bytes())]))
 
 
-def _run(block: Block) -> list[Row]:
-    return _RUNNERS[0].run(block)
+def _answer(runner: TrialRunner, block: Block) -> bytes:
+    try:
+        return json.dumps({"rows": [astuple(row) for row in runner(block)]}).encode()
+    except HoldfastError as error:
+        return json.dumps({"error": type(error).__name__, "message": str(error), "hint": error.hint}).encode()
+
+
+def _distribute(pool: dict[Connection, BaseProcess], count: int) -> Iterator[list[Row]]:
+    waiting, running = iter(range(count)), 0
+    for pipe in pool:
+        running += _hand_out(pipe, waiting)
+    while running:
+        ready = set(wait(list(pool)))
+        for pipe in (pipe for pipe in pool if pipe in ready):
+            rows = _receive(pipe, pool[pipe])
+            running += _hand_out(pipe, waiting) - 1
+            yield rows
+
+
+def _hand_out(pipe: Connection, waiting: Iterator[int]) -> int:
+    number = next(waiting, None)
+    if number is None:
+        return 0
+    with suppress(BrokenPipeError):  # its death is reported when its answer is read
+        pipe.send_bytes(str(number).encode())
+    return 1
+
+
+def _receive(pipe: Connection, process: BaseProcess) -> list[Row]:
+    try:
+        answer = json.loads(pipe.recv_bytes())
+    except (EOFError, OSError):
+        process.join()
+        raise TrialError(
+            f"a campaign worker died with exit code {process.exitcode}",
+            hint="finished blocks are kept; run it again",
+        ) from None
+    if "error" in answer:
+        raise _rebuilt(answer)
+    return [Row(*values) for values in answer["rows"]]
+
+
+def _rebuilt(answer: dict[str, str]) -> HoldfastError:
+    kind = getattr(errors, answer["error"], HoldfastError)
+    error: HoldfastError = kind(answer["message"], hint=answer["hint"])
+    return error

@@ -1,0 +1,170 @@
+"""Running the trials of one block and classifying what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.data import Dataset
+from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, NoSuchSite, TrialError
+from holdfast.execution.compare import Outcome, compare
+from holdfast.execution.condition import Flips
+from holdfast.execution.injection import STORED, applied, flip_rows, tap_sites
+from holdfast.execution.plan import Block, Trial
+from holdfast.models import card
+from holdfast.models.site import Site
+
+_GOLDEN_BATCHES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one trial; one row of the campaign's table.
+
+    ``max_ulp`` and ``max_relative`` are None where no finite distance exists: NaN, infinity, a crash, a refused result.
+    """
+
+    trial: int
+    site: str
+    element: int
+    bit: int
+    input: int
+    outcome: str
+    max_ulp: float | None
+    max_relative: float | None
+    guard_events: int
+
+
+class TrialRunner:
+    """Turns blocks into rows; holds the model, the data and the golden outputs seen so far.
+
+    Golden outputs are computed at the same batch composition as the faulty ones, because kernels may round
+    differently for another number of rows.
+    """
+
+    def __init__(self, model: nn.Module, data: Dataset, *, strict: bool = False) -> None:
+        self._model, self._data, self._strict = model, data, strict
+        self._golden = lru_cache(maxsize=_GOLDEN_BATCHES)(self._compute_golden)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the model holds a connection that only this process may use."""
+        return hasattr(self._model, "offload_sites")
+
+    def __call__(self, block: Block) -> list[Row]:
+        """Return one row per trial of the block, in its order."""
+        self._model.eval()
+        with torch.no_grad():
+            if len(block) > 1 and all(trial.together for trial in block):
+                return self._share(block)
+            return [self._alone(trial) for trial in block]
+
+    def _share(self, block: Block) -> list[Row]:
+        """Run all trials in one forward, one row each; when that fails, find out which trial it was."""
+        try:
+            return self._forward(block)
+        except IntegrityError:
+            return [self._alone(trial) for trial in block]
+        except HoldfastError:
+            raise
+        except Exception:  # noqa: BLE001  a crash is an outcome; run alone to see whose
+            return [self._alone(trial) for trial in block]
+
+    def _alone(self, trial: Trial) -> Row:
+        try:
+            return self._forward((trial,))[0]
+        except IntegrityError:
+            if self.exclusive:
+                self._model.recover()  # type: ignore[operator]  # raises when the worker itself lied
+            return _row(trial, Outcome.DETECTED, None, None, self._events(1)[0])
+        except HoldfastError:
+            raise
+        except Exception as error:
+            if self._strict:
+                raise TrialError(
+                    f"trial {trial.number} crashed: {type(error).__name__}: {error}",
+                    hint="without strict it counts as DUE",
+                ) from error
+            return _row(trial, Outcome.DUE, None, None, 0)
+
+    def _forward(self, block: Block) -> list[Row]:
+        inputs = tuple(trial.input for trial in block)
+        golden = self._golden(inputs)
+        with _faulty(self._model, block):
+            observed = self._model(self._images(inputs))
+        result = compare(golden, observed)
+        events = self._events(len(block))
+        return [
+            _row(
+                trial,
+                result.outcome(row),
+                float(result.max_ulp[row]),
+                float(result.max_relative[row]),
+                events[row],
+            )
+            for row, trial in enumerate(block)
+        ]
+
+    def _images(self, inputs: Sequence[int]) -> Tensor:
+        return self._data.batch(torch.tensor(inputs))[0]
+
+    def _compute_golden(self, inputs: tuple[int, ...]) -> Tensor:
+        output: Tensor = self._model(self._images(inputs))
+        if not torch.isfinite(output).all():
+            raise InvalidConfig(
+                "the fault-free model gives NaN or infinity", hint="check its weights and the data"
+            )
+        return output.clone()
+
+    def _events(self, rows: int) -> list[int]:
+        total = torch.zeros(rows, dtype=torch.int64)
+        for guard in card(self._model).guards:
+            if guard.events is not None and guard.events.numel() % rows == 0:
+                total += guard.events.cpu().view(rows, -1).sum(1)
+        return total.tolist()
+
+
+def _row(trial: Trial, outcome: Outcome, ulp: float | None, relative: float | None, events: int) -> Row:
+    if outcome is Outcome.DUE:
+        ulp = relative = None
+    return Row(trial.number, *trial.address, trial.input, outcome.value, ulp, relative, events)
+
+
+@contextmanager
+def _faulty(model: nn.Module, block: Block) -> Iterator[None]:
+    """Flip the bits of trial k in row k only; stored bits, which every row reads, come in blocks of one trial.
+
+    Raises:
+        NoSuchSite: a site did not compute in the pass, so its fault would have vanished unseen.
+    """
+    memory = [flips for trial in block for flips in trial.flips if flips.site.kind in STORED]
+    places: dict[Site, list[tuple[int, Flips]]] = {}
+    for row, trial in enumerate(block):
+        for flips in trial.flips:
+            if flips.site.kind not in STORED:
+                places.setdefault(flips.site, []).append((row, flips))
+    silent = set(places)
+    taps = {site: _flipper(site, items, silent) for site, items in places.items()}
+    with applied(model, memory), tap_sites(model, taps):
+        yield
+    if silent:
+        raise NoSuchSite(
+            f"{silent.pop().address} did not compute", hint="the model took another path on this input"
+        )
+
+
+def _flipper(site: Site, items: list[tuple[int, Flips]], silent: set[Site]) -> Callable[[Tensor], Tensor]:
+    rows = torch.cat([torch.full_like(flips.index, row) for row, flips in items])
+    index = torch.cat([flips.index for _, flips in items])
+    mask = torch.cat([flips.mask for _, flips in items])
+
+    def flip(output: Tensor) -> Tensor:
+        silent.discard(site)
+        return flip_rows(output, site, rows, index, mask)
+
+    return flip

@@ -1,0 +1,120 @@
+"""Range restriction: values outside the profiled range of a site are brought back to it.
+
+Chen, Li and Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range Restriction" (Ranger,
+DSN 2021); the widening factor 1.3 and the treatment of NaN follow the MaxiMals study of vision transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.hardening.profile import Bounds
+from holdfast.models.guard import guards
+
+
+@dataclass(frozen=True)
+class RangeRestriction:
+    """Clamp every profiled site to its range, widened by ``slack``.
+
+    Attributes:
+        bounds: from :func:`holdfast.profile`.
+        slack: factor, at least 1, by which each bound moves away from the values seen.
+    """
+
+    bounds: Bounds
+    slack: float = 1.3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.slack) and self.slack >= 1):
+            raise InvalidConfig(
+                f"slack widens a range, so it is at least 1, not {self.slack}", hint="the usual is 1.3"
+            )
+
+    def guards(self, model: nn.Module) -> list[RangeGuard]:
+        """Return one guard for each profiled site.
+
+        Raises:
+            NoSuchSite: the bounds come from a model with other modules.
+        """
+        paths = {path for path, _ in model.named_modules()}
+        for site in self.bounds.ranges:
+            if site.partition("#")[0].rpartition("/")[0] not in paths and site.partition("#")[0] not in paths:
+                raise NoSuchSite(
+                    f"the bounds name {site}, which this model does not have", hint="profile this model"
+                )
+        return [self._guard(site, low, high) for site, (low, high, _) in self.bounds.ranges.items()]
+
+    def _guard(self, site: str, low: float, high: float) -> RangeGuard:
+        """Widen outwards: a bound on the far side of zero grows, one on the near side shrinks towards zero."""
+        below = low * self.slack if low < 0 else low / self.slack
+        above = high * self.slack if high > 0 else high / self.slack
+        return RangeGuard(site=site, low=below, high=above)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the parameters; the bounds themselves are in the guards."""
+        sites = len(self.bounds.ranges)
+        return {
+            "method": "range-restriction",
+            "slack": self.slack,
+            "sites": sites,
+            "profile": self.bounds.data_digest,
+        }
+
+
+@guards.register("range-restriction")
+class RangeGuard:
+    """Keeps one site within [low, high].
+
+    NaN becomes 0, or the bound nearest to 0 when 0 is outside; everything else is clamped.
+
+    Raises:
+        InvalidConfig: the bounds are not finite and ordered, or the site's dtype cannot hold them.
+    """
+
+    kind = "range-restriction"
+
+    def __init__(self, site: str, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise InvalidConfig(f"the range [{low}, {high}] of {site} is not finite and ordered")
+        self.site, self.low, self.high = site, float(low), float(high)
+        self.events: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``x`` (batch, ...) within the range; corrects the stored values in place outside of training."""
+        self._require_fit(x.dtype)
+        self.events = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        if x.numel() == 0 or self._inside(x):
+            return x
+        wrong = ~((x >= self.low) & (x <= self.high))  # true for NaN as well
+        self.events = wrong.flatten(1).sum(1) if x.dim() > 1 else wrong.long()
+        fixed = x.nan_to_num(min(max(0.0, self.low), self.high), self.high, self.low).clamp(
+            self.low, self.high
+        )
+        if x.requires_grad:
+            return fixed
+        x.copy_(fixed)  # an operation in place may have other readers
+        return x
+
+    def _inside(self, x: Tensor) -> bool:
+        """One cheap pass that almost always suffices; NaN poisons both ends and fails the comparison."""
+        low, high = torch.aminmax(x.detach())
+        return bool(low >= self.low) and bool(high <= self.high)
+
+    def _require_fit(self, dtype: torch.dtype) -> None:
+        limit = torch.finfo(dtype).max
+        if max(-self.low, self.high) > limit:
+            name = str(dtype).removeprefix("torch.")
+            raise InvalidConfig(
+                f"the range [{self.low:g}, {self.high:g}] of {self.site} does not fit {name}, whose limit is {limit:g}",
+                hint=f"profile the model in {name}",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return kind, site and bounds."""
+        return {"kind": self.kind, "site": self.site, "low": self.low, "high": self.high}
