@@ -1,0 +1,5 @@
+"""Turning float weights into the integer codes that memory really holds."""
+
+from holdfast.quantization.quantize import codes, quantize
+
+__all__ = ["codes", "quantize"]
