@@ -20,7 +20,7 @@ from holdfast.execution.injection import population_of
 from holdfast.execution.plan import Block, describe_fault, draw_trials, plan_blocks, trial_count
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
-from holdfast.execution.run import Progress
+from holdfast.execution.run import Progress, evaluating
 from holdfast.execution.store import Store
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.models import manifest_of
@@ -74,7 +74,7 @@ def campaign(
     if len(data) == 0 or batch < 1:
         raise InvalidConfig("a campaign needs images and at least one trial per block")
     workers = build_executor(executor)
-    with _one_thread(), _evaluating(model):
+    with _one_thread(), evaluating(model):
         population = population_of(model, at, data.example)
         count = trial_count(trials, margin, confidence, population)
         plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch) | {
@@ -83,6 +83,7 @@ def campaign(
         }
         blocks = plan_blocks(draw_trials(fault, population, len(data), count, seed), batch)
         runner = TrialRunner(model, data, strict=strict)
+        runner.require_repeatable(batch)
         with ExitStack() as stack:
             table = (
                 stack.enter_context(Store(store, name, _fingerprint(plan), plan))
@@ -128,13 +129,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

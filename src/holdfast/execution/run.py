@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,8 @@ def predict(
     """
     if len(data) == 0:
         raise InvalidConfig("the dataset is empty")
-    model.eval()
     parts, done = [], 0
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for images, _ in data.batches(batch_size):
             output = model(images)
             if not isinstance(output, Tensor) or output.dim() != 2:
@@ -103,3 +103,15 @@ def predict(
             if progress is not None:
                 progress(done, len(data))
     return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode for the length of the block, and every module back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

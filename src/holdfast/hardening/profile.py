@@ -69,12 +69,8 @@ def profile(
             f"only activations have a range to profile, not {wrong[0]}", hint="for example activations:**"
         )
     seen = {site.name: _Range(site.name) for site in found}
-    training = model.training
-    try:
-        with tap(model, {name: item.watch for name, item in seen.items()}):
-            predict(model, data, batch_size=batch_size, progress=progress)
-    finally:
-        model.train(training)
+    with tap(model, {name: item.watch for name, item in seen.items()}):
+        predict(model, data, batch_size=batch_size, progress=progress)
     return Bounds({name: item.result() for name, item in seen.items()}, data.digest)
 
 
