@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from holdfast.shielding import Freivalds, shield
     from holdfast.signing import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
+    from holdfast.training.recipes.protocol import Schedule
 
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "load", "save", "dataset", "probes", "sites", "select", "formats",
     "sign", "verify", "check",
-    "quantize", "codes", "train", "Standard", "RandomBitErrorTraining", "harden", "profile", "RangeRestriction",
+    "quantize", "codes", "train", "Schedule", "Standard", "RandomBitErrorTraining",
+    "harden", "profile", "RangeRestriction",
     "inject", "BitErrors", "BitFlip", "shield", "Freivalds",
     "run", "compare", "campaign", "robust_error", "accuracy", "Identifier", "assess",
 ]  # fmt: skip
@@ -49,6 +51,7 @@ _EXPORTS = {
     "Identifier": "holdfast.identification:Identifier",
     "RandomBitErrorTraining": "holdfast.training:RandomBitErrorTraining",
     "RangeRestriction": "holdfast.hardening:RangeRestriction",
+    "Schedule": "holdfast.training.recipes.protocol:Schedule",
     "Standard": "holdfast.training:Standard",
     "accuracy": "holdfast.execution:accuracy",
     "assess": "holdfast.assessment:assess",

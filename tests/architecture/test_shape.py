@@ -17,7 +17,7 @@ EVERYTHING = modules()
 UNSAFE_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 # cifar subclasses Unpickler to refuse almost every global; artifact names the error of torch's weights_only reader
 MAY_IMPORT_PICKLE = {"holdfast.data.cifar", "holdfast.models.artifact"}
-MAY_CATCH_EVERYTHING = {"holdfast.execution.campaign", "holdfast.execution.trial", "holdfast.cli"}
+MAY_CATCH_EVERYTHING = {"holdfast.execution.trials", "holdfast.cli"}
 
 
 def test_files_are_short():
@@ -54,6 +54,8 @@ def test_only_the_command_line_prints():
 
 def test_errors_are_caught_by_name():
     def catches_everything(handler: ast.ExceptHandler) -> bool:
+        if isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None:
+            return False  # it cleans up and lets the error go on
         names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)} if handler.type else set()
         return handler.type is None or bool(names & {"Exception", "BaseException"})
 
