@@ -27,8 +27,8 @@ test-slow: $(READY) ## run the tests that take over ten seconds each
 	$(PYTEST) -m "slow and not gpu"
 
 lint: $(READY) ## check style and formatting
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 
 types: $(READY) ## check the types strictly
 	$(BIN)/mypy

@@ -20,14 +20,21 @@ from holdfast import _lazy
 if TYPE_CHECKING:
     from holdfast.assessment import assess
     from holdfast.data import dataset, probes
-    from holdfast.execution import accuracy, campaign, compare, inject, robust_error, run
+    from holdfast.execution.campaign import campaign
+    from holdfast.execution.compare import compare
+    from holdfast.execution.injection import inject
+    from holdfast.execution.robustness import accuracy, robust_error
+    from holdfast.execution.run import run
     from holdfast.faults import BitErrors, BitFlip
-    from holdfast.hardening import RangeRestriction, harden, profile
+    from holdfast.hardening import RangeRestriction
+    from holdfast.hardening.harden import harden
+    from holdfast.hardening.profile import profile
     from holdfast.identification import Identifier
-    from holdfast.models import save, select, sites
+    from holdfast.models.artifact import save
+    from holdfast.models.sites import select, sites
     from holdfast.numerics.formats import formats
     from holdfast.policy import check
-    from holdfast.quantization import codes, quantize
+    from holdfast.quantization.quantize import codes, quantize
     from holdfast.shielding import Freivalds, shield
     from holdfast.signing import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
@@ -53,27 +60,27 @@ _EXPORTS = {
     "RangeRestriction": "holdfast.hardening:RangeRestriction",
     "Schedule": "holdfast.training.recipes.protocol:Schedule",
     "Standard": "holdfast.training:Standard",
-    "accuracy": "holdfast.execution:accuracy",
+    "accuracy": "holdfast.execution.robustness:accuracy",
     "assess": "holdfast.assessment:assess",
-    "campaign": "holdfast.execution:campaign",
+    "campaign": "holdfast.execution.campaign:campaign",
     "check": "holdfast.policy:check",
-    "codes": "holdfast.quantization:codes",
-    "compare": "holdfast.execution:compare",
+    "codes": "holdfast.quantization.quantize:codes",
+    "compare": "holdfast.execution.compare:compare",
     "dataset": "holdfast.data:dataset",
     "formats": "holdfast.numerics.formats:formats",
-    "harden": "holdfast.hardening:harden",
-    "inject": "holdfast.execution:inject",
+    "harden": "holdfast.hardening.harden:harden",
+    "inject": "holdfast.execution.injection:inject",
     "load": "holdfast.signing:load",
     "probes": "holdfast.data:probes",
-    "profile": "holdfast.hardening:profile",
-    "quantize": "holdfast.quantization:quantize",
-    "robust_error": "holdfast.execution:robust_error",
-    "run": "holdfast.execution:run",
-    "save": "holdfast.models:save",
-    "select": "holdfast.models:select",
+    "profile": "holdfast.hardening.profile:profile",
+    "quantize": "holdfast.quantization.quantize:quantize",
+    "robust_error": "holdfast.execution.robustness:robust_error",
+    "run": "holdfast.execution.run:run",
+    "save": "holdfast.models.artifact:save",
+    "select": "holdfast.models.sites:select",
     "shield": "holdfast.shielding:shield",
     "sign": "holdfast.signing:sign",
-    "sites": "holdfast.models:sites",
+    "sites": "holdfast.models.sites:sites",
     "train": "holdfast.training:train",
     "verify": "holdfast.signing:verify",
 }
