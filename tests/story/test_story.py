@@ -12,6 +12,7 @@ from holdfast.errors import DigestMismatch, PolicyError, VerificationError
 from holdfast.models import build_architecture
 from holdfast.shielding import int8_model
 from holdfast.signing import generate_key
+from holdfast.signing.keys import write_key
 
 
 def test_one_model_through_every_verb(tmp_path: Path):
@@ -25,10 +26,10 @@ def test_one_model_through_every_verb(tmp_path: Path):
     assert accuracy.value > 0.85
 
     # vouch: sign, verify, load only what was signed
-    private, public = generate_key("p256")
+    author = generate_key("p256")
     key, trust = tmp_path / "author.pem", tmp_path / "author.pub"
-    key.write_bytes(private)
-    trust.write_bytes(public)
+    write_key(author, key)
+    trust.write_bytes(author.public.pem)
     holdfast.save(plain, tmp_path / "model")
     holdfast.sign(tmp_path / "model", key=f"file:{key}")
     holdfast.verify(tmp_path / "model", trust=trust)
