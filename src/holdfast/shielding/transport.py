@@ -23,20 +23,15 @@ class SpawnedWorker:
 
     Args:
         options: extra command-line arguments, e.g. ``("--fault", "bit-flip")`` for one that lies.
+        once: let it end after its first session.
     """
 
-    def __init__(self, options: Sequence[str] = ()) -> None:
+    def __init__(self, options: Sequence[str] = (), *, once: bool = True) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="holdfast-"))  # mkdtemp makes it 0700
         self.path = self._folder / "worker.sock"
-        command = [
-            sys.executable,
-            "-m",
-            "holdfast.services.worker",
-            "--socket",
-            str(self.path),
-            "--once",
-            *options,
-        ]
+        command = [sys.executable, "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
+        if once:
+            command.append("--once")
         with (self._folder / "stderr").open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
@@ -98,6 +93,6 @@ def dial(address: str) -> socket.socket:
     if stream is None:
         raise WorkerUnreachable(
             f"no worker listens on {path}",
-            hint=f"start one: python -m holdfast.services.worker --socket {path}",
+            hint=f"start one: holdfast serve worker --socket {path}",
         )
     return stream

@@ -1,0 +1,40 @@
+"""``holdfast serve``: run one of Holdfast's long-lived processes."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+class Service(StrEnum):
+    """What can be served."""
+
+    WORKER = "worker"
+
+
+@app.command(
+    epilog="Example: holdfast serve worker --socket /run/holdfast/worker.sock; "
+    'then holdfast.shield(model, worker="unix:/run/holdfast/worker.sock").'
+)
+def serve(
+    service: Annotated[Service, typer.Argument(help="worker: multiplies for shielded sessions of others.")],
+    socket: Annotated[Path, typer.Option(help="Where to listen (AF_UNIX); must not exist yet.")],
+    fault: Annotated[str | None, typer.Option(help="Lie in every answer, e.g. bit-flip; for drills.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fault.", min=0)] = 0,
+    once: Annotated[bool, typer.Option(help="Stop after the first session.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads of the products.", min=1)] = 1,
+) -> None:
+    """Serve the untrusted half of shielded sessions until interrupted.
+
+    The worker sees int8 weights and blinded values: no inputs, no scales, no secrets.
+    """
+    from holdfast.services import worker
+
+    print(f"{service.value} listens on {socket}", file=sys.stderr)
+    worker.serve(socket, fault=fault, seed=seed, once=once, threads=threads)
