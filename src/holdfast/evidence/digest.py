@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
@@ -69,7 +69,7 @@ def digest_tensor(name: str, dtype: str, shape: Iterable[int], data: bytes | mem
 def digest_tree(root: Path | str, *, exclude: Iterable[str] = ()) -> dict[str, FileDigest]:
     """Return the digest of every regular file below ``root`` by POSIX path, sorted; a file gives one entry ``"."``.
 
-    ``exclude`` holds relative POSIX paths of files to leave out.
+    ``exclude`` holds relative POSIX paths to leave out; that of a folder leaves out everything in it.
 
     Raises:
         UnreadableArtifact: ``root`` is missing, or holds a link, device, socket or a name that is not UTF-8.
@@ -80,7 +80,11 @@ def digest_tree(root: Path | str, *, exclude: Iterable[str] = ()) -> dict[str, F
     if not root.is_dir():
         raise UnreadableArtifact(f"no file or folder at {root}")
     names = {_relative(path, root): path for path in sorted(root.rglob("*")) if path.is_symlink() or not path.is_dir()}
-    return {name: _regular(names[name]) for name in sorted(names) if name not in left_out}
+    return {name: _regular(names[name]) for name in sorted(names) if not _within(name, left_out)}
+
+
+def _within(name: str, folders: set[str]) -> bool:
+    return name in folders or any(str(parent) in folders for parent in PurePosixPath(name).parents)
 
 
 def _relative(path: Path, root: Path) -> str:

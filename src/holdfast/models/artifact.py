@@ -27,7 +27,7 @@ from holdfast.errors import (
     UnsupportedVersion,
 )
 from holdfast.evidence import canonical
-from holdfast.evidence.digest import FileDigest, digest_both
+from holdfast.evidence.digest import digest_both
 from holdfast.evidence.lineage import Step
 from holdfast.models.card import card
 from holdfast.models.catalogue import build_architecture
@@ -82,13 +82,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, FileDigest] | None = None) -> nn.Module:
+def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, str] | None = None) -> nn.Module:
     """Load a model in evaluation mode.
 
     Args:
         path: an artifact folder, a ``.safetensors`` file, or a ``.pt``/``.pth``/``.th`` state dict.
         arch: architecture, needed when the file does not name one: ``cifar-resnet20``, ``package.module:factory``, ...
-        expected: file name -> digest that the bytes must have, from a verified signature.
+        expected: file name -> SHA-256 (hex) that the bytes must have, from a verified signature.
 
     Raises:
         UnreadableArtifact: missing, truncated, or tensors that do not fit the architecture (the first is named).
@@ -108,7 +108,7 @@ def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, Fi
     return model.eval()
 
 
-def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, FileDigest] | None) -> nn.Module:
+def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
     value = canonical.loads(_checked(folder / DESCRIPTION, expected), what=DESCRIPTION)
     if not isinstance(value, dict) or value.get("type") != MODEL_TYPE:
         raise UnsupportedVersion(f"{folder / DESCRIPTION} is not a {MODEL_TYPE} description")
@@ -131,9 +131,9 @@ def _restore_card(model: nn.Module, value: Mapping[str, Any]) -> None:
         attach_guard(model, guard_from_json(item))
 
 
-def _checked(path: Path, expected: Mapping[str, FileDigest] | None) -> bytes:
+def _checked(path: Path, expected: Mapping[str, str] | None) -> bytes:
     data = read_bytes(path, "model file")
-    if expected is not None and expected.get(path.name) != digest_both(data):
+    if expected is not None and expected.get(path.name) != digest_both(data).sha256:
         raise DigestMismatch(f"{path.name} differs from its signed digest")
     return data
 

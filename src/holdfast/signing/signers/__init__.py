@@ -1,0 +1,29 @@
+"""Where a private key is, as data: signers found by the scheme of a URI."""
+
+from __future__ import annotations
+
+from holdfast._registry import Registry
+from holdfast.errors import InvalidConfig
+from holdfast.signing.keys import Signer
+from holdfast.signing.signers.file import file_signer
+
+signers: Registry[Signer] = Registry("signer", "holdfast.signers")
+signers.register("file")(file_signer)
+
+
+def load_signer(uri: str | Signer, *, password: bytes | None = None) -> Signer:
+    """Return the signer of ``file:PATH`` (or of a plugin's scheme); a signer passes through.
+
+    Raises:
+        UnknownName: an unknown scheme.
+        InvalidConfig: no scheme at all.
+    """
+    if not isinstance(uri, str):
+        return uri
+    scheme, colon, rest = uri.partition(":")
+    if not colon:
+        raise InvalidConfig(f"{uri!r} does not say where the key is", hint=f"write file:{uri}")
+    return signers.get(scheme)(rest, password=password)
+
+
+__all__ = ["load_signer", "signers"]

@@ -1,0 +1,144 @@
+"""The public verbs ``sign``, ``verify`` and ``load``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast._files import read_bytes, write_atomic
+from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
+from holdfast.evidence.statement import Statement, Subject
+from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
+from holdfast.signing.keys import PublicKey, Signer, load_trust
+from holdfast.signing.oms import sign_artifact, signed_files, verify_artifact
+from holdfast.signing.passport import BUNDLE, verify_passport
+from holdfast.signing.signers import load_signer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from holdfast.data import Dataset
+
+MODEL_TYPE = "https://holdfast.dev/model/v1"
+Trust = PublicKey | bytes | Path | str
+
+
+def sign(
+    subject: nn.Module | Path | str,
+    *,
+    key: str | Signer,
+    about: Iterable[Dataset] = (),
+    out: Path | str | None = None,
+    password: bytes | None = None,
+) -> bytes:
+    """Sign a model in memory or on disk and return the bundle.
+
+    A path gives an OpenSSF model signature over its files, written beside or inside it. A module gives a statement over
+    its manifest (tensors, architecture, formats, lineage and guards) and over the datasets named in ``about``.
+
+    Args:
+        subject: the model.
+        key: ``file:KEY.pem`` or a signer.
+        about: datasets the statement also names, by digest (modules only).
+        out: where to write the bundle; a module's is only returned when this is None.
+        password: of an encrypted key.
+    """
+    signer = load_signer(key, password=password)
+    if isinstance(subject, Path | str):
+        if list(about):
+            raise InvalidConfig("a file signature names files only", hint="sign the loaded model to name datasets")
+        return sign_artifact(subject, signer, out=out).read_bytes()
+    bundle = sign_statement(_model_statement(subject, about), signer)
+    if out is not None:
+        write_atomic(out, bundle)
+    return bundle
+
+
+def _model_statement(model: nn.Module, about: Iterable[Dataset]) -> Statement:
+    from holdfast.models import model_subject
+
+    data = (Subject(f"dataset:{item.name}", {"blake3": item.digest}) for item in about)
+    return Statement((model_subject(model), *data), MODEL_TYPE, {})
+
+
+def verify(
+    subject: nn.Module | Path | str,
+    bundle: bytes | Path | str | None = None,
+    *,
+    trust: Trust | None = None,
+    ignore: Iterable[str] = (),
+) -> Verified:
+    """Return the verified statement about ``subject``, or raise; there is no third way.
+
+    Args:
+        subject: a module, a signed model on disk, or an assessment folder with a passport.
+        bundle: bytes or path; by default the signature that lies beside or inside the subject.
+        trust: public key (PEM file or bytes). Only a passport can be verified without: then its own key shows that
+            nothing changed, and the proof says ``self_signed``.
+        ignore: files the caller agrees to leave unsigned.
+
+    Raises:
+        VerificationError: the evidence contradicts the claim; the message names what differs first.
+    """
+    key = None if trust is None else load_trust(trust)
+    if isinstance(subject, Path | str) and bundle is None and (Path(subject) / BUNDLE).is_file():
+        return verify_passport(subject, key)
+    if key is None:
+        raise InvalidConfig("verification needs the key to trust", hint="--trust KEY.pub")
+    if isinstance(subject, Path | str):
+        with _on_disk(bundle) as signature:
+            return verify_artifact(subject, key, signature=signature, ignore=ignore)
+    return _verify_module(subject, bundle, key)
+
+
+@contextmanager
+def _on_disk(bundle: bytes | Path | str | None) -> Iterator[Path | str | None]:
+    """Give a bundle in memory a file name for the length of a block."""
+    if not isinstance(bundle, bytes):
+        yield bundle
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bundle.sig"
+        path.write_bytes(bundle)
+        yield path
+
+
+def _verify_module(model: nn.Module, bundle: bytes | Path | str | None, key: PublicKey) -> Verified:
+    from holdfast.models import model_subject
+
+    if bundle is None:
+        raise InvalidConfig("a model in memory has no signature beside it", hint="pass the bundle")
+    proof = verify_bundle(bundle if isinstance(bundle, bytes) else read_bytes(bundle, "bundle"), key)
+    if proof.statement.predicate_type != MODEL_TYPE:
+        raise UnsupportedVersion(f"the bundle is about {proof.statement.predicate_type}, not a model in memory")
+    if dict(proof.statement.subjects[0].digest) != dict(model_subject(model).digest):
+        raise DigestMismatch("the model differs from the signed one", hint="compare manifests to see the first leaf")
+    return proof
+
+
+def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = None) -> nn.Module:
+    """Load a model in evaluation mode; with ``trust``, only if its signature holds for the very bytes that are used.
+
+    The signature is verified first; then each file is read once into private memory, compared with its signed digest,
+    and parsed from that same memory, so a file that changes in between is refused.
+
+    Args:
+        path: artifact folder, ``.safetensors``, or state dict.
+        arch: architecture when the file does not name one.
+        trust: public key that must have signed ``model.sig``; None loads without a claim of authenticity.
+
+    Raises:
+        VerificationError: see :func:`verify`.
+        ArtifactError: see :func:`holdfast.models.load`.
+    """
+    from holdfast.models import load as read_model
+
+    if trust is None:
+        return read_model(path, arch=arch)
+    proof = verify_artifact(path, load_trust(trust))
+    files = signed_files(proof.statement)
+    expected = {Path(path).name: files.get(".", next(iter(files.values())))} if Path(path).is_file() else files
+    return read_model(path, arch=arch, expected=expected)
