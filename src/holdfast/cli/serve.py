@@ -24,7 +24,7 @@ class Service(StrEnum):
 )
 def serve(
     service: Annotated[Service, typer.Argument(help="worker: multiplies for shielded sessions of others.")],
-    socket: Annotated[Path, typer.Option(help="Where to listen (AF_UNIX); must not exist yet.")],
+    socket: Annotated[Path, typer.Option(help="Where to listen (AF_UNIX); must not be in use.")],
     fault: Annotated[str | None, typer.Option(help="Lie in every answer, e.g. bit-flip; for drills.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the fault.", min=0)] = 0,
     once: Annotated[bool, typer.Option(help="Stop after the first session.")] = False,

@@ -1,0 +1,71 @@
+"""The command line: one file per verb, loaded only when asked for.
+
+The dispatcher is plain Python, so ``holdfast --help`` starts at the cost of the interpreter itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "assess": "vouch, sweep, inject, harden, trace, shield: the whole job, with a report and a passport",
+    "campaign": "inject faults and count what becomes of them",
+    "check": "hold an assessment against a deployment policy",
+    "digest": "print the digests of files and folders",
+    "harden": "add range guards, profiled on data, to a model",
+    "identify": "tell which platform produced a trace",
+    "keygen": "make a signing key",
+    "quantize": "store weights as integer codes",
+    "run": "run a model on probes and keep the exact output bits",
+    "serve": "run the untrusted worker of shielded sessions",
+    "sign": "sign a model",
+    "train": "train, with or without bit errors",
+    "verify": "verify a signed model or an assessment",
+}
+
+_EPILOG = "Example: holdfast assess --demo -o demo\nEvery verb has its own help: holdfast VERB --help"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 done, 1 the evidence says no, 2 usage, 3 something is missing, 70 our bug, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"holdfast {version('holdfast')}")
+        return 0
+    return _dispatch(arguments[0], arguments[1:])
+
+
+def help_text() -> str:
+    """Return the text of ``holdfast --help``."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in VERBS.items()]
+    head = "usage: holdfast VERB [ARGUMENTS]\n\nKnow what you run, where it runs, and that it holds.\n"
+    return "\n".join([head, *lines, "", _EPILOG])
+
+
+def _dispatch(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "holdfast --help lists the verbs"
+        print(f"error: unknown verb {verb!r}\n  hint: {hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"holdfast.cli.{verb}")
+    from holdfast.cli._common import execute
+
+    return execute(module.app, verb, arguments)
+
+
+def entry() -> None:
+    """Run the command line and exit."""
+    sys.exit(main())

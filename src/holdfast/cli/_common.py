@@ -1,0 +1,107 @@
+"""What all verbs share: exit codes, messages, JSON output and progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.errors import HoldfastError, UsageError
+
+if TYPE_CHECKING:
+    from holdfast.evidence.record import Record
+
+Json = Annotated[bool, typer.Option("--json", help="Put exactly one JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice, 0 .. 2**64-1.", min=0)]
+Architecture = Annotated[
+    str | None, typer.Option("--arch", help="Architecture, when the file does not name one: cifar-resnet20, package.module:factory.")
+]
+DataSpec = Annotated[str, typer.Option("--data", help="Data: digits, cifar10:ROOT, mnist:ROOT, folder:PATH.")]
+
+
+def make_app() -> typer.Typer:
+    """Return the app of one verb, without decoration that costs start-up time."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def execute(app: typer.Typer, verb: str, arguments: list[str]) -> int:
+    """Run one verb and turn whatever happens into an exit code and a clear line on stderr."""
+    try:
+        code = app(arguments, prog_name=f"holdfast {verb}", standalone_mode=False)
+    except HoldfastError as error:
+        return _explain(str(error), error.hint, error.exit_code)
+    except KeyboardInterrupt:
+        return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
+    except Exception as error:  # noqa: BLE001  the command line's last line
+        return _foreign(error)
+    return code if isinstance(code, int) else 0
+
+
+def _foreign(error: Exception) -> int:
+    """Explain an exception that is not ours: the parser's usage errors, the disk's, or a bug."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _explain(error.format_message(), "see --help", 2)
+    if type(error).__name__ == "Exit":
+        return int(getattr(error, "exit_code", 0))
+    if type(error).__name__ == "Abort":
+        return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
+    if isinstance(error, OSError):
+        return _explain(f"{error.filename or 'the system'}: {error.strerror or error}", "", 3)
+    traceback.print_exc()
+    return _explain(f"unexpected {type(error).__name__}", "this is a bug in Holdfast; please report the lines above", 70)
+
+
+def _explain(message: str, hint: str, code: int) -> int:
+    print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    return code
+
+
+def say(text: str) -> None:
+    """Tell a human; stdout stays free for JSON."""
+    print(text, file=sys.stderr)
+
+
+def emit(value: Record | dict[str, Any]) -> None:
+    """Put one JSON object on stdout, in canonical form."""
+    from holdfast.evidence import canonical
+
+    print(canonical.dumps(value if isinstance(value, dict) else value.to_json()).decode())
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a ``progress(done, total)`` callback that draws a bar with rate and time left on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    speed = TextColumn("{task.fields[rate]}")
+    with Progress(*columns, speed, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            current = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{current:.0f}/s" if current else "")
+
+        yield update
+
+
+def password_for(path: str | None) -> bytes | None:
+    """Return a key's password from a file, or by prompt when the file is ``-``; never from the command line."""
+    if path is None:
+        return None
+    if path == "-":
+        import getpass
+
+        if not os.isatty(0):
+            raise UsageError("there is no terminal to ask for a password on", hint="name a file instead of -")
+        return getpass.getpass("password of the key: ").encode()
+    from holdfast._files import read_bytes
+
+    return read_bytes(Path(path), "password file", limit=1 << 12).rstrip(b"\r\n")
