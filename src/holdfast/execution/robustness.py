@@ -41,8 +41,13 @@ class RobustError:
 def accuracy(
     model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None
 ) -> Proportion:
-    """Return top-1 accuracy with Wilson's interval."""
-    right = _labels(data) == predict(model, data, batch_size=batch_size, progress=progress).argmax(1)
+    """Return top-1 accuracy with Wilson's interval; an output with NaN counts as wrong.
+
+    Raises:
+        InvalidConfig: the data has no labels, or labels that the model has no output for.
+    """
+    outputs = predict(model, data, batch_size=batch_size, progress=progress)
+    right = ~_wrong(outputs, data)
     return Proportion.wilson(int(right.sum()), len(data))
 
 
@@ -63,15 +68,15 @@ def robust_error(
     output with NaN counts as wrong.
 
     Raises:
-        InvalidConfig: no chips, or an empty dataset.
+        InvalidConfig: no chips, or an empty or unlabelled dataset.
     """
     if chips < 1:
         raise InvalidConfig(f"robust error needs at least one chip, not {chips}")
-    wrong = _wrong(model, data, batch_size)
+    wrong = _wrong(predict(model, data, batch_size=batch_size), data)
     rates, or_rates = [], []
     for chip in range(chips):
         with inject(model, fault, at=at, seed=derive(seed, "chip", chip), example=data.example):
-            faulty = _wrong(model, data, batch_size)
+            faulty = _wrong(predict(model, data, batch_size=batch_size), data)
         rates.append(float(faulty.double().mean()))
         or_rates.append(float((faulty | wrong).double().mean()))
         if progress is not None:
@@ -80,10 +85,11 @@ def robust_error(
     return RobustError(clean, tuple(rates), tuple(or_rates), MeanEstimate.student_t(rates))
 
 
-def _wrong(model: nn.Module, data: Dataset, batch_size: int) -> Tensor:
-    outputs = predict(model, data, batch_size=batch_size)
-    return (outputs.argmax(1) != _labels(data)) | torch.isnan(outputs).any(1)
-
-
-def _labels(data: Dataset) -> Tensor:
-    return data.labels
+def _wrong(outputs: Tensor, data: Dataset) -> Tensor:
+    """Return which images are classified wrongly, bool, shape (n,)."""
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0:
+        raise InvalidConfig(f"{data.name} has no labels to compare with", hint="error rates take labelled images")
+    if high >= outputs.shape[1]:
+        raise InvalidConfig(f"label {high} is outside the model's {outputs.shape[1]} classes", hint="check the dataset")
+    return (outputs.argmax(1) != data.labels) | torch.isnan(outputs).any(1)

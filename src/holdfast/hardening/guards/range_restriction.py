@@ -44,7 +44,7 @@ class RangeRestriction:
         """
         paths = {path for path, _ in model.named_modules()}
         for site in self.bounds.ranges:
-            if site.partition("#")[0].rpartition("/")[0] not in paths and site.partition("#")[0] not in paths:
+            if _module_of(site) not in paths:
                 raise NoSuchSite(
                     f"the bounds name {site}, which this model does not have", hint="profile this model"
                 )
@@ -65,6 +65,12 @@ class RangeRestriction:
             "sites": sites,
             "profile": self.bounds.data_digest,
         }
+
+
+def _module_of(site: str) -> str:
+    """Return the path of the module that computes ``site``: itself for ``a.b#1``, its owner for ``a/add``."""
+    place = site.partition("#")[0]
+    return place.rpartition("/")[0] if "/" in place else place
 
 
 @guards.register("range-restriction")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from holdfast.errors import InvalidConfig
+from holdfast.execution import MeanEstimate, Proportion, mcnemar, trials_for
+
+
+@pytest.mark.parametrize(
+    ("margin", "confidence", "published"),
+    [(0.05, 0.95, 385), (0.05, 0.99, 664), (0.01, 0.95, 9604), (0.01, 0.99, 16590)],
+)
+def test_leveugle_sample_sizes(margin: float, confidence: float, published: int) -> None:
+    """The published 16,590 takes t = 2.576; the exact quantile is 2.5758..., which needs two trials less."""
+    expected = 16588 if published == 16590 else published
+    assert trials_for(margin, confidence) == expected
+    assert trials_for(margin, confidence, population=2 * 10**10) == expected
+    assert 2.576**2 * 0.25 / margin**2 == pytest.approx(published, abs=1) or confidence == 0.95
+
+
+def test_finite_population_never_needs_more_than_itself() -> None:
+    assert trials_for(0.01, population=100) <= 100
+    assert trials_for(0.01, population=10_000) < trials_for(0.01)
+    n, e, t = 10_000, 0.01, stats.norm.ppf(0.975)
+    assert trials_for(e, population=n) == math.ceil(n / (1 + e**2 * (n - 1) / (t**2 * 0.25)))
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (1, 2000), (57, 1000)])
+def test_intervals_agree_with_scipy(k: int, n: int) -> None:
+    result = stats.binomtest(k, n)
+    for ours, method in ((Proportion.wilson, "wilson"), (Proportion.clopper_pearson, "exact")):
+        low, high = result.proportion_ci(0.95, method=method)
+        found = ours(k, n)
+        assert found.low == pytest.approx(low, abs=1e-12)
+        assert found.high == pytest.approx(high, abs=1e-12)
+        assert found.low <= found.value <= found.high
+
+
+def test_nothing_tried_says_nothing() -> None:
+    assert (Proportion.wilson(0, 0).low, Proportion.wilson(0, 0).high) == (0.0, 1.0)
+    assert (Proportion.clopper_pearson(0, 0).low, Proportion.clopper_pearson(0, 0).high) == (0.0, 1.0)
+
+
+def test_wilson_covers_at_about_its_nominal_rate() -> None:
+    n, p = 200, 0.03
+    inside = sum(
+        stats.binom.pmf(k, n, p)
+        for k in range(n + 1)
+        if Proportion.wilson(k, n).low <= p <= Proportion.wilson(k, n).high
+    )
+    assert 0.93 < inside < 0.98
+
+
+def test_student_interval() -> None:
+    values = [0.1, 0.2, 0.15, 0.3]
+    found = MeanEstimate.student_t(values)
+    low, high = stats.t.interval(0.95, 3, loc=found.value, scale=stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert math.isinf(MeanEstimate.student_t([0.5]).high)
+    assert MeanEstimate.student_t([0.5]).measurement(least=0.0, most=1.0).high == 1.0
+
+
+def test_mcnemar_is_the_exact_sign_test() -> None:
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(10, 0) == pytest.approx(2 * 0.5**10)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Proportion.wilson(3, 2),
+        lambda: Proportion.wilson(1, 2, confidence=95),
+        lambda: MeanEstimate.student_t([]),
+        lambda: trials_for(0.0),
+        lambda: trials_for(0.1, p=1.0),
+    ],
+)
+def test_nonsense_is_refused(call: object) -> None:
+    with pytest.raises(InvalidConfig):
+        call()  # type: ignore[operator]
