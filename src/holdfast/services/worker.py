@@ -8,6 +8,7 @@ It sees blinded values, never an input, a scale or a secret. Run it as
 from __future__ import annotations
 
 import argparse
+import errno
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ def serve(
     """Listen on the AF_UNIX socket ``path`` (made with mode 0600) and answer one session after another.
 
     Args:
-        path: where to listen; must not exist.
+        path: where to listen; must not exist, unless a killed worker left it.
         fault: specification of a registered fault, such as ``bit-flip``, applied to every result.
         seed: of the fault.
         once: stop after the first session.
@@ -126,6 +127,7 @@ def _lie(fault: str, seed: int) -> Callable[[str, Tensor], Tensor]:
 def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _clear_stale(path)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(1)
@@ -136,6 +138,15 @@ def _listen(path: Path) -> socket.socket:
             hint="choose a short path that does not exist yet",
         ) from error
     return listener
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove a socket that a killed worker left behind; leave a living one, and anything that is not a socket."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ with int8 codes is an exact integer in float64.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,7 +33,7 @@ from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.numerics.ring import FLOAT64_EXACT
 from holdfast.seeds import Entropy
-from holdfast.shielding.product import CODE_MAX, Geometry
+from holdfast.shielding.product import CODE_MAX, Geometry, unroll
 
 ESCAPE = 2.0**-33  # upper bound on the chance that one lie passes
 _LIMB_BITS = (32, 16)
@@ -96,7 +97,11 @@ class FreivaldsVerifier:
         """Return ``r^T W x`` modulo 2**64, int64, shape (batch, *positions), from int8 codes ``x``."""
         if self._geometry.kind == "linear":
             return self._recombine(x.double() @ self._limbs.t(), -1)
-        return self._recombine(self._correlate(x), 1)
+        out = self._geometry.output_shape(tuple(x.shape[1:]))[1:]
+        if self._unrolls(x, out):
+            rows = unroll(x, self._geometry).double() @ self._limbs.t()
+            return self._recombine(rows.view(x.shape[0], *out, -1), -1)
+        return self._recombine(self._correlate(x, out), 1)
 
     def right(self, y: Tensor) -> Tensor:
         """Return ``r^T y`` modulo 2**64, int64, shape (batch, *positions), from int32 ``y``."""
@@ -104,7 +109,12 @@ class FreivaldsVerifier:
             return y.long() @ self._r
         return (self._r.view(1, -1) @ y.flatten(2).long()).reshape(y.shape[0], *y.shape[2:])
 
-    def _correlate(self, x: Tensor) -> Tensor:
+    def _unrolls(self, x: Tensor, out: tuple[int, ...]) -> bool:
+        """Say whether unrolling moves less memory: few input channels, or a stride that skips most positions."""
+        taps = math.prod(self._geometry.kernel)
+        return self._geometry.inner * math.prod(out) <= 2 * taps * len(self._limbs) * math.prod(x.shape[2:])
+
+    def _correlate(self, x: Tensor, out: tuple[int, ...]) -> Tensor:
         """Convolve ``x`` with the limbs: one pixel-wise product for all taps, then a shifted sum.
 
         With so few output channels this touches each input pixel once, where unrolling copies it once per tap.
@@ -113,7 +123,6 @@ class FreivaldsVerifier:
         (high, wide), (down, right) = g.kernel, g.stride
         taps = self._limbs.view(count, g.in_channels, high * wide).permute(2, 0, 1).reshape(-1, g.in_channels)
         x = F.pad(x, g.padding) if any(g.padding) else x
-        out = g.output_shape((g.in_channels, *(side for side in _unpadded(x, g))))[1:]
         planes = (taps @ x.flatten(2).double()).view(x.shape[0], high, wide, count, *x.shape[2:])
         total = planes.new_zeros(x.shape[0], count, *out)
         for row in range(high):
@@ -130,11 +139,6 @@ class FreivaldsVerifier:
         for place, part in enumerate(parts):
             total += part << (self._bits * place)
         return total
-
-
-def _unpadded(x: Tensor, geometry: Geometry) -> tuple[int, int]:
-    left, right, top, bottom = geometry.padding
-    return x.shape[2] - top - bottom, x.shape[3] - left - right
 
 
 def _balanced(value: Tensor, bits: int) -> list[Tensor]:

@@ -25,7 +25,7 @@ from holdfast.shielding.wire import Connection, Frame, Kind
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
 PHASES: tuple[Phase, ...] = ("prepare", "blind", "remote", "unblind", "check", "trusted")
-_HELLO_BYTES = 0
+_NO_BODY = 0
 
 
 class _Offloaded:
@@ -263,16 +263,14 @@ class Session(nn.Module):
             raise IntegrityError(
                 f"the worker answered {named} when asked for {header}", hint="the session is closed"
             )
-        return answer.body
+        return answer.body.to(message.device)
 
     def _ask(self, question: Frame, kind: Kind, *, shape: tuple[int, ...] | None = None) -> Frame:
         """Send a frame and return the answer of ``kind``; anything else ends the session."""
         connection = self._open_connection()
         try:
             connection.send(question)
-            answer = connection.receive(
-                shape=shape, max_body=_HELLO_BYTES if shape is None else _bytes(shape)
-            )
+            answer = connection.receive(shape=shape, max_body=_NO_BODY if shape is None else _bytes(shape))
             if answer.kind is Kind.ERROR:
                 raise WorkerUnreachable(f"the worker refused: {answer.header.get('message')!s:.300}")
             if answer.kind is not kind:

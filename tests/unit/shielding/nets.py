@@ -75,7 +75,7 @@ def session_with(
                 reply = answer(question, worker.answer(question), there)
                 if reply is not None:
                     connection.send(reply)
-        except (WorkerUnreachable, ValueError):
+        except (WorkerUnreachable, ValueError, OSError):
             there.close()
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,0 +1,66 @@
+"""Laws of the shield for arbitrary layers: pads cancel, honest answers pass, any altered element fails."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from holdfast.seeds import Entropy
+from holdfast.shielding import Freivalds, PadStore
+from holdfast.shielding.product import Geometry, integer_product, ring_product
+
+PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Geometry, Tensor, Tensor]:
+    """A geometry, int8 weights and int8 codes that fit it."""
+    inputs, outputs, batch = draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        geometry = Geometry(kind="linear", in_channels=inputs, out_channels=outputs)
+        shape: tuple[int, ...] = (batch, *draw(st.lists(st.integers(1, 3), max_size=2)), inputs)
+    else:
+        geometry = Geometry(
+            kind="conv2d",
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel=draw(PAIR),
+            stride=draw(PAIR),
+            dilation=draw(PAIR),
+            padding=draw(st.tuples(*[st.integers(0, 2)] * 4)),
+        )
+        shape = (batch, inputs, draw(st.integers(7, 9)), draw(st.integers(7, 9)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    weights = torch.randint(-128, 128, geometry.weight_shape, generator=generator, dtype=torch.int8)
+    return geometry, weights, torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_a_blinded_round_trip_gives_the_true_product_and_passes(
+    case: tuple[Geometry, Tensor, Tensor],
+) -> None:
+    geometry, weights, codes = case
+    pad = PadStore(weights, geometry, Entropy()).take(tuple(codes.shape[1:]), len(codes))
+    product = pad.unblind(ring_product(pad.blind(codes), weights, geometry))
+    assert torch.equal(product, integer_product(codes, weights, geometry))
+    assert Freivalds().prepare(weights, geometry, Entropy()).accepts(codes, product)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(0, 2**16), st.integers(1, 2**32 - 1))
+def test_any_change_of_any_element_fails(
+    case: tuple[Geometry, Tensor, Tensor], place: int, mask: int
+) -> None:
+    geometry, weights, codes = case
+    lie = integer_product(codes, weights, geometry)
+    lie.view(-1)[place % lie.numel()] ^= mask - 2**32 if mask >= 2**31 else mask
+    assert not Freivalds().prepare(weights, geometry, Entropy()).accepts(codes, lie)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases())
+def test_geometry_survives_the_wire(case: tuple[Geometry, Tensor, Tensor]) -> None:
+    assert Geometry.from_json(case[0].to_json()) == case[0]

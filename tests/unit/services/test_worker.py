@@ -1,0 +1,126 @@
+"""The worker as a service: started by command, restarted after a kill, patient with bad sessions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from holdfast.errors import IntegrityError, InvalidConfig, UnknownName, WorkerUnreachable
+from holdfast.numerics.bits import bit_equal, hamming_distance
+from holdfast.services.lie import Lie
+from holdfast.services.worker import Worker, serve
+from holdfast.shielding import shield
+from holdfast.shielding.product import Geometry
+from holdfast.shielding.wire import Connection, Frame, Kind
+from tests.unit.shielding.nets import images, integer_net
+
+SERVE = [sys.executable, "-c", "from holdfast.cli.serve import app; app(prog_name='holdfast serve')"]
+
+
+def start(path: Path, *options: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([*SERVE, "worker", "--socket", str(path), *options], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not listens(path):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return path.exists() and probe.connect_ex(str(path)) == 0
+
+
+def stop(process: subprocess.Popen[bytes], how: int) -> None:
+    os.kill(process.pid, how)
+    process.communicate(timeout=20)
+
+
+def test_the_command_serves_sessions_one_after_another_and_survives_a_kill(tmp_path: Path) -> None:
+    path, model = tmp_path / "w.sock", integer_net()
+    process = start(path)
+    for seed in range(2):
+        with shield(model, f"unix:{path}") as session:
+            assert bit_equal(session(images(2, seed)), model(images(2, seed)))
+    with pytest.raises(WorkerUnreachable, match="cannot listen on"):
+        serve(path)  # a living worker keeps its socket
+    stop(process, signal.SIGKILL)
+    assert path.exists()
+    process = start(path)  # and a dead one's socket is no obstacle
+    with shield(model, f"unix:{path}") as session:
+        assert bit_equal(session(images(1)), model(images(1)))
+    stop(process, signal.SIGINT)
+    assert not path.exists()
+
+
+def test_the_command_lies_when_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    process = start(path, "--fault", "bit-flip", "--seed", "5")
+    try:
+        with shield(integer_net(), f"unix:{path}") as session, pytest.raises(IntegrityError):
+            session(images(1))
+    finally:
+        stop(process, signal.SIGKILL)
+
+
+def test_a_file_in_the_way_is_never_removed(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(WorkerUnreachable, match="cannot listen"):
+        serve(path)
+    assert path.read_text() == "data"
+
+
+def test_a_lie_is_one_flip_reproducible_and_different_each_time() -> None:
+    def told() -> list[torch.Tensor]:
+        lie = Lie("bit-flip", 9)
+        return [lie("fc", torch.zeros(2, 5, dtype=torch.int32)) for _ in range(4)]
+
+    first, again = told(), told()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(hamming_distance(lie, torch.zeros_like(lie)) == 1 for lie in first)
+    assert len({tuple(lie.flatten().tolist()) for lie in first}) > 1
+    with pytest.raises(UnknownName):
+        Lie("bit-flop", 0)
+
+
+def test_senseless_questions_are_refused_not_computed() -> None:
+    worker = Worker()
+    geometry = Geometry(kind="conv2d", in_channels=2, out_channels=3, kernel=(3, 3))
+    weights = torch.ones(geometry.weight_shape, dtype=torch.int32)
+    with pytest.raises(InvalidConfig, match="no weights were sent"):
+        worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(1, 2, 4, 4, dtype=torch.int32)))
+    with pytest.raises(InvalidConfig, match="shape"):
+        worker.answer(Frame(Kind.LOAD, {"layer": "a", "geometry": geometry.to_json()}, weights[:2]))
+    worker.answer(Frame(Kind.LOAD, {"layer": "a", "geometry": geometry.to_json()}, weights))
+    for shape in ((1, 2, 2, 2), (1, 3, 4, 4), (4,), (1, 2, 4)):
+        with pytest.raises(InvalidConfig):
+            worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(shape, dtype=torch.int32)))
+    for frame in (
+        Frame(Kind.RUN, {"layer": "a"}),
+        Frame(Kind.RESULT, {"layer": "a"}, weights),
+        Frame(Kind.LOAD),
+    ):
+        with pytest.raises(IntegrityError):
+            worker.answer(frame)
+
+
+def test_a_bad_session_gets_a_sentence_and_the_connection_ends() -> None:
+    here, there = socket.socketpair()
+    client = Connection(here, timeout=5, peer="the worker")
+    client.send(Frame(Kind.RUN, {"layer": "x"}, torch.zeros(1, dtype=torch.int32)))
+    Worker().serve(Connection(there, timeout=5, peer="the session"))
+    answer = client.receive()
+    assert answer.kind is Kind.ERROR
+    assert "no weights were sent for layer 'x'" in answer.header["message"]
+    client.close()
+    there.close()
