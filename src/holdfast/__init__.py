@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from holdfast.policy import check
     from holdfast.quantization.quantize import codes, quantize
     from holdfast.shielding import Freivalds, shield
-    from holdfast.signing import load, sign, verify
+    from holdfast.signing.verbs import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
     from holdfast.training.recipes.protocol import Schedule
 
@@ -70,7 +70,7 @@ _EXPORTS = {
     "formats": "holdfast.numerics.formats:formats",
     "harden": "holdfast.hardening.harden:harden",
     "inject": "holdfast.execution.injection:inject",
-    "load": "holdfast.signing:load",
+    "load": "holdfast.signing.verbs:load",
     "probes": "holdfast.data:probes",
     "profile": "holdfast.hardening.profile:profile",
     "quantize": "holdfast.quantization.quantize:quantize",
@@ -79,10 +79,10 @@ _EXPORTS = {
     "save": "holdfast.models.artifact:save",
     "select": "holdfast.models.sites:select",
     "shield": "holdfast.shielding:shield",
-    "sign": "holdfast.signing:sign",
+    "sign": "holdfast.signing.verbs:sign",
     "sites": "holdfast.models.sites:sites",
     "train": "holdfast.training:train",
-    "verify": "holdfast.signing:verify",
+    "verify": "holdfast.signing.verbs:verify",
 }
 
 __getattr__, __dir__ = _lazy.attach(__name__, _EXPORTS)
