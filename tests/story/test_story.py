@@ -9,6 +9,7 @@ import torch
 
 import holdfast
 from holdfast.errors import DigestMismatch, PolicyError, VerificationError
+from holdfast.identification import collect_platforms
 from holdfast.models import build_architecture
 from holdfast.shielding import int8_model
 from holdfast.signing import generate_key
@@ -68,9 +69,9 @@ def test_one_model_through_every_verb(tmp_path: Path):
     probes = holdfast.probes("uniform", n=16, shape=tuple(test.example.shape), seed=0)
     trace = holdfast.run(plain, probes)
     assert bool(holdfast.compare(trace.outputs, holdfast.run(plain, probes).outputs).bit_equal.all())
-    half = holdfast.run(small, probes)
-    who = holdfast.Identifier().fit([("float", trace), ("int8", half)]).predict(holdfast.run(small, probes))
-    assert who.label == "int8"
+    references = collect_platforms(plain, probes, ["default", "bf16", "fp16"])
+    fresh = collect_platforms(plain, probes, ["bf16"])["bf16"]
+    assert holdfast.Identifier().fit(references.items()).predict(fresh).label == "bf16"
 
     # perturb: two worlds, one result
     integer = int8_model(plain, train.take(128))
