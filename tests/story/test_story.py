@@ -71,7 +71,7 @@ def test_one_model_through_every_verb(tmp_path: Path):
     assert bool(holdfast.compare(trace.outputs, holdfast.run(plain, probes).outputs).bit_equal.all())
     references = collect_platforms(plain, probes, ["default", "bf16", "fp16"])
     fresh = collect_platforms(plain, probes, ["bf16"])["bf16"]
-    assert holdfast.Identifier().fit(references.items()).predict(fresh).label == "bf16"
+    assert holdfast.Identifier().fit(list(references.items())).predict(fresh).label == "bf16"
 
     # perturb: two worlds, one result
     integer = int8_model(plain, train.take(128))
