@@ -13,46 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import holdfast
-from holdfast.errors import IntegrityError, InvalidConfig, NoSuchSite, UnsupportedVersion, WorkerUnreachable
+from holdfast.errors import ArtifactError, IntegrityError, InvalidConfig, NoSuchSite, Unavailable
 from holdfast.models import Site
 from holdfast.seeds import Entropy
-from holdfast.shielding.blinding import PadStore
-from holdfast.shielding.integer import IntegerLayer, integer_layers
-from holdfast.shielding.integrity import Check, Freivalds, Verifier, require_entropy
+from holdfast.shielding.client import Client
+from holdfast.shielding.integer import integer_layers
+from holdfast.shielding.integrity import Check, Freivalds, require_entropy
+from holdfast.shielding.offloaded import Offloaded, RemoteLayer
 from holdfast.shielding.transport import SpawnedWorker, dial
-from holdfast.shielding.wire import Connection, Frame, Kind
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
 PHASES: tuple[Phase, ...] = ("prepare", "blind", "remote", "unblind", "check", "trusted")
-_NO_BODY = 0
-
-
-class _Offloaded:
-    """Secrets and state of one layer during one session."""
-
-    def __init__(self, name: str, layer: IntegerLayer, check: Check, entropy: Entropy) -> None:
-        self.name, self.layer, self._check, self._entropy = name, layer, check, entropy
-        self.store = PadStore(layer.codes, layer.geometry, entropy)
-        self.verifier: Verifier = check.prepare(layer.codes, layer.geometry, entropy)
-
-    def renew(self) -> None:
-        """Draw a new challenge, so that a worker cannot narrow the old one down by lying on."""
-        self.verifier = self._check.prepare(self.layer.codes, self.layer.geometry, self._entropy)
-
-
-class RemoteLayer(nn.Module):
-    """Stands where an integer layer stood; its product comes from the worker."""
-
-    def __init__(self, layer: IntegerLayer, accumulate: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._local = [layer]  # in a list, so that it is no submodule: this module stays a leaf
-        self._accumulate = accumulate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's float output of ``x`` (batch, *sample)."""
-        layer = self._local[0]
-        return layer.epilogue(self._accumulate(layer.encode(x)))
 
 
 class Session(nn.Module):
@@ -88,23 +59,20 @@ class Session(nn.Module):
     ) -> None:
         super().__init__()
         require_entropy(entropy, what="a session")
-        self._connection: Connection | None = Connection(stream, timeout=timeout, peer="the worker")
         self._owner, self._blinding = owner, blinding
-        self._sequence = 0
         self._taps: Mapping[str, Callable[[Tensor], Tensor]] = {}
         self._spent: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self.model = copy.deepcopy(model).eval()
         self._layers = {
-            name: _Offloaded(name, layer, check, entropy)
-            for name, layer in integer_layers(self.model).items()
+            name: Offloaded(name, layer, check, entropy) for name, layer in integer_layers(self.model).items()
         }
         if not self._layers:
             raise InvalidConfig(
                 "the model has no integer layer to offload", hint="make it with int8_model() first"
             )
-        self._handshake()
+        self._client = Client(stream, timeout=timeout)
         for name, offloaded in self._layers.items():
-            self._send_weights(offloaded)
+            self._client.load(name, offloaded.layer.geometry, offloaded.layer.codes)
             self._replace(name, offloaded)
         self.eval()
 
@@ -116,7 +84,7 @@ class Session(nn.Module):
             WorkerUnreachable: the worker crashed or is silent.
             InvalidConfig: the session is closed.
         """
-        self._open_connection()
+        self._client.require_open()
         start, before = time.perf_counter(), sum(self._spent.values())
         with torch.no_grad():
             output: Tensor = self.model(images)
@@ -139,7 +107,7 @@ class Session(nn.Module):
     @property
     def closed(self) -> bool:
         """Whether the session is over."""
-        return self._connection is None
+        return self._client.closed
 
     def offload_sites(self) -> tuple[Site, ...]:
         """Return one ``offload`` site per offloaded layer: its int32 answer for one sample."""
@@ -175,18 +143,11 @@ class Session(nn.Module):
         Raises:
             InvalidConfig: the session is closed, because the worker itself lied.
         """
-        self._open_connection()
+        self._client.require_open()
 
     def close(self) -> None:
         """End the session and stop a worker it started; more than once does no harm."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.send(Frame(Kind.BYE))
-            except WorkerUnreachable:
-                pass  # it is gone already, which is what was wanted
-            finally:
-                connection.close()
+        self._client.close()
         if self._owner is not None:
             self._owner.close()
 
@@ -208,23 +169,7 @@ class Session(nn.Module):
             "a session cannot leave its process", hint="run the campaign with executor='inline'"
         )
 
-    def _handshake(self) -> None:
-        answer = self._ask(Frame(Kind.HELLO, {"tool": holdfast.__version__}), Kind.HELLO)
-        if (theirs := answer.header.get("tool")) != holdfast.__version__:
-            raise UnsupportedVersion(
-                f"the worker is Holdfast {theirs!r}, this is {holdfast.__version__}",
-                hint="install the same version on both sides",
-            )
-
-    def _send_weights(self, offloaded: _Offloaded) -> None:
-        header = {"layer": offloaded.name, "geometry": offloaded.layer.geometry.to_json()}
-        answer = self._ask(Frame(Kind.LOAD, header, offloaded.layer.codes.to(torch.int32)), Kind.LOADED)
-        if answer.header.get("layer") != offloaded.name:
-            raise IntegrityError(
-                f"the worker loaded {answer.header.get('layer')!r} instead of {offloaded.name!r}"
-            )
-
-    def _replace(self, name: str, offloaded: _Offloaded) -> None:
+    def _replace(self, name: str, offloaded: Offloaded) -> None:
         remote = RemoteLayer(offloaded.layer, lambda codes: self._accumulate(offloaded, codes))
         remote._forward_hooks.update(offloaded.layer._forward_hooks)
         remote._forward_pre_hooks.update(offloaded.layer._forward_pre_hooks)
@@ -234,7 +179,7 @@ class Session(nn.Module):
         parent, _, child = name.rpartition(".")
         setattr(self.model.get_submodule(parent), child, remote)
 
-    def _accumulate(self, offloaded: _Offloaded, codes: Tensor) -> Tensor:
+    def _accumulate(self, offloaded: Offloaded, codes: Tensor) -> Tensor:
         """Return the product for int8 ``codes`` (batch, *sample), or raise; the only way answers enter the model."""
         shape = tuple(codes.shape[1:])
         with self._phase("prepare"):
@@ -243,7 +188,7 @@ class Session(nn.Module):
             message = codes.to(torch.int32) if pad is None else pad.blind(codes)
         with self._phase("remote"):
             wanted = (len(codes), *offloaded.layer.geometry.output_shape(shape))
-            answer = self._exchange(offloaded.name, message, wanted)
+            answer = self._multiply(offloaded.name, message, wanted)
         if (distort := self._taps.get(offloaded.name)) is not None:
             answer = distort(answer)
         with self._phase("unblind"):
@@ -253,38 +198,14 @@ class Session(nn.Module):
                 self._accuse(offloaded)
         return product
 
-    def _exchange(self, layer: str, message: Tensor, wanted: tuple[int, ...]) -> Tensor:
-        self._sequence += 1
-        header = {"layer": layer, "sequence": self._sequence}
-        answer = self._ask(Frame(Kind.RUN, header, message), Kind.RESULT, shape=wanted)
-        named = {key: answer.header.get(key) for key in header}
-        if named != header or answer.body is None:
-            self.close()
-            raise IntegrityError(
-                f"the worker answered {named} when asked for {header}", hint="the session is closed"
-            )
-        return answer.body.to(message.device)
-
-    def _ask(self, question: Frame, kind: Kind, *, shape: tuple[int, ...] | None = None) -> Frame:
-        """Send a frame and return the answer of ``kind``; anything else ends the session."""
-        connection = self._open_connection()
+    def _multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...]) -> Tensor:
         try:
-            connection.send(question)
-            answer = connection.receive(shape=shape, max_body=_NO_BODY if shape is None else _bytes(shape))
-            if answer.kind is Kind.ERROR:
-                raise WorkerUnreachable(f"the worker refused: {answer.header.get('message')!s:.300}")
-            if answer.kind is not kind:
-                raise IntegrityError(f"the worker answered {answer.kind.name} where {kind.name} was due")
-        except (IntegrityError, UnsupportedVersion) as error:
+            return self._client.multiply(layer, message, wanted)
+        except (IntegrityError, Unavailable, ArtifactError):
             self.close()
-            raise _in_layer(error, question) from error
-        except WorkerUnreachable as error:
-            self.close()
-            error.hint = error.hint or "the session is closed; start the worker again and open a new one"
             raise
-        return answer
 
-    def _accuse(self, offloaded: _Offloaded) -> None:
+    def _accuse(self, offloaded: Offloaded) -> None:
         """Raise for a lie in one layer; end the session unless the lie was our own experiment."""
         if experiment := offloaded.name in self._taps:
             offloaded.renew()
@@ -297,11 +218,6 @@ class Session(nn.Module):
             else "do not trust this worker; the session is closed",
         )
 
-    def _open_connection(self) -> Connection:
-        if self._connection is None:
-            raise InvalidConfig("the session is closed", hint="open a new one with shield()")
-        return self._connection
-
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
         start = time.perf_counter()
@@ -309,20 +225,6 @@ class Session(nn.Module):
             yield
         finally:
             self._spent[phase] += time.perf_counter() - start
-
-
-def _bytes(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel() * 4
-
-
-def _in_layer(
-    error: IntegrityError | UnsupportedVersion, question: Frame
-) -> IntegrityError | UnsupportedVersion:
-    if (layer := question.header.get("layer")) is None:
-        return error
-    return type(error)(
-        f"{error} (layer {layer!r})", hint=error.hint or "do not trust this worker; the session is closed"
-    )
 
 
 def shield(
