@@ -1,8 +1,9 @@
-"""Faults per CPU-second in activations: ours against one hooked inference per fault, as the usual injectors do it.
+"""The cost of one activation fault: a whole campaign of ours against one hooked inference per fault.
 
-The peer is PyTorchFI's neuron injection where it is installed, otherwise the plain loop that it boils down to: a forward
-hook that flips one bit, one forward pass of one image for each fault, and a golden pass for each image. Both sides flip
-the same bits on the same images, and the peer is given its golden outputs in advance.
+The peer is PyTorchFI's neuron injection where it is installed (it sets a value at the same place instead of flipping a
+bit), otherwise the plain loop that it boils down to: a forward hook that flips the bit, and one forward pass of one
+image for each fault. Ours also plans, traces the sites, runs the golden passes and classifies; the peer is given the
+same trials and its golden outputs in advance.
 """
 
 from __future__ import annotations
