@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Put exactly one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice, 0 .. 2**64-1.", min=0)]
 Architecture = Annotated[
-    str | None, typer.Option("--arch", help="Architecture, when the file does not name one: cifar-resnet20, package.module:factory.")
+    str | None,
+    typer.Option(
+        "--arch", help="Architecture, when the file does not name one: cifar-resnet20, package.module:factory."
+    ),
 ]
 DataSpec = Annotated[str, typer.Option("--data", help="Data: digits, cifar10:ROOT, mnist:ROOT, folder:PATH.")]
 
@@ -54,7 +57,9 @@ def _foreign(error: Exception) -> int:
     if isinstance(error, OSError):
         return _explain(f"{error.filename or 'the system'}: {error.strerror or error}", "", 3)
     traceback.print_exc()
-    return _explain(f"unexpected {type(error).__name__}", "this is a bug in Holdfast; please report the lines above", 70)
+    return _explain(
+        f"unexpected {type(error).__name__}", "this is a bug in Holdfast; please report the lines above", 70
+    )
 
 
 def _explain(message: str, hint: str, code: int) -> int:
@@ -74,24 +79,6 @@ def emit(value: Record | dict[str, Any]) -> None:
     print(canonical.dumps(value if isinstance(value, dict) else value.to_json()).decode())
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a ``progress(done, total)`` callback that draws a bar with rate and time left on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    speed = TextColumn("{task.fields[rate]}")
-    with Progress(*columns, speed, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, rate="")
-
-        def update(done: int, total: int) -> None:
-            current = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{current:.0f}/s" if current else "")
-
-        yield update
-
-
 def password_for(path: str | None) -> bytes | None:
     """Return a key's password from a file, or by prompt when the file is ``-``; never from the command line."""
     if path is None:
@@ -105,3 +92,36 @@ def password_for(path: str | None) -> bytes | None:
     from holdfast._files import read_bytes
 
     return read_bytes(Path(path), "password file", limit=1 << 12).rstrip(b"\r\n")
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yield ``announce(title)``: each call adds a progress bar with rate and time left on stderr and returns its callback."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+
+        def announce(title: str) -> Callable[[int, int], None]:
+            task = bars.add_task(title, total=None, rate="")
+
+            def update(done: int, total: int) -> None:
+                speed = next(item.speed for item in bars.tasks if item.id == task)
+                bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+            return update
+
+        yield announce

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+from holdfast.cli._common import make_app
+
+app = make_app()
 
 
 class Service(StrEnum):
@@ -36,5 +38,7 @@ def serve(
     """
     from holdfast.services import worker
 
-    print(f"{service.value} listens on {socket}", file=sys.stderr)
-    worker.serve(socket, fault=fault, seed=seed, once=once, threads=threads)
+    def ready() -> None:
+        print(f"{service.value} listens on {socket}", file=sys.stderr)
+
+    worker.serve(socket, fault=fault, seed=seed, once=once, threads=threads, ready=ready)

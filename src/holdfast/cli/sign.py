@@ -17,7 +17,9 @@ app = make_app()
 def sign(
     model: Annotated[Path, typer.Argument(help="Model folder or file.")],
     key: Annotated[str, typer.Option(help="Where the private key is: file:KEY.pem.")],
-    signature: Annotated[Path | None, typer.Option(help="Where to write; MODEL/model.sig or MODEL.sig by default.")] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="Where to write; MODEL/model.sig or MODEL.sig by default.")
+    ] = None,
     password_file: Annotated[str | None, typer.Option(help="File with the key's password (- asks).")] = None,
     json: Json = False,
 ) -> None:

@@ -94,7 +94,9 @@ class _Cast(nn.Module):
         super().__init__()
         self._dtype = getattr(torch, platform.dtype)
         self._layout = torch.channels_last if platform.channels_last else torch.contiguous_format
-        self.model = model.to(self._dtype, memory_format=torch.channels_last) if platform.channels_last else model.to(self._dtype)  # type: ignore[call-overload]
+        self.model = model.to(self._dtype)
+        if platform.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.to(self._dtype).contiguous(memory_format=self._layout)).float()  # type: ignore[no-any-return]
@@ -108,7 +110,7 @@ def _settings(platform: LocalPlatform) -> Iterator[None]:
         with warnings.catch_warnings():
             # torch warns about a TF32 switch for other vendors' GPUs whenever the oneDNN flags are set
             warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
-            with torch.backends.mkldnn.flags(enabled=platform.onednn):  # type: ignore[no-untyped-call]
+            with torch.backends.mkldnn.flags(enabled=platform.onednn):
                 yield
     finally:
         torch.set_num_threads(threads)

@@ -93,7 +93,9 @@ def _check_key(material: Any, trust: PublicKey) -> None:
     kinds = {"publicKey", "certificate", "x509CertificateChain"}
     present = kinds & material.keys() if isinstance(material, dict) else set()
     if present != {"publicKey"} or not isinstance(material["publicKey"], dict):
-        raise UnsupportedVersion(f"the bundle is verified by {' and '.join(sorted(present)) or 'nothing'}, not by one key")
+        raise UnsupportedVersion(
+            f"the bundle is verified by {' and '.join(sorted(present)) or 'nothing'}, not by one key"
+        )
     key = material["publicKey"]
     if "rawBytes" in key and _base64(key["rawBytes"], "public key") != trust.pem:
         raise SignerUntrusted("the bundle carries another public key than the trusted one")

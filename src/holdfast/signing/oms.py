@@ -100,7 +100,9 @@ def signed_files(statement: Statement) -> dict[str, str]:
     names = [_resource_name(item) for item in resources]
     if len(set(names)) != len(names):
         raise SignatureInvalid(f"the signed statement names {_first_repeated(names)} twice")
-    if len(statement.subjects) != 1 or statement.subjects[0].digest.get("sha256") != _root(i["digest"] for i in resources):
+    if len(statement.subjects) != 1 or statement.subjects[0].digest.get("sha256") != _root(
+        i["digest"] for i in resources
+    ):
         raise SignatureInvalid("the signed root digest does not fit the signed files")
     return {name: item["digest"] for name, item in zip(names, resources, strict=True)}
 

@@ -54,7 +54,7 @@ def train(
     recipe.project(result)
     known = card(result)
     known.classes, known.preprocessing = data.classes, data.preprocessing.to_json()
-    known.lineage.append(Step("train", _describe(recipe, seed), {"data": data.digest}))
+    known.lineage.append(Step("train", describe(recipe, seed), {"data": data.digest}))
     return result.eval()
 
 
@@ -63,7 +63,13 @@ def _milestones(epochs: int) -> list[int]:
 
 
 def _epoch(
-    model: nn.Module, data: Dataset, recipe: Recipe, optimiser: torch.optim.Optimizer, epoch: int, seed: int, loss: float
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    epoch: int,
+    seed: int,
+    loss: float,
 ) -> float:
     order = torch.from_numpy(derive(seed, "order", epoch).numpy().permutation(len(data)))
     for number, indices in enumerate(order.split(recipe.schedule.batch_size)):
@@ -78,8 +84,9 @@ def _epoch(
     return loss
 
 
-def _describe(recipe: Recipe, seed: int) -> dict[str, Any]:
-    values: dict[str, Any] = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else {}  # type: ignore[arg-type]
+def describe(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return what a lineage step keeps of a training: the recipe, all its parameters and the seed."""
+    values: dict[str, Any] = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else {}
     schedule: Schedule = recipe.schedule
     name = recipes.name_of(type(recipe))
     return {"recipe": name, **values, "schedule": dataclasses.asdict(schedule), "seed": str(seed)}

@@ -15,7 +15,7 @@ from holdfast.training.recipes.protocol import Schedule, loss_and_gradients, rec
 @recipes.register("standard")
 @dataclass(frozen=True, kw_only=True)
 class Standard:
-    """Cross-entropy on clean weights; with ``clip``, Stutz et al.'s weight clipping to [-w_max, w_max] after each step."""
+    """Cross-entropy on clean weights; ``clip`` adds Stutz et al.'s clipping to [-w_max, w_max] after each step."""
 
     clip: float | None = None  # w_max
     schedule: Schedule = field(default_factory=Schedule)

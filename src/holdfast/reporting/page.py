@@ -1,0 +1,64 @@
+"""Rendering the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from holdfast.evidence.record import Record
+from holdfast.reporting.charts import figures
+from holdfast.reporting.verdicts import Verdict, verdicts
+
+CAPTIONS = {
+    "robust_error": "Robust error: test error with that share of stored weight bits flipped, mean over simulated chips; "
+    "the band is the 95 % interval of the mean. All arms meet the same chips.",
+    "outcomes": "What became of single bit flips in each layer's output: plain above, hardened below. Both met the same "
+    "faults on the same inputs.",
+    "bits": "Share of flips that change the answer or end in NaN, by bit position, with 95 % intervals.",
+    "platform": "How many output words of a fresh run are bit-equal with the reference of each platform.",
+    "shield": "One shielded inference, by phase.",
+}
+TITLES = {
+    "robust_error": "Bit errors in stored weights",
+    "outcomes": "Faults in activations, layer by layer",
+    "bits": "Which bits matter",
+    "platform": "Which platform computed this",
+    "shield": "The cost of not trusting the worker",
+}
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("holdfast.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2")
+
+
+def render(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
+    """Return one HTML page without any outside reference.
+
+    Args:
+        records: of one assessment, at most one of a kind; an ``artifact`` record is required.
+        extra: ``title``, ``signer`` (``fingerprint``, ``ephemeral``), ``created`` and ``command``.
+    """
+    by_kind = {record.kind: record for record in records}
+    drawn = figures({kind: record.facts for kind, record in by_kind.items()})
+    # the charts escape what they are given, so they may pass as markup
+    sections = [(TITLES[name], Markup(chart), CAPTIONS[name]) for name, chart in drawn.items()]  # noqa: S704
+    page = _template().render(
+        extra=extra,
+        artifact=by_kind["artifact"],
+        verdicts=verdicts(by_kind, extra["signer"]),
+        sections=sections,
+        records=records,
+        pairing=by_kind["fault-campaign-hardened"].facts if "fault-campaign-hardened" in by_kind else {},
+    )
+    return page.encode()
+
+
+__all__ = ["Verdict", "render"]
