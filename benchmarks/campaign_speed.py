@@ -35,9 +35,7 @@ def measure() -> _harness.Result:
     with torch.no_grad():
         golden = {trial.input: model(_image(data, trial)) for trial in trials}
     peer, name = _peer(model, data, trials, golden)
-    pairs = _harness.paired(
-        lambda: campaign(model, data, BitFlip(), at=AT, trials=TRIALS, seed=0), peer, repeats=9
-    )
+    pairs = _harness.paired(lambda: campaign(model, data, BitFlip(), at=AT, trials=TRIALS, seed=0), peer, repeats=9)
     per_fault = [(ours / TRIALS * 1e3, theirs / TRIALS * 1e3) for ours, theirs in pairs]
     return _harness.summarise(
         f"{TRIALS} activation faults cost less in a campaign than one hooked inference for each",
@@ -54,18 +52,12 @@ def _peer(
         from pytorchfi.core import fault_injection
     except ImportError:
         return lambda: [_hooked(model, data, trial, golden) for trial in trials], "hook per inference"
-    layers = [
-        path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
-    ]
-    injector = fault_injection(
-        model, 1, input_shape=[1, 8, 8], layer_types=[nn.Conv2d, nn.BatchNorm2d], use_cuda=False
-    )
+    layers = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    injector = fault_injection(model, 1, input_shape=[1, 8, 8], layer_types=[nn.Conv2d, nn.BatchNorm2d], use_cuda=False)
     return lambda: [_injected(injector, layers, data, trial, golden) for trial in trials], "pytorchfi"
 
 
-def _injected(
-    injector: object, layers: list[str], data: Dataset, trial: Trial, golden: dict[int, Tensor]
-) -> bool:
+def _injected(injector: object, layers: list[str], data: Dataset, trial: Trial, golden: dict[int, Tensor]) -> bool:
     site, element, _ = trial.address
     shape = trial.flips[0].site.shape
     channel, height, width = (int(axis) for axis in torch.unravel_index(torch.tensor(element), shape))

@@ -56,9 +56,7 @@ def test_a_rare_liar_is_caught_at_its_first_lie_and_honest_answers_are_right() -
     assert right > 3
 
 
-def altering(
-    change: Callable[[Tensor], Tensor], layer: str
-) -> Callable[[Frame, Frame, socket.socket], Frame]:
+def altering(change: Callable[[Tensor], Tensor], layer: str) -> Callable[[Frame, Frame, socket.socket], Frame]:
     def answer(question: Frame, reply: Frame, _: socket.socket) -> Frame:
         if reply.kind is not Kind.RESULT or reply.header["layer"] != layer or reply.body is None:
             return reply
@@ -107,14 +105,8 @@ def test_replayed_answers_are_refused() -> None:
 def test_stale_and_misdirected_answers_are_refused() -> None:
     for change in ({"sequence": 0}, {"layer": "body"}, {"sequence": None}):
 
-        def misdirect(
-            question: Frame, reply: Frame, _: socket.socket, change: dict[str, object] = change
-        ) -> Frame:
-            return (
-                Frame(reply.kind, {**reply.header, **change}, reply.body)
-                if reply.kind is Kind.RESULT
-                else reply
-            )
+        def misdirect(question: Frame, reply: Frame, _: socket.socket, change: dict[str, object] = change) -> Frame:
+            return Frame(reply.kind, {**reply.header, **change}, reply.body) if reply.kind is Kind.RESULT else reply
 
         session = session_with(integer_net(), misdirect)
         with pytest.raises(IntegrityError, match="when asked for"):

@@ -78,17 +78,13 @@ class Fragile(nn.Module):
 @pytest.mark.parametrize("spec", SPECS)
 def test_strict_errors_arrive_with_their_type_and_hint(model: nn.Module, digits: Dataset, spec: str) -> None:
     with pytest.raises(TrialError, match="crash") as caught:
-        campaign(
-            Fragile(model, "raise"), digits, BitFlip(), at="weights", trials=200, executor=spec, strict=True
-        )
+        campaign(Fragile(model, "raise"), digits, BitFlip(), at="weights", trials=200, executor=spec, strict=True)
     assert "DUE" in caught.value.hint
 
 
 def test_a_killed_worker_is_an_error_not_a_hang(model: nn.Module, digits: Dataset) -> None:
     with pytest.raises(TrialError, match="exit code -9"):
-        campaign(
-            Fragile(model, "killed"), digits, BitFlip(), at="weights", trials=200, executor="processes:2"
-        )
+        campaign(Fragile(model, "killed"), digits, BitFlip(), at="weights", trials=200, executor="processes:2")
 
 
 def test_no_workers() -> None:

@@ -13,9 +13,7 @@ from holdfast.faults import BitErrors
 from holdfast.models import Site, select
 from holdfast.numerics import bits
 
-DTYPES = st.sampled_from(
-    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int8]
-)
+DTYPES = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int8])
 
 
 @given(dtype=DTYPES, rate=st.sampled_from([0.0, 0.001, 0.1, 1.0]), seed=st.integers(0, 2**64 - 1))

@@ -51,9 +51,7 @@ def test_a_blinded_round_trip_gives_the_true_product_and_passes(
 
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.integers(0, 2**16), st.integers(1, 2**32 - 1))
-def test_any_change_of_any_element_fails(
-    case: tuple[Geometry, Tensor, Tensor], place: int, mask: int
-) -> None:
+def test_any_change_of_any_element_fails(case: tuple[Geometry, Tensor, Tensor], place: int, mask: int) -> None:
     geometry, weights, codes = case
     lie = integer_product(codes, weights, geometry)
     lie.view(-1)[place % lie.numel()] ^= mask - 2**32 if mask >= 2**31 else mask

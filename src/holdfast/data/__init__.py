@@ -1,4 +1,4 @@
-"""Datasets and probes: real files read strictly, in a fixed order, with a digest that binds labels and preprocessing."""
+"""Datasets and probes: real files read strictly, in a fixed order; a digest binds labels and preprocessing."""
 
 from holdfast.data import cifar, digits, idx, image_folder, synthetic  # noqa: F401  (they register themselves)
 from holdfast.data.catalogue import dataset, datasets

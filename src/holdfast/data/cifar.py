@@ -6,7 +6,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -101,10 +101,10 @@ def _pickled(path: Path, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.array(labels)
 
 
-class _Restricted(pickle.Unpickler):  # noqa: S301  this class exists to refuse everything but arrays
+class _Restricted(pickle.Unpickler):  # this class exists to refuse everything but arrays
     """Reads dictionaries, lists, numbers, text and numpy arrays; refuses every other global by name."""
 
-    _ALLOWED = {
+    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,

@@ -56,7 +56,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.raw.dim() != 4 or self.labels.dim() != 1 or len(self.raw) != len(self.labels):
-            raise InvalidConfig(f"{self.name}: {tuple(self.raw.shape)} images do not fit {tuple(self.labels.shape)} labels")
+            raise InvalidConfig(
+                f"{self.name}: {tuple(self.raw.shape)} images do not fit {tuple(self.labels.shape)} labels"
+            )
         if len(self.raw) == 0:
             raise InvalidConfig(f"the dataset {self.name} is empty")
         if self.raw.is_floating_point() and not torch.isfinite(self.raw).all():
@@ -66,7 +68,9 @@ class Dataset:
         if wrong.any():
             place = int(wrong.nonzero()[0])
             hint = f"labels run from {least} to {len(self.classes) - 1}"
-            raise InvalidConfig(f"{self.name}: label {int(self.labels[place])} of item {place} is out of range", hint=hint)
+            raise InvalidConfig(
+                f"{self.name}: label {int(self.labels[place])} of item {place} is out of range", hint=hint
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,4 +130,4 @@ class Dataset:
 
 
 def _octets(tensor: Tensor) -> memoryview:
-    return memoryview(bits.int_view(tensor.contiguous()).view(torch.uint8).reshape(-1).numpy())
+    return bits.int_view(tensor.contiguous()).view(torch.uint8).reshape(-1).numpy().data

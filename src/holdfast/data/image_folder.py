@@ -49,7 +49,9 @@ def image_folder(
     arrays = [_decode(path, resize) for path, _ in files]
     for (path, _), array in zip(files, arrays, strict=True):
         if array.shape != arrays[0].shape:
-            raise UnreadableArtifact(f"{path} is {array.shape[1::-1]}, others {arrays[0].shape[1::-1]}", hint="resize=N")
+            raise UnreadableArtifact(
+                f"{path} is {array.shape[1::-1]}, others {arrays[0].shape[1::-1]}", hint="resize=N"
+            )
     raw = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor([label for _, label in files])
     return Dataset(f"folder/{folder.name}", raw, labels, tuple(classes), Preprocessing(1 / 255, mean, std))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from blake3 import blake3
 
@@ -42,7 +43,7 @@ class Manifest:
     def of(cls, leaves: Iterable[Leaf]) -> Manifest:
         """Sort ``leaves``; refuse two of one kind and name."""
         ordered = tuple(sorted(leaves, key=lambda leaf: (leaf.kind, leaf.name)))
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if (before.kind, before.name) == (after.kind, after.name):
                 raise InvalidConfig(f"the manifest names the {after.kind} {after.name!r} twice")
         return cls(ordered)

@@ -85,11 +85,7 @@ def campaign(
         runner = TrialRunner(model, data, strict=strict)
         runner.require_repeatable(batch)
         with ExitStack() as stack:
-            table = (
-                stack.enter_context(Store(store, name, _fingerprint(plan), plan))
-                if store is not None
-                else None
-            )
+            table = stack.enter_context(Store(store, name, _fingerprint(plan), plan)) if store is not None else None
             rows = table.rows() if table is not None else []
             for fresh in workers.run(runner, list(_unfinished(blocks, rows))):
                 if table is not None:

@@ -52,13 +52,9 @@ def compare(golden: Tensor, observed: Tensor) -> Comparison:
         InvalidConfig: shapes or dtypes differ.
     """
     if golden.shape != observed.shape or golden.dtype != observed.dtype or golden.dim() != 2:
-        raise InvalidConfig(
-            f"cannot compare {tuple(golden.shape)} with {tuple(observed.shape)}, two (batch, classes)"
-        )
+        raise InvalidConfig(f"cannot compare {tuple(golden.shape)} with {tuple(observed.shape)}, two (batch, classes)")
     nonfinite = ~torch.isfinite(observed).all(1)
-    relative = (golden.double() - observed.double()).abs().amax(1) / golden.double().abs().amax(1).clamp_min(
-        1e-300
-    )
+    relative = (golden.double() - observed.double()).abs().amax(1) / golden.double().abs().amax(1).clamp_min(1e-300)
     same = bits.int_view(golden.contiguous()) == bits.int_view(observed.contiguous())
     return Comparison(
         bit_equal=same.all(1),

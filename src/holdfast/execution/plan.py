@@ -81,9 +81,7 @@ def trial_count(trials: int | None, margin: float | None, confidence: float, pop
         InvalidConfig: neither or both are given, or fewer than one trial.
     """
     if (trials is None) == (margin is None):
-        raise InvalidConfig(
-            "a campaign takes either trials= or margin=", hint="for example trials=1000 or margin=0.01"
-        )
+        raise InvalidConfig("a campaign takes either trials= or margin=", hint="for example trials=1000 or margin=0.01")
     if margin is not None:
         return trials_for(margin, confidence, population=population.bits)
     if trials is None or trials < 1:
@@ -101,6 +99,4 @@ def describe_fault(fault: Fault) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(known)] if dataclasses.is_dataclass(known) else []
     fields = {key: getattr(known, key) for key in names}
     plain = (str, int, float, bool, type(None))
-    return {"name": name} | {
-        key: item if isinstance(item, plain) else repr(item) for key, item in fields.items()
-    }
+    return {"name": name} | {key: item if isinstance(item, plain) else repr(item) for key, item in fields.items()}

@@ -62,9 +62,7 @@ class Platform:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @property
     def digest(self) -> str:
@@ -93,8 +91,8 @@ def describe_platform() -> Platform:
 
 def _libraries() -> dict[str, bool]:
     return {
-        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
-        "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "mkl": torch.backends.mkl.is_available(),
+        "onednn": torch.backends.mkldnn.is_available(),
     }
 
 

@@ -39,9 +39,7 @@ class CampaignReport:
     confidence: float = 0.95
 
     @classmethod
-    def of(
-        cls, rows: Iterable[Row], *, name: str, plan: Mapping[str, Any], confidence: float = 0.95
-    ) -> CampaignReport:
+    def of(cls, rows: Iterable[Row], *, name: str, plan: Mapping[str, Any], confidence: float = 0.95) -> CampaignReport:
         """Sort ``rows`` into a report."""
         return cls(name, plan, tuple(sorted(rows, key=lambda row: row.trial)), confidence)
 
@@ -128,9 +126,7 @@ def paired(first: CampaignReport, second: CampaignReport) -> Paired:
             f"{first.name!r} and {second.name!r} did not run the same trials",
             hint="use one seed, one fault, one dataset and the same sites for both",
         )
-    pairs = [
-        (a.outcome in FAILURES, b.outcome in FAILURES) for a, b in zip(first.rows, second.rows, strict=True)
-    ]
+    pairs = [(a.outcome in FAILURES, b.outcome in FAILURES) for a, b in zip(first.rows, second.rows, strict=True)]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     difference = (only_second - only_first) / len(pairs)
     return Paired(len(pairs), only_first, only_second, difference, mcnemar(only_first, only_second))

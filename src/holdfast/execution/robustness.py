@@ -38,9 +38,7 @@ class RobustError:
         return max(self.per_chip)
 
 
-def accuracy(
-    model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None
-) -> Proportion:
+def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None) -> Proportion:
     """Return top-1 accuracy with Wilson's interval; an output with NaN counts as wrong.
 
     Raises:

@@ -82,9 +82,7 @@ def run(model: nn.Module, data: Dataset, *, batch_size: int = 64, progress: Prog
     return Trace(outputs, data.digest, manifest_of(model).digest, describe_platform().to_json())
 
 
-def predict(
-    model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None
-) -> Tensor:
+def predict(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None) -> Tensor:
     """Return the outputs of ``model`` in evaluation mode, shape (n, classes).
 
     Raises:

@@ -56,9 +56,7 @@ def _check(successes: int, n: int, confidence: float) -> None:
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise InvalidConfig(
-            f"a confidence lies between 0 and 1, not {confidence}", hint="write 0.95 for 95 %"
-        )
+        raise InvalidConfig(f"a confidence lies between 0 and 1, not {confidence}", hint="write 0.95 for 95 %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +86,12 @@ class MeanEstimate:
         half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
         return cls(mean, mean - half, mean + half, n, std)
 
-    def measurement(
-        self, unit: str = "1", *, least: float = -math.inf, most: float = math.inf
-    ) -> Measurement:
+    def measurement(self, unit: str = "1", *, least: float = -math.inf, most: float = math.inf) -> Measurement:
         """Return it as a measurement; the interval is cut to the quantity's own range."""
         return Measurement(self.value, max(self.low, least), min(self.high, most), self.n, unit)
 
 
-def trials_for(
-    margin: float, confidence: float = 0.95, *, p: float = 0.5, population: int | None = None
-) -> int:
+def trials_for(margin: float, confidence: float = 0.95, *, p: float = 0.5, population: int | None = None) -> int:
     """Return how many trials estimate a proportion near ``p`` to within plus or minus ``margin``.
 
     Leveugle et al. (DATE 2009), with finite-population correction: n = N / (1 + e^2 (N-1) / (t^2 p (1-p))). The

@@ -118,11 +118,7 @@ def _explained(path: Path) -> Iterator[None]:
     except HoldfastError:
         raise
     except sqlite3.OperationalError as error:
-        hint = (
-            "free space or choose a writable place with store=; the blocks written so far are kept and resume"
-        )
+        hint = "free space or choose a writable place with store=; the blocks written so far are kept and resume"
         raise StorageError(f"cannot use the campaign store {path}: {error}", hint=hint) from error
     except sqlite3.DatabaseError as error:
-        raise UnreadableArtifact(
-            f"{path} is not a campaign store: {error}", hint="choose another store="
-        ) from error
+        raise UnreadableArtifact(f"{path} is not a campaign store: {error}", hint="choose another store=") from error

@@ -66,9 +66,7 @@ class TrialRunner:
         inputs = tuple(range(min(rows, len(self._data))))
         with torch.no_grad():
             if not bits.bit_equal(self._golden(inputs), self._compute_golden(inputs)):
-                raise InvalidConfig(
-                    "two clean runs of the model give different bits", hint="turn off whatever samples"
-                )
+                raise InvalidConfig("two clean runs of the model give different bits", hint="turn off whatever samples")
 
     def __call__(self, block: Block) -> list[Row]:
         """Return one row per trial of the block, in its order."""
@@ -167,9 +165,7 @@ def _faulty(model: nn.Module, block: Block) -> Iterator[None]:
     with applied(model, memory), tap_sites(model, taps):
         yield
     if silent:
-        raise NoSuchSite(
-            f"{silent.pop().address} did not compute", hint="the model took another path on this input"
-        )
+        raise NoSuchSite(f"{silent.pop().address} did not compute", hint="the model took another path on this input")
 
 
 def _flipper(site: Site, items: list[tuple[int, Flips]], silent: set[Site]) -> Callable[[Tensor], Tensor]:

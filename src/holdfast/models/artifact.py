@@ -1,7 +1,7 @@
 """Artifacts: a model as a folder of ``model.safetensors`` (codes, scales, floats) and ``model.json`` (everything else).
 
 Bytes are read once into private memory, digested there, and parsed from that same memory, so nothing can change
-between the check and the use. Nothing is ever unpickled except a ``state_dict`` through torch's ``weights_only`` reader.
+between the check and the use. Nothing is unpickled except a ``state_dict``, by torch's ``weights_only`` reader.
 """
 
 from __future__ import annotations

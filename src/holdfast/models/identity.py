@@ -22,8 +22,8 @@ def manifest_of(model: nn.Module) -> Manifest:
 
 def _leaf(name: str, tensor: Tensor) -> Leaf:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    octets = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return Leaf("tensor", name, digest_tensor(name, dtype, tensor.shape, memoryview(octets)))
+    octets = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return Leaf("tensor", name, digest_tensor(name, dtype, tensor.shape, octets))
 
 
 def model_subject(model: nn.Module, name: str = "model") -> Subject:

@@ -1,8 +1,8 @@
 """Seeing and replacing what flows through a model, by stable names.
 
-Two kinds of places have a name. A *leaf module's* output is called by the module's path; a *functional* operation that
-a non-leaf module's ``forward`` calls directly (a residual ``+``, a softmax, Q @ K) is called ``path/op``. Repeats in one
-pass get ``#1``, ``#2``, ... Only operations that write values count; views do not.
+Two kinds of places have a name. A *leaf module's* output is called by the module's path; a *functional* operation
+that a non-leaf module's ``forward`` calls directly (a residual ``+``, a softmax, Q @ K) is called ``path/op``. Repeats
+in one pass get ``#1``, ``#2``, ... Only operations that write values count; views do not.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Watch:
             if leaf and (self._modules is None or path in self._modules):
                 self._handles.append(module.register_forward_hook(self._leaf_hook(path)))
         if self._functional:
-            self._mode.__enter__()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._functional:
-            self._mode.__exit__(kind, error, trace)
+            self._mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

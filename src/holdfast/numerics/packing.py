@@ -33,7 +33,8 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     if packed.numel() != -(-count // lanes):
         raise InvalidConfig(f"{packed.numel()} bytes cannot hold exactly {count} codes of {bits} bits")
     shifts = torch.arange(lanes, dtype=torch.uint8, device=packed.device) * bits
-    return ((packed.view(-1, 1) >> shifts) & (2**bits - 1)).reshape(-1)[:count]
+    codes: Tensor = ((packed.view(-1, 1) >> shifts) & (2**bits - 1)).reshape(-1)
+    return codes[:count]
 
 
 def _lanes(bits: int) -> int:

@@ -13,7 +13,7 @@ from holdfast.models import attach_lens, card, manifest_of, select
 from holdfast.numerics.formats import FixedPoint, Format, formats
 
 
-def quantize(model: nn.Module, format: str = "int8", *, clip: float | None = None, at: str = "weights") -> nn.Module:  # noqa: A002
+def quantize(model: nn.Module, format: str = "int8", *, clip: float | None = None, at: str = "weights") -> nn.Module:
     """Return a copy of ``model`` whose selected parameters are stored as codes of ``format``.
 
     Ranges are derived once, here, and kept beside the codes; they are never derived again.

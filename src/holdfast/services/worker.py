@@ -87,7 +87,13 @@ def _complain(connection: Connection, message: str) -> None:
 
 
 def serve(
-    path: Path | str, *, fault: str | None = None, seed: int = 0, once: bool = False, threads: int = 1
+    path: Path | str,
+    *,
+    fault: str | None = None,
+    seed: int = 0,
+    once: bool = False,
+    threads: int = 1,
+    ready: Callable[[], None] | None = None,
 ) -> None:
     """Listen on the AF_UNIX socket ``path`` (made with mode 0600) and answer one session after another.
 
@@ -97,6 +103,7 @@ def serve(
         seed: of the fault.
         once: stop after the first session.
         threads: of the products.
+        ready: called when sessions can connect.
 
     Raises:
         WorkerUnreachable: the socket cannot be made.
@@ -105,6 +112,8 @@ def serve(
     distort = None if fault is None else _lie(fault, seed)
     torch.set_num_threads(threads)
     listener = _listen(Path(path))
+    if ready is not None:
+        ready()
     try:
         while True:
             stream, _ = listener.accept()

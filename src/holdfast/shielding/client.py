@@ -110,18 +110,14 @@ class Client:
         named = {key: answer.header.get(key) for key in header}
         if named != header:
             self.close()
-            raise IntegrityError(
-                f"the worker answered {named} when asked for {header}", hint="the session is closed"
-            )
+            raise IntegrityError(f"the worker answered {named} when asked for {header}", hint="the session is closed")
 
 
 def _bytes(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel() * 4
 
 
-def _in_layer(
-    error: IntegrityError | UnsupportedVersion, question: Frame
-) -> IntegrityError | UnsupportedVersion:
+def _in_layer(error: IntegrityError | UnsupportedVersion, question: Frame) -> IntegrityError | UnsupportedVersion:
     if (layer := question.header.get("layer")) is None:
         return error
     hint = error.hint or "do not trust this worker; the session is closed"

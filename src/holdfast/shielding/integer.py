@@ -113,12 +113,8 @@ def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
     for name, (peak, shape) in seen.items():
         _replace(result, name, _integer_layer(result, name, peak, shape))
     if not seen:
-        raise InvalidConfig(
-            "the model has no convolution or linear layer to offload", hint="see partition(model)"
-        )
-    card(result).lineage.append(
-        Step("quantize", {"format": "int8", "activations": "static-max", "layers": len(seen)})
-    )
+        raise InvalidConfig("the model has no convolution or linear layer to offload", hint="see partition(model)")
+    card(result).lineage.append(Step("quantize", {"format": "int8", "activations": "static-max", "layers": len(seen)}))
     return result
 
 

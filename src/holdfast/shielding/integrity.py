@@ -84,9 +84,7 @@ class FreivaldsVerifier:
     def __init__(self, r: Tensor, codes: Tensor, geometry: Geometry) -> None:
         self._r, self._geometry = r, geometry
         folded = (r.view(-1, 1) * codes.reshape(geometry.out_channels, -1).long()).sum(0)
-        self._bits = next(
-            bits for bits in _LIMB_BITS if geometry.inner * CODE_MAX * 2 ** (bits - 1) < FLOAT64_EXACT
-        )
+        self._bits = next(bits for bits in _LIMB_BITS if geometry.inner * CODE_MAX * 2 ** (bits - 1) < FLOAT64_EXACT)
         self._limbs = torch.stack(_balanced(folded, self._bits)).double()  # (limbs, inner)
 
     def accepts(self, x: Tensor, y: Tensor) -> bool:
@@ -162,6 +160,4 @@ def require_entropy(source: object, *, what: str = "a secret") -> None:
         InvalidConfig: a Seed, a generator, or anything else that somebody could replay.
     """
     if not isinstance(source, Entropy):
-        raise InvalidConfig(
-            f"{what} needs Entropy, not {type(source).__name__}", hint="seeds are for experiments"
-        )
+        raise InvalidConfig(f"{what} needs Entropy, not {type(source).__name__}", hint="seeds are for experiments")

@@ -45,8 +45,7 @@ class Partition:
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
 
 
@@ -55,9 +54,7 @@ def partition(model: nn.Module, *, blinding: bool = True) -> Partition:
 
     A float model shows what :func:`~holdfast.shielding.int8_model` would offload.
     """
-    leaves = (
-        (name, module) for name, module in model.named_modules() if next(module.children(), None) is None
-    )
+    leaves = ((name, module) for name, module in model.named_modules() if next(module.children(), None) is None)
     return Partition(tuple(_place(name, module, blinding) for name, module in leaves))
 
 
@@ -65,9 +62,7 @@ def _place(name: str, module: nn.Module, blinding: bool) -> Placement:
     operation = type(module).__name__
     if isinstance(module, IntegerLayer) or geometry_of(module) is not None:
         values = "uniform residues" if blinding else "int8 codes"
-        return Placement(
-            name, operation, "untrusted", "int8 codes", values, "linear: can be blinded and checked"
-        )
+        return Placement(name, operation, "untrusted", "int8 codes", values, "linear: can be blinded and checked")
     weights = "nothing" if next(module.parameters(), None) is not None else "-"
     return Placement(name, operation, "trusted", weights, "nothing", _why_trusted(module))
 

@@ -58,9 +58,7 @@ class Geometry:
         channel = -1 if self.kind == "linear" else 0
         wanted = 3 if self.kind == "conv2d" else len(shape)
         if not shape or len(shape) != wanted or shape[channel] != self.in_channels:
-            raise InvalidConfig(
-                f"a {self.kind} layer of {self.in_channels} inputs does not take samples of {shape}"
-            )
+            raise InvalidConfig(f"a {self.kind} layer of {self.in_channels} inputs does not take samples of {shape}")
         if self.kind == "linear":
             return (*shape[:-1], self.out_channels)
         left, right, top, bottom = self.padding
@@ -76,9 +74,7 @@ class Geometry:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: object) -> Geometry:

@@ -67,9 +67,7 @@ class Session(nn.Module):
             name: Offloaded(name, layer, check, entropy) for name, layer in integer_layers(self.model).items()
         }
         if not self._layers:
-            raise InvalidConfig(
-                "the model has no integer layer to offload", hint="make it with int8_model() first"
-            )
+            raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
         self._client = Client(stream, timeout=timeout)
         for name, offloaded in self._layers.items():
             self._client.load(name, offloaded.layer.geometry, offloaded.layer.codes)
@@ -128,9 +126,7 @@ class Session(nn.Module):
         """
         for name in taps:
             if name not in self._layers:
-                raise NoSuchSite(
-                    f"layer {name!r} is not offloaded", hint=f"offloaded: {', '.join(self._layers)}"
-                )
+                raise NoSuchSite(f"layer {name!r} is not offloaded", hint=f"offloaded: {', '.join(self._layers)}")
         outer, self._taps = self._taps, taps
         try:
             yield self
@@ -165,9 +161,7 @@ class Session(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse, for the same reason."""
-        raise InvalidConfig(
-            "a session cannot leave its process", hint="run the campaign with executor='inline'"
-        )
+        raise InvalidConfig("a session cannot leave its process", hint="run the campaign with executor='inline'")
 
     def _replace(self, name: str, offloaded: Offloaded) -> None:
         remote = RemoteLayer(offloaded.layer, lambda codes: self._accumulate(offloaded, codes))
@@ -213,9 +207,7 @@ class Session(nn.Module):
             self.close()
         raise IntegrityError(
             f"the worker returned a wrong product for layer {offloaded.name!r}",
-            hint="the lie was injected here"
-            if experiment
-            else "do not trust this worker; the session is closed",
+            hint="the lie was injected here" if experiment else "do not trust this worker; the session is closed",
         )
 
     @contextmanager
@@ -256,9 +248,7 @@ def shield(
     entropy = Entropy() if entropy is None else entropy
     require_entropy(entropy, what="a session")
     if not integer_layers(model):
-        raise InvalidConfig(
-            "the model has no integer layer to offload", hint="make it with int8_model() first"
-        )
+        raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
     owner = SpawnedWorker(worker_options) if worker == "spawn" else None
     try:
         stream = dial(worker) if owner is None else owner.connect(timeout)

@@ -118,9 +118,7 @@ class Connection:
                 hint="install the same Holdfast on both sides",
             )
         if kind not in set(Kind) or header_length > MAX_HEADER:
-            raise IntegrityError(
-                f"{self.peer} sends a frame of kind {kind} with {header_length} header bytes"
-            )
+            raise IntegrityError(f"{self.peer} sends a frame of kind {kind} with {header_length} header bytes")
         return Kind(kind), header_length, body_length
 
     def _deadline(self) -> float | None:

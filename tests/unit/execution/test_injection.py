@@ -51,9 +51,7 @@ def flip_at(model: nn.Module, site_name: str, example: Tensor, bit: int = 31) ->
 
 
 @pytest.mark.parametrize("name", ["conv1", "relu#1", "/add", "/mean", "fc"])
-def test_flowing_faults_change_one_element_of_every_sample(
-    trained: nn.Module, digits: Dataset, name: str
-) -> None:
+def test_flowing_faults_change_one_element_of_every_sample(trained: nn.Module, digits: Dataset, name: str) -> None:
     from holdfast.models import tap
 
     images, _ = digits.batch(torch.arange(4))

@@ -29,9 +29,7 @@ def test_the_store_holds_the_table(trained: nn.Module, digits: Dataset, tmp_path
     assert CampaignReport.load(path).digest == first.digest
     assert CampaignReport.load(path, "weights").rows == second.rows
     assert CampaignReport.load(path).plan == first.plan
-    assert [item.name for item in tmp_path.iterdir()] == [
-        "campaign.sqlite"
-    ]  # nothing beside it, also after reading
+    assert [item.name for item in tmp_path.iterdir()] == ["campaign.sqlite"]  # nothing beside it, also after reading
 
 
 def test_a_finished_campaign_is_not_run_again(trained: nn.Module, digits: Dataset, tmp_path: Path) -> None:
@@ -162,9 +160,7 @@ def test_unusable_stores(trained: nn.Module, digits: Dataset, tmp_path: Path) ->
     assert "store=" in caught.value.hint
     with pytest.raises(StorageError):
         CampaignReport.load(tmp_path / "absent.sqlite")
-    campaign(
-        trained, digits, BitFlip(), at="weights", trials=10, store=tmp_path / "ok.sqlite", name="weights"
-    )
+    campaign(trained, digits, BitFlip(), at="weights", trials=10, store=tmp_path / "ok.sqlite", name="weights")
     with pytest.raises(UnknownName) as unknown:
         CampaignReport.load(tmp_path / "ok.sqlite", "weigths")
     assert "weights" in unknown.value.hint

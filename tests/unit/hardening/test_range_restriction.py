@@ -56,10 +56,7 @@ def test_sites_and_the_original_stay(hardened: nn.Module, trained: nn.Module, di
 
 
 def test_guards_help_in_the_same_campaign(hardened: nn.Module, trained: nn.Module, digits: Dataset) -> None:
-    arms = [
-        campaign(model, digits, BitFlip(), at="activations", trials=1000, seed=0)
-        for model in (trained, hardened)
-    ]
+    arms = [campaign(model, digits, BitFlip(), at="activations", trials=1000, seed=0) for model in (trained, hardened)]
     found = paired(*arms)
     assert found.only_second <= 2
     assert found.only_first > 10
@@ -80,9 +77,7 @@ def test_saved_and_loaded_guards_still_work(hardened: nn.Module, digits: Dataset
     save(hardened, tmp_path / "model")
     back = load(tmp_path / "model")
     assert manifest_of(back).digest == manifest_of(hardened).digest
-    arms = [
-        campaign(model, digits, BitFlip(), at="activations", trials=100, seed=0) for model in (hardened, back)
-    ]
+    arms = [campaign(model, digits, BitFlip(), at="activations", trials=100, seed=0) for model in (hardened, back)]
     assert arms[0].digest == arms[1].digest
     copied = copy.deepcopy(hardened)
     assert campaign(copied, digits, BitFlip(), at="activations", trials=100, seed=0).digest == arms[0].digest

@@ -59,9 +59,7 @@ def honest(question: Frame, answer: Frame, stream: socket.socket) -> Frame | Non
     return answer
 
 
-def session_with(
-    model: nn.Module, answer: Answer = honest, *, timeout: float = 5.0, **options: object
-) -> Session:
+def session_with(model: nn.Module, answer: Answer = honest, *, timeout: float = 5.0, **options: object) -> Session:
     """Open a session with a worker in a thread whose answers pass through ``answer``; None sends nothing more."""
     here, there = socket.socketpair()
 

@@ -43,9 +43,7 @@ def test_ring_convolution_equals_big_integer_arithmetic(layer: nn.Conv2d, batch:
     low, high = (x & 0xFFFF).double(), (x >> 16).double()
 
     def convolve(half: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(
-            F.pad(half, geometry.padding), weights.double(), None, layer.stride, 0, layer.dilation
-        ).long()
+        return F.conv2d(F.pad(half, geometry.padding), weights.double(), None, layer.stride, 0, layer.dilation).long()
 
     expected = (convolve(low) + (convolve(high) << 16)).to(torch.int32)
     got = ring_product(x, weights, geometry)

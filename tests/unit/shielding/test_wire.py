@@ -25,9 +25,7 @@ def ends() -> Iterator[tuple[Connection, socket.socket]]:
     there.close()
 
 
-def frame_bytes(
-    header: bytes, body: bytes = b"", *, magic: bytes = b"HFWK", version: int = 1, kind: int = 5
-) -> bytes:
+def frame_bytes(header: bytes, body: bytes = b"", *, magic: bytes = b"HFWK", version: int = 1, kind: int = 5) -> bytes:
     return struct.pack("<4sHHIQ", magic, version, kind, len(header), len(body)) + header + body
 
 

@@ -46,7 +46,7 @@ class Processes:
             MissingDevice: the operating system has no ``fork``, or CUDA is already in use.
             TrialError: a worker died, which no exception explains (killed, or out of memory).
         """
-        if not hasattr(os, "fork") or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if not hasattr(os, "fork") or torch.cuda.is_initialized():
             raise MissingDevice("worker processes need fork and a CPU model", hint="use executor='inline'")
         if runner.exclusive:
             raise InvalidConfig("a session cannot be shared between processes", hint="use executor='inline'")

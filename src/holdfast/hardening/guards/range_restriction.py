@@ -32,9 +32,7 @@ class RangeRestriction:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.slack) and self.slack >= 1):
-            raise InvalidConfig(
-                f"slack widens a range, so it is at least 1, not {self.slack}", hint="the usual is 1.3"
-            )
+            raise InvalidConfig(f"slack widens a range, so it is at least 1, not {self.slack}", hint="the usual is 1.3")
 
     def guards(self, model: nn.Module) -> list[RangeGuard]:
         """Return one guard for each profiled site.
@@ -45,9 +43,7 @@ class RangeRestriction:
         paths = {path for path, _ in model.named_modules()}
         for site in self.bounds.ranges:
             if _module_of(site) not in paths:
-                raise NoSuchSite(
-                    f"the bounds name {site}, which this model does not have", hint="profile this model"
-                )
+                raise NoSuchSite(f"the bounds name {site}, which this model does not have", hint="profile this model")
         return [self._guard(site, low, high) for site, (low, high, _) in self.bounds.ranges.items()]
 
     def _guard(self, site: str, low: float, high: float) -> RangeGuard:
@@ -99,9 +95,7 @@ class RangeGuard:
             return x
         wrong = ~((x >= self.low) & (x <= self.high))  # true for NaN as well
         self.events = wrong.flatten(1).sum(1) if x.dim() > 1 else wrong.long()
-        fixed = x.nan_to_num(min(max(0.0, self.low), self.high), self.high, self.low).clamp(
-            self.low, self.high
-        )
+        fixed = x.nan_to_num(min(max(0.0, self.low), self.high), self.high, self.low).clamp(self.low, self.high)
         if x.requires_grad:
             return fixed
         x.copy_(fixed)  # an operation in place may have other readers

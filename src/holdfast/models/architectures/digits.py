@@ -1,4 +1,4 @@
-"""A small residual convolutional net for 8x8 digits: big enough to have every kind of site, small enough to train in seconds."""
+"""A small residual net for 8x8 digits: big enough to have every kind of site, small enough to train in seconds."""
 
 from __future__ import annotations
 

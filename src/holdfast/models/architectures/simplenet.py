@@ -1,6 +1,8 @@
-"""SimpleNet as used by Stutz et al. (MLSys 2021): thirteen convolutions with norm and ReLU, global max pooling, one linear layer."""
+"""SimpleNet as Stutz et al. (MLSys 2021) use it: 13 convolutions with norm and ReLU, max pooling, one linear layer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import nn
 
@@ -15,7 +17,11 @@ def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(groups, channels)
 
 
-_NORMS = {"gn": _group_norm, "bn": nn.BatchNorm2d, "none": lambda _: nn.Identity()}
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "gn": _group_norm,
+    "bn": nn.BatchNorm2d,
+    "none": lambda _: nn.Identity(),
+}
 
 
 def _block(taken: int, given: int, kernel: int, norm: str) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""A small vision transformer (Dosovitskiy et al., 2021) with explicit attention, so Q @ K, softmax and A @ V are sites."""
+"""A small vision transformer (Dosovitskiy et al., 2021) whose attention is explicit: Q @ K and softmax are sites."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class FixedPoint:
         codes = encoded.codes.to(torch.int32) & (2**self.bits - 1)
         if self.signed:
             codes = torch.where(codes >= 2 ** (self.bits - 1), codes - 2**self.bits, codes)
-        steps = (codes - self._offset()).double()
+        steps: Tensor = (codes - self._offset()).double()
         return (steps * encoded.qparams["scale"].double() + encoded.qparams["low"].double()).float()
 
     def fields(self) -> tuple[str, ...]:
