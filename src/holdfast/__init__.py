@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from holdfast import _lazy
 
 if TYPE_CHECKING:
-    from holdfast.assessment import assess
+    from holdfast.assessment.assess import assess
     from holdfast.data import dataset, probes
     from holdfast.execution.campaign import campaign
     from holdfast.execution.compare import compare
@@ -61,7 +61,7 @@ _EXPORTS = {
     "Schedule": "holdfast.training.recipes.protocol:Schedule",
     "Standard": "holdfast.training:Standard",
     "accuracy": "holdfast.execution.robustness:accuracy",
-    "assess": "holdfast.assessment:assess",
+    "assess": "holdfast.assessment.assess:assess",
     "campaign": "holdfast.execution.campaign:campaign",
     "check": "holdfast.policy:check",
     "codes": "holdfast.quantization.quantize:codes",
