@@ -10,6 +10,7 @@ from holdfast.assessment.context import Context, Findings
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import RobustError, robust_error
 from holdfast.faults import BitErrors
+from holdfast.models import manifest_of
 from holdfast.quantization import quantize
 
 TRAINED = "rquant8 + RandBET"
@@ -20,8 +21,6 @@ def bit_errors(context: Context) -> Record:
     effort, data = context.effort, context.evaluation.take(context.effort.images)
     parameters = {"rates": list(effort.rates), "chips": effort.chips, "images": len(data), "at": "weights"}
     if context.robust is not None:
-        from holdfast.models import manifest_of
-
         parameters["robust"] = manifest_of(context.robust).digest
 
     def measure() -> Findings:

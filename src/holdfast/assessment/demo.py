@@ -16,6 +16,7 @@ from holdfast.models import build_architecture, card, load, save
 from holdfast.seeds import derive
 from holdfast.signing import Signer
 from holdfast.training import RandomBitErrorTraining, Recipe, Standard, recipes, train
+from holdfast.training.loop import describe
 from holdfast.training.recipes import Schedule
 
 SCHEDULE = Schedule(epochs=60, lr=0.1, batch_size=64)
@@ -26,8 +27,16 @@ def assess_demo(
     out: Path | str, *, seed: int = 0, key: str | Signer | None = None, announce: Announce = silent
 ) -> Assessment:
     """Train the digits net plainly and with bit errors, then assess it; under two minutes on two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny products lose more to hand-over than they gain
+    try:
+        return _assess_demo(Path(out), seed, key, announce)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _assess_demo(folder: Path, seed: int, key: str | Signer | None, announce: Announce) -> Assessment:
     train_set, test = dataset("digits", split="train"), dataset("digits", split="test")
-    folder = Path(out)
     model = _trained(folder / "model", Standard(schedule=SCHEDULE), train_set, seed, announce)
     recipe = RandomBitErrorTraining(rate=0.01, clip=0.5, schedule=SCHEDULE)
     robust = _trained(folder / "robust", recipe, train_set, seed, announce)
@@ -52,12 +61,7 @@ def _trained(folder: Path, recipe: Recipe, data: Dataset, seed: int, announce: A
     if (kept := _kept(folder, recipe, data, seed)) is not None:
         return kept
     model = _initialised(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny products lose more to hand-over than they gain
-    try:
-        trained = train(model, data, recipe, seed=seed, progress=announce(f"training ({name})"))
-    finally:
-        torch.set_num_threads(threads)
+    trained = train(model, data, recipe, seed=seed, progress=announce(f"training ({name})"))
     save(trained, folder)
     return trained
 
@@ -69,8 +73,6 @@ def _kept(folder: Path, recipe: Recipe, data: Dataset, seed: int) -> nn.Module |
         model = load(folder)
     except HoldfastError:  # half written or foreign: train again
         return None
-    from holdfast.training.loop import describe
-
     step = card(model).lineage[-1].to_json() if card(model).lineage else None
     wanted = {"kind": "train", "parameters": describe(recipe, seed), "inputs": {"data": data.digest}}
     return model if step == wanted else None

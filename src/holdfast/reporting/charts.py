@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from holdfast.execution.compare import Outcome
@@ -21,7 +22,7 @@ def robust_error(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     points = [point for curve in curves.values() for point in curve]
     rates = sorted({point["rate"] for point in points})
     top = svg.nice_top(max(point["high"] for point in points))
-    x = svg.logarithmic(rates[0], rates[-1] * 1.0001, svg.LEFT + 10, svg.WIDTH - svg.RIGHT - 90)
+    x = svg.logarithmic(rates[0], rates[-1] * 1.0001, svg.LEFT + 10, svg.WIDTH - svg.RIGHT - 135)
     y = svg.linear(0, top, svg.HEIGHT - svg.BOTTOM, svg.TOP)
     parts = svg.percent_axis(y, top)
     parts += [svg.text(x(rate), svg.HEIGHT - svg.BOTTOM + 20, f"{rate * 100:g}%", anchor="middle") for rate in rates]
@@ -48,7 +49,7 @@ def _spread(places: list[float], gap: float) -> list[float]:
     """Move labels apart so that none overlap, keeping their order."""
     order = sorted(range(len(places)), key=places.__getitem__)
     result = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         result[after] = max(result[after], result[before] + gap)
     return result
 

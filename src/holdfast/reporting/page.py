@@ -14,10 +14,10 @@ from holdfast.reporting.charts import figures
 from holdfast.reporting.verdicts import Verdict, verdicts
 
 CAPTIONS = {
-    "robust_error": "Robust error: test error with that share of stored weight bits flipped, mean over simulated chips; "
-    "the band is the 95 % interval of the mean. All arms meet the same chips.",
-    "outcomes": "What became of single bit flips in each layer's output: plain above, hardened below. Both met the same "
-    "faults on the same inputs.",
+    "robust_error": "Robust error: test error with that share of stored weight bits flipped, mean over simulated "
+    "chips; the band is the 95 % interval of the mean. All arms meet the same chips.",
+    "outcomes": "What became of single bit flips in each layer's output: plain above, hardened below. Both met the "
+    "same faults on the same inputs.",
     "bits": "Share of flips that change the answer or end in NaN, by bit position, with 95 % intervals.",
     "platform": "How many output words of a fresh run are bit-equal with the reference of each platform.",
     "shield": "One shielded inference, by phase.",

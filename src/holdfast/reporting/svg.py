@@ -65,7 +65,7 @@ def percent_axis(y: Scale, top: float) -> list[str]:
     """Return horizontal grid lines with percent labels from zero to ``top``."""
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0) if top / s <= 5)
     parts = []
-    for k in range(round(top / step) + 1):
+    for k in range(int(top / step + 1e-9) + 1):
         parts.append(line(LEFT, y(k * step), WIDTH - RIGHT, y(k * step)))
         parts.append(text(LEFT - 8, y(k * step) + 4, f"{k * step:.0%}", anchor="end"))
     return parts

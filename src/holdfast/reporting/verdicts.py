@@ -29,9 +29,9 @@ def _authentic(records: Mapping[str, Record], signer: Mapping[str, object]) -> V
     digest = str(records["artifact"].subject.digest.get("blake3", ""))[:12]
     if signer.get("ephemeral"):
         sentence = "Every byte is signed, with a key made for this run: changes will show, but nobody vouches for it."
-        return Verdict("Authentic", digest, "ephemeral key", sentence, "warn")
+        return Verdict("Authentic", "Signed", f"ephemeral key, model {digest}", sentence, "warn")
     sentence = f"Every byte is signed by key {str(signer.get('fingerprint', ''))[:16]}."
-    return Verdict("Authentic", digest, "BLAKE3 of the model", sentence, "good")
+    return Verdict("Authentic", "Signed", f"model {digest}", sentence, "good")
 
 
 def _platform(records: Mapping[str, Record]) -> Verdict:
@@ -54,7 +54,9 @@ def _holds(records: Mapping[str, Record]) -> Verdict:
     best = (hard or plain).measured
     share = best["critical-or-due"]
     was = plain.measured["critical-or-due"]
-    sentence = f"of single bit flips in activations change the answer or end in NaN; {was.value:.2%} before hardening."
+    sentence = (
+        f"Single bit flips in activations that change the answer or end in NaN; {was.value:.2%} before hardening."
+    )
     return Verdict("Holds", f"{share.value:.2%}", _interval(share), sentence, "good" if share.high < 0.01 else "warn")
 
 
@@ -63,9 +65,7 @@ def _private(records: Mapping[str, Record]) -> Verdict:
     if record is None:
         return _missing("Private")
     share = record.measured["detected"]
-    sentence = (
-        "of the untrusted worker's one-bit lies were caught; it saw blinded inputs only. Weights are visible to it."
-    )
+    sentence = "One-bit lies of the untrusted worker that were caught. It sees blinded inputs only, but it does see the weights."
     state = "good" if share.value == 1 and record.facts.get("bit_equal") else "bad"
     return Verdict("Private", f"{share.value:.1%}", _interval(share), sentence, state)
 
