@@ -21,6 +21,15 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def make_folder(path: Path | str) -> Path:
+    """Make a folder and its parents, if need be; raise :class:`StorageError` when the disk or a file refuses."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _storage_error(Path(path), error) from error
+    return Path(path)
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block succeeds, and vanishes when it fails."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from holdfast._files import write_atomic
+from holdfast._files import make_folder, write_atomic
 from holdfast.assessment.artifact import artifact
 from holdfast.assessment.bit_errors import bit_errors
 from holdfast.assessment.campaigns import campaigns
@@ -128,5 +128,4 @@ def _prepared(folder: Path) -> Path:
             )
     elif folder.exists():
         raise InvalidConfig(f"{folder} is a file", hint="name a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_folder(folder)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from holdfast.assessment.context import Context, Findings
+from holdfast._files import make_folder, write_atomic
+from holdfast.assessment.context import Context, Findings, tool
+from holdfast.data import Dataset
 from holdfast.evidence.record import Measurement, Record
-from holdfast.execution import CampaignReport, Proportion, accuracy, campaign, paired
+from holdfast.execution import (
+    CampaignReport,
+    Progress,
+    Proportion,
+    accuracy,
+    campaign,
+    describe_platform,
+    faults,
+    paired,
+)
 from holdfast.faults import BitFlip
 from holdfast.hardening import RangeRestriction, harden, profile
-from holdfast.models import card, save
+from holdfast.models import card, model_subject, save
 from holdfast.numerics.formats import formats
 
 ACTIVATIONS, WEIGHTS = "activations", "weights"
@@ -62,12 +74,8 @@ def _record(context: Context, arm: _Arm, model: nn.Module) -> Record:
 
 def _measure(context: Context, arm: _Arm, model: nn.Module) -> Findings:
     report = _run(context, arm, model)
-    facts: dict[str, Any] = {
-        "table": report.digest,
-        "by_site": report.by_site(),
-        "by_bit": {str(bit): list(counts) for bit, counts in report.by_bit().items()},
-        "bit_fields": {str(bit): meaning for bit, meaning in enumerate(formats.build("fp32").fields())},
-    }
+    fields = {str(bit): meaning for bit, meaning in enumerate(formats.build("fp32").fields())}
+    facts = _tables(report) | {"bit_fields": fields}
     measured = measures(report)
     if model is not context.model:
         plain = CampaignReport.load(context.store, "baseline")
@@ -97,3 +105,49 @@ def measures(report: CampaignReport) -> dict[str, Measurement]:
     failed = Proportion.wilson(sum(share.successes for share in counts), report.trials)
     names = ("masked", "sdc", "critical", "detected", "due")
     return {name: report[name].measurement() for name in names} | {"critical-or-due": failed.measurement()}
+
+
+def campaign_record(
+    model: nn.Module, data: Dataset, fault: str, *, folder: Path, progress: Progress | None = None, **options: Any
+) -> Record:
+    """Run one campaign into ``folder``/campaign.sqlite and return its record, also written beside it.
+
+    Args:
+        model: any module.
+        data: inputs are drawn from it.
+        fault: specification, e.g. ``bit-errors:rate=0.001``.
+        folder: where the store and the record go.
+        progress: called with (trials done, all).
+        options: of :func:`holdfast.campaign` (``at``, ``trials``, ``margin``, ``confidence``, ``seed``, ``executor``).
+    """
+    law = faults.build(fault)
+    make_folder(folder)
+    report = campaign(model, data, law, store=folder / "campaign.sqlite", name="campaign", progress=progress, **options)
+    record = Record(
+        kind="fault-campaign",
+        subject=model_subject(model),
+        procedure={
+            "type": "fault-campaign",
+            "version": 1,
+            "fault": fault,
+            "at": options["at"],
+            "trials": report.trials,
+        },
+        measured=measures(report),
+        inputs={"evaluation": data.digest},
+        facts=_tables(report),
+        seed=options["seed"],
+        platform=describe_platform().to_json(),
+        lineage=tuple(step.to_json() for step in card(model).lineage),
+        tool=tool(),
+    )
+    write_atomic(folder / "fault-campaign.json", record.to_bytes())
+    return record
+
+
+def _tables(report: CampaignReport) -> dict[str, Any]:
+    return {
+        "table": report.digest,
+        "by_site": report.by_site(),
+        "by_bit": {str(bit): list(counts) for bit, counts in report.by_bit().items()},
+    }

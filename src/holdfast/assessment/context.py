@@ -22,6 +22,11 @@ Findings = tuple[dict[str, Measurement], dict[str, Any]]
 Announce = Callable[[str], Progress]
 
 
+def tool() -> dict[str, str]:
+    """Return what records say about the program that made them."""
+    return {"name": "holdfast", "version": version("holdfast")}
+
+
 def silent(title: str) -> Progress:
     """Announce a stage to nobody."""
     return lambda done, total: None
@@ -74,7 +79,7 @@ class Context:
                 seed=self.seed,
                 platform=platform,
                 lineage=tuple(step.to_json() for step in card(self.model).lineage),
-                tool={"name": "holdfast", "version": version("holdfast")},
+                tool=tool(),
             )
             write_atomic(self._path(kind), kept.to_bytes())
         self.records.append(kept)

@@ -12,10 +12,9 @@ from holdfast.assessment.context import Announce, silent
 from holdfast.assessment.effort import Effort
 from holdfast.data import Dataset, dataset
 from holdfast.errors import HoldfastError
-from holdfast.models import build_architecture, card, load, save
-from holdfast.seeds import derive
+from holdfast.models import card, load, save
 from holdfast.signing import Signer
-from holdfast.training import RandomBitErrorTraining, Recipe, Standard, recipes, train
+from holdfast.training import RandomBitErrorTraining, Recipe, Standard, initialised, recipes, train
 from holdfast.training.loop import describe
 from holdfast.training.recipes import Schedule
 
@@ -60,7 +59,7 @@ def _trained(folder: Path, recipe: Recipe, data: Dataset, seed: int, announce: A
     name = recipes.name_of(type(recipe))
     if (kept := _kept(folder, recipe, data, seed)) is not None:
         return kept
-    model = _initialised(seed)
+    model = initialised("digits-cnn", seed)
     trained = train(model, data, recipe, seed=seed, progress=announce(f"training ({name})"))
     save(trained, folder)
     return trained
@@ -76,10 +75,3 @@ def _kept(folder: Path, recipe: Recipe, data: Dataset, seed: int) -> nn.Module |
     step = card(model).lineage[-1].to_json() if card(model).lineage else None
     wanted = {"kind": "train", "parameters": describe(recipe, seed), "inputs": {"data": data.digest}}
     return model if step == wanted else None
-
-
-def _initialised(seed: int) -> nn.Module:
-    """Build the net with weights drawn from ``seed``, without touching the caller's generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights").words()[1] >> 1)
-        return build_architecture("digits-cnn")

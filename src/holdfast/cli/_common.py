@@ -96,7 +96,7 @@ def password_for(path: str | None) -> bytes | None:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Yield ``announce(title)``: each call adds a progress bar with rate and time left on stderr and returns its callback."""
+    """Yield ``announce(title)``, which adds a progress bar with rate and time left and returns its callback."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

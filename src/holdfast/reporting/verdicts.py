@@ -65,7 +65,7 @@ def _private(records: Mapping[str, Record]) -> Verdict:
     if record is None:
         return _missing("Private")
     share = record.measured["detected"]
-    sentence = "One-bit lies of the untrusted worker that were caught. It sees blinded inputs only, but it does see the weights."
+    sentence = "One-bit lies of the untrusted worker that were caught. It sees blinded inputs, but also the weights."
     state = "good" if share.value == 1 and record.facts.get("bit_equal") else "bad"
     return Verdict("Private", f"{share.value:.1%}", _interval(share), sentence, state)
 

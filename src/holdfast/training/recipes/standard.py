@@ -11,6 +11,8 @@ from holdfast.errors import InvalidConfig
 from holdfast.seeds import Seed
 from holdfast.training.recipes.protocol import Schedule, loss_and_gradients, recipes
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 @recipes.register("standard")
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,18 @@ class Standard:
 
 
 def clip_weights(model: nn.Module, clip: float | None) -> None:
-    """Clamp every parameter to [-clip, clip], in place."""
-    if clip is not None:
-        with torch.no_grad():
-            for value in model.parameters():
-                value.clamp_(-clip, clip)
+    """Clamp every parameter to [-clip, clip], in place; scales of normalisation layers to [1 - clip, 1 + clip].
+
+    Stutz et al. write those scales as 1 + a' and clip a' (MLSys 2021, appendix on group normalisation): a scale held
+    below a small ``clip`` would shrink the activations layer by layer until nothing trains.
+    """
+    if clip is None:
+        return
+    with torch.no_grad():
+        for module in model.modules():
+            for name, value in module.named_parameters(recurse=False):
+                centre = 1 if name == "weight" and isinstance(module, _NORMS) else 0
+                value.clamp_(centre - clip, centre + clip)
 
 
 def require_positive(name: str, value: float | None) -> None:
