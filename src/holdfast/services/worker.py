@@ -112,9 +112,9 @@ def serve(
     distort = None if fault is None else _lie(fault, seed)
     torch.set_num_threads(threads)
     listener = _listen(Path(path))
-    if ready is not None:
-        ready()
     try:
+        if ready is not None:
+            ready()
         while True:
             stream, _ = listener.accept()
             connection = Connection(stream, timeout=None, peer="the session")
