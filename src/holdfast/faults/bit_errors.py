@@ -70,7 +70,8 @@ def positions(count: int, rate: float, seed: Seed) -> np.ndarray:
     for low, high, number in _bands(rate):
         generator = derive(seed, "band", number).numpy()
         hits = _bernoulli(generator, count, (high - low) / (1 - low))
-        marks = low + (high - low) * generator.random(len(hits))
+        # the sum can round up to the band's end, which belongs to the next band
+        marks = np.minimum(low + (high - low) * generator.random(len(hits)), np.nextafter(high, 0))
         fresh = ~np.isin(hits, taken, assume_unique=True)
         hits, marks = hits[fresh], marks[fresh]
         below.append(hits[marks < rate])

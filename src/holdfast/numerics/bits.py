@@ -51,8 +51,8 @@ def xor_(tensor: Tensor, index: Tensor, mask: Tensor) -> None:
 
 
 def narrow(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Reinterpret the low bits of int64 ``mask`` as ``dtype`` (two's complement)."""
-    return mask.view(dtype).view(*mask.shape, -1)[..., 0] if dtype != torch.int64 else mask
+    """Return the low bits of int64 ``mask`` as ``dtype``; torch's integer casts wrap in two's complement."""
+    return mask.to(dtype)
 
 
 def flip(tensor: Tensor, index: int, bit: int) -> Tensor:
@@ -83,7 +83,7 @@ def set_bits(codes: Tensor, ones: int, zeros: int = 0) -> Tensor:
 
 def popcount(codes: Tensor) -> Tensor:
     """Return the number of set bits of each element, int64, same shape; any real dtype, through its bits."""
-    octets = int_view(codes.contiguous()).view(torch.uint8).view(*codes.shape, codes.dtype.itemsize)
+    octets = int_view(codes.contiguous().view(-1)).view(torch.uint8).view(*codes.shape, codes.dtype.itemsize)
     return _BYTE_COUNT.to(octets.device)[octets.long()].sum(-1)
 
 
@@ -109,14 +109,22 @@ def ulp_distance(left: Tensor, right: Tensor) -> Tensor:
 
     Both zeros are one value; a NaN on either side gives infinity.
     """
-    distance = (_ordered(left) - _ordered(right)).abs()
-    return torch.where(torch.isnan(left) | torch.isnan(right), torch.inf, distance)
+    one, other = _ordered(left), _ordered(right)
+    # of one sign the difference fits int64, exactly; across zero it may not, and float64 is near enough
+    near = (one - other).abs().double()
+    far = one.double().abs() + other.double().abs()
+    distance = torch.where((one < 0) == (other < 0), near, far)
+    return torch.where(_is_nan(left) | _is_nan(right), torch.inf, distance)
 
 
 def _ordered(tensor: Tensor) -> Tensor:
-    """Map floats to numbers that are monotone in value and differ by one between neighbours."""
+    """Map floats to int64 that are monotone in value and differ by one between neighbours."""
     width = bit_width(tensor.dtype)
     codes = int_view(tensor.contiguous()).to(torch.int64)
-    magnitude = (codes & ((1 << (width - 1)) - 1)).double()
-    negative = ((codes >> (width - 1)) & 1).bool()
-    return torch.where(negative, -magnitude, magnitude)
+    magnitude = codes & ((1 << (width - 1)) - 1)
+    return torch.where((codes >> (width - 1)) & 1 == 1, -magnitude, magnitude)
+
+
+def _is_nan(tensor: Tensor) -> Tensor:
+    """Say where a float tensor is NaN; eight-bit floats are widened, since torch has no ``isnan`` for them."""
+    return torch.isnan(tensor.float() if tensor.dtype.itemsize == 1 else tensor)

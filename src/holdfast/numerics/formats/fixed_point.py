@@ -61,8 +61,7 @@ class FixedPoint:
         if self.clip is not None:
             wide = wide.clamp(-self.clip, self.clip)
         qparams = dict(qparams) if qparams is not None else self._range(wide, x)
-        steps = (wide - qparams["low"].double()) / qparams["scale"].double()
-        steps = steps.round() if self.rounding == "half-even" else steps.trunc()
+        steps = self._rounded(x, (wide - qparams["low"].double()) / qparams["scale"].double(), qparams)
         least, most = self._span()
         codes = steps.clamp(least, most) + self._offset()
         return Encoded(codes.to(torch.int8 if self.signed else torch.uint8), qparams)
@@ -78,6 +77,14 @@ class FixedPoint:
     def fields(self) -> tuple[str, ...]:
         """Name the meaning of each bit, least significant first; an unsigned code is all magnitude."""
         return ("magnitude",) * (self.bits - 1) + ("sign" if self.signed else "magnitude",)
+
+    def _rounded(self, x: Tensor, steps: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
+        nearest = steps.round()
+        if self.rounding == "half-even":
+            return nearest
+        # a decoded code may lie a rounding error below itself; truncating it would lose a step at each pass
+        value = nearest * qparams["scale"].double() + qparams["low"].double()
+        return torch.where(value.float() == x.detach().float(), nearest, steps.trunc())
 
     def _span(self) -> tuple[int, int]:
         """Return the least and most steps from ``low``; symmetric ranges leave the lowest code to faults."""

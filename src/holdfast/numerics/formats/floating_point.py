@@ -27,8 +27,18 @@ class FloatingPoint:
         return bits.bit_width(self.dtype)
 
     def encode(self, x: Tensor, qparams: Mapping[str, Tensor] | None = None) -> Encoded:
-        """Return the bit patterns of ``x`` cast to this format."""
-        return Encoded(bits.int_view(x.detach().to(self.dtype).contiguous()))
+        """Return the bit patterns of ``x`` cast to this format.
+
+        NaN and the infinities are kept where the format has them.
+
+        Raises:
+            UnsupportedFormat: a value beyond the format's range, such as an infinity for fp8-e4m3fn.
+        """
+        cast = x.detach().to(self.dtype)
+        wide = cast.double()
+        if not (torch.equal(torch.isnan(wide), torch.isnan(x)) and torch.equal(torch.isinf(wide), torch.isinf(x))):
+            raise UnsupportedFormat(f"{self.name} cannot hold a value beyond its range", hint="scale the tensor first")
+        return Encoded(bits.int_view(cast.contiguous()))
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return the numbers in this format's own dtype."""

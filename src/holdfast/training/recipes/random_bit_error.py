@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
@@ -58,13 +59,16 @@ class RandomBitErrorTraining:
         return float(loss), [(one + other) / 2 for one, other in zip(found, extra, strict=True)]
 
     def _with_errors(self, chosen: Format, encoded: dict[str, Encoded], seed: Seed) -> dict[str, Tensor]:
-        sites = tuple(
-            Site("weights", name, tuple(item.codes.shape), chosen.name, chosen.bits) for name, item in encoded.items()
-        )
-        codes = {name: item.codes.clone() for name, item in encoded.items()}
-        for item in BitErrors(rate=self.rate).flips(Population(sites), seed):
-            bits.xor_(codes[item.site.name], item.index, item.mask)
-        return {name: chosen.decode(Encoded(codes[name], item.qparams)) for name, item in encoded.items()}
+        # one flat memory for all tensors: drawing errors costs per site, and these nets have many small ones
+        memory = torch.cat([item.codes.reshape(-1) for item in encoded.values()])
+        site = Site("weights", "all", tuple(memory.shape), chosen.name, chosen.bits)
+        for item in BitErrors(rate=self.rate).flips(Population((site,)), seed):
+            bits.xor_(memory, item.index, item.mask)
+        parts = memory.split([item.codes.numel() for item in encoded.values()])
+        return {
+            name: chosen.decode(Encoded(part.view(item.codes.shape), item.qparams))
+            for (name, item), part in zip(encoded.items(), parts, strict=True)
+        }
 
     def project(self, model: nn.Module) -> None:
         """Clip the master weights."""
