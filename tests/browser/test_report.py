@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,11 +14,23 @@ from PIL import Image
 from holdfast.assessment import Effort, assess
 from holdfast.data import dataset
 from holdfast.evidence.record import Record
-from holdfast.training import Standard, initialised, train
+from holdfast.models import build_architecture
+from holdfast.training import Standard, train
 from holdfast.training.recipes import Schedule
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--virtual-time-budget=2000"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--virtual-time-budget=2000",
+]
 EFFORT = Effort(
     rates=(1e-3, 1e-2), chips=2, images=50, trials=100, weight_trials=20, probes=8, shield_images=2, lies=10
 )
@@ -28,7 +41,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Standard(schedule=Schedule(3, 0.1, 64))
-    model = train(initialised("digits-cnn", 0), dataset("digits", split="train"), recipe, seed=0)
+    model = train(build_architecture("digits-cnn", seed=0), dataset("digits", split="train"), recipe, seed=0)
     out = tmp_path_factory.mktemp("report") / "out"
     assess(model, dataset("digits"), out=out, effort=EFFORT, title="Digits <net>")
     return out
@@ -45,7 +58,7 @@ def measured(folder: Path, kind: str, name: str) -> float:
 
 def test_the_page_shows_the_verdicts_and_the_records_numbers(folder: Path, tmp_path: Path) -> None:
     page = browse(folder / "report.html", tmp_path, "--dump-dom")
-    for promise in ("Authentic", "Platform", "Holds", "Private"):
+    for promise in ("Authentic", "Platform", "Holds", "Shielded"):
         assert f"<h3>{promise}</h3>" in page
     assert "Digits &lt;net&gt;" in page
     assert f"{measured(folder, 'artifact', 'clean-accuracy') * 100:.2f} %" in page
@@ -57,17 +70,15 @@ def test_the_page_shows_the_verdicts_and_the_records_numbers(folder: Path, tmp_p
 
 
 PROBE = """<script>
-const wide = [...document.querySelectorAll('main > *, .card, figure')].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
+const parts = [...document.querySelectorAll('main > *, .card, figure')];
+const wide = parts.filter(e => e.getBoundingClientRect().right > innerWidth + 1);
 const size = parseFloat(getComputedStyle(document.querySelector('.card p')).fontSize);
-document.title = JSON.stringify({view: innerWidth, page: document.documentElement.scrollWidth, wide: wide.length, size,
-  dark: matchMedia('(prefers-color-scheme: dark)').matches, ground: getComputedStyle(document.body).backgroundColor,
-  requests: performance.getEntriesByType('resource').length});
+document.title = JSON.stringify({view: innerWidth, page: document.documentElement.scrollWidth, wide: wide.length,
+  size, requests: performance.getEntriesByType('resource').length});
 </script></body>"""
 
 
 def probe(folder: Path, tmp_path: Path, *flags: str) -> dict[str, object]:
-    import json
-
     page = tmp_path / "probe.html"
     frame = tmp_path / "frame.html"
     page.write_text((folder / "report.html").read_text().replace("</body>", PROBE))
@@ -96,6 +107,6 @@ def test_it_follows_dark_mode(folder: Path, tmp_path: Path) -> None:
     browse(folder / "report.html", tmp_path / "a", "--window-size=900,900", f"--screenshot={light}")
     scheme = "--blink-settings=preferredColorScheme=0"
     browse(folder / "report.html", tmp_path / "b", "--window-size=900,900", scheme, f"--screenshot={dark}")
-    bright, dim = (sum(Image.open(path).convert("L").getpixel((5, 5)) for _ in range(1)) for path in (light, dark))
+    bright, dim = (Image.open(path).convert("L").getpixel((5, 5)) for path in (light, dark))
     assert bright > 240
     assert dim < 40

@@ -12,9 +12,9 @@ from holdfast.assessment.context import Announce, silent
 from holdfast.assessment.effort import Effort
 from holdfast.data import Dataset, dataset
 from holdfast.errors import HoldfastError
-from holdfast.models import card, load, save
+from holdfast.models import build_architecture, card, load, save
 from holdfast.signing import Signer
-from holdfast.training import RandomBitErrorTraining, Recipe, Standard, initialised, recipes, train
+from holdfast.training import RandomBitErrorTraining, Recipe, Standard, recipes, train
 from holdfast.training.loop import describe
 from holdfast.training.recipes import Schedule
 
@@ -59,7 +59,7 @@ def _trained(folder: Path, recipe: Recipe, data: Dataset, seed: int, announce: A
     name = recipes.name_of(type(recipe))
     if (kept := _kept(folder, recipe, data, seed)) is not None:
         return kept
-    model = initialised("digits-cnn", seed)
+    model = build_architecture("digits-cnn", seed=seed)
     trained = train(model, data, recipe, seed=seed, progress=announce(f"training ({name})"))
     save(trained, folder)
     return trained

@@ -43,6 +43,8 @@ def execute(app: typer.Typer, verb: str, arguments: list[str]) -> int:
         return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
     except Exception as error:  # noqa: BLE001  the command line's last line
         return _foreign(error)
+    if code == 130:  # the parser's own word for an interrupt
+        return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
     return code if isinstance(code, int) else 0
 
 

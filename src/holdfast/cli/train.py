@@ -30,20 +30,18 @@ def train(
     """Train on the train split; bit errors, data order and initial weights come from separate streams of the seed."""
     from holdfast.data import dataset
     from holdfast.execution import accuracy
-    from holdfast.models import load, manifest_of, save
-    from holdfast.training import initialised, recipes
+    from holdfast.models import build_architecture, load, manifest_of, save
+    from holdfast.training import recipes
     from holdfast.training import train as run
     from holdfast.training.recipes import Schedule
 
-    model = initialised(arch, seed) if start is None else load(start, arch=arch)
+    model = build_architecture(arch, seed=seed) if start is None else load(start, arch=arch)
     chosen = recipes.build(recipe, schedule=Schedule(epochs, lr, batch_size))
     with stages() as announce:
         result = run(model, dataset(data, split="train"), chosen, seed=seed, progress=announce("epochs"))
     save(result, out)
     share = accuracy(result, dataset(data, split="test"))
     digest = manifest_of(result).digest
-    say(
-        f"wrote {out}: test accuracy {share.value:.2%} [{share.low:.2%}, {share.high:.2%}], n = {share.n}\nmodel {digest}"
-    )
+    say(f"wrote {out}: test accuracy {share.value:.2%} [{share.low:.2%}, {share.high:.2%}], n = {share.n}")
     if json:
         emit({"model": digest, "folder": str(out), "accuracy": share.measurement().to_json()})

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig, MissingExtra, UnknownName
 from holdfast.models.card import card
+from holdfast.seeds import derive
 
 architectures: Registry[nn.Module] = Registry("architecture", "holdfast.architectures")
 
 
-def build_architecture(spec: str) -> nn.Module:
-    """Build an untrained module.
+def build_architecture(spec: str, *, seed: int = 0) -> nn.Module:
+    """Build an untrained module with weights drawn from ``seed``; the caller's generators are left alone.
 
     Args:
         spec: a registered name (``cifar-resnet20``, ``simplenet:channels=16``), ``package.module:factory`` for a
@@ -27,21 +29,26 @@ def build_architecture(spec: str) -> nn.Module:
         UnknownName: no such architecture, module or factory.
         MissingExtra: ``timm`` or ``transformers`` is not installed.
     """
-    name, _, tail = spec.partition(":")
-    import holdfast.models.architectures  # noqa: F401  (its modules register themselves)
-
-    if name == "timm":
-        model = _timm(tail)
-    elif name == "transformers":
-        model = _transformers(tail)
-    elif tail and "=" not in tail and name not in architectures.names():
-        model = _user_factory(name, tail)()
-    else:
-        model = architectures.build(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights").words()[1] >> 1)
+        model = _built(spec)
     if not isinstance(model, nn.Module):
         raise InvalidConfig(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module")
     card(model).architecture = spec
     return model
+
+
+def _built(spec: str) -> object:
+    name, _, tail = spec.partition(":")
+    import holdfast.models.architectures  # noqa: F401  (its modules register themselves)
+
+    if name == "timm":
+        return _timm(tail)
+    if name == "transformers":
+        return _transformers(tail)
+    if tail and "=" not in tail and name not in architectures.names():
+        return _user_factory(name, tail)()
+    return architectures.build(spec)
 
 
 def _user_factory(module_name: str, attribute: str) -> Callable[[], nn.Module]:

@@ -21,7 +21,7 @@ class Verdict:
 
 def verdicts(records: Mapping[str, Record], signer: Mapping[str, object]) -> list[Verdict]:
     """Return the cards in the order of the promises; what was not measured says so."""
-    makers: list[Callable[[Mapping[str, Record]], Verdict]] = [_platform, _holds, _private]
+    makers: list[Callable[[Mapping[str, Record]], Verdict]] = [_platform, _holds, _shielded]
     return [_authentic(records, signer), *(make(records) for make in makers)]
 
 
@@ -60,14 +60,14 @@ def _holds(records: Mapping[str, Record]) -> Verdict:
     return Verdict("Holds", f"{share.value:.2%}", _interval(share), sentence, "good" if share.high < 0.01 else "warn")
 
 
-def _private(records: Mapping[str, Record]) -> Verdict:
+def _shielded(records: Mapping[str, Record]) -> Verdict:
     record = records.get("shield")
     if record is None:
-        return _missing("Private")
+        return _missing("Shielded")
     share = record.measured["detected"]
     sentence = "One-bit lies of the untrusted worker that were caught. It sees blinded inputs, but also the weights."
     state = "good" if share.value == 1 and record.facts.get("bit_equal") else "bad"
-    return Verdict("Private", f"{share.value:.1%}", _interval(share), sentence, state)
+    return Verdict("Shielded", f"{share.value:.1%}", _interval(share), sentence, state)
 
 
 def _missing(promise: str) -> Verdict:

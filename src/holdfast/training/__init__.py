@@ -1,6 +1,6 @@
 """Training that withstands bit errors, beside standard training."""
 
-from holdfast.training.loop import initialised, train
+from holdfast.training.loop import train
 from holdfast.training.recipes import RandomBitErrorTraining, Recipe, Standard, recipes
 
-__all__ = ["RandomBitErrorTraining", "Recipe", "Standard", "initialised", "recipes", "train"]
+__all__ = ["RandomBitErrorTraining", "Recipe", "Standard", "recipes", "train"]

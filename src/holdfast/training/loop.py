@@ -14,7 +14,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UsageError
 from holdfast.evidence.lineage import Step
 from holdfast.execution.run import Progress
-from holdfast.models import build_architecture, card
+from holdfast.models import card
 from holdfast.seeds import derive
 from holdfast.training.recipes.protocol import Recipe, Schedule, recipes
 
@@ -90,10 +90,3 @@ def describe(recipe: Recipe, seed: int) -> dict[str, Any]:
     schedule: Schedule = recipe.schedule
     name = recipes.name_of(type(recipe))
     return {"recipe": name, **values, "schedule": dataclasses.asdict(schedule), "seed": str(seed)}
-
-
-def initialised(arch: str, seed: int) -> nn.Module:
-    """Build an architecture with weights drawn from ``seed``, without touching the caller's generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights").words()[1] >> 1)
-        return build_architecture(arch)

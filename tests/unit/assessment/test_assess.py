@@ -12,9 +12,10 @@ from holdfast.assessment import Effort, assess
 from holdfast.data import dataset
 from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig, PolicyError, SignerUntrusted
 from holdfast.evidence.record import Record
+from holdfast.models import build_architecture
 from holdfast.policy import check
 from holdfast.signing import generate_key, verify
-from holdfast.training import Standard, initialised, train
+from holdfast.training import Standard, train
 from holdfast.training.recipes import Schedule
 
 EFFORT = Effort(rates=(1e-3, 1e-2), chips=2, images=50, trials=80, weight_trials=20, probes=8, shield_images=2, lies=10)
@@ -37,7 +38,7 @@ def key():
 @pytest.fixture(scope="module")
 def model():
     recipe = Standard(schedule=Schedule(5, 0.1, 64))
-    return train(initialised("digits-cnn", 0), dataset("digits", split="train"), recipe, seed=0)
+    return train(build_architecture("digits-cnn", seed=0), dataset("digits", split="train"), recipe, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from holdfast.identification import (
     dtype_from_outputs,
     trace_on,
 )
-from holdfast.training import initialised
+from holdfast.models import build_architecture
 
 NAMES = ("default", "onednn-off", "bf16", "fp16")
 
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return initialised("digits-cnn", 0).eval()
+    return build_architecture("digits-cnn", seed=0).eval()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_traces_of_other_probes_or_models_are_refused(model, data, references) -
     other_probes = trace_on(LOCAL_PLATFORMS["default"], model, probes("uniform", n=32, shape=(1, 8, 8), seed=1))
     with pytest.raises(InvalidConfig, match="probes"):
         identifier.predict(other_probes)
-    other_model = trace_on(LOCAL_PLATFORMS["default"], initialised("digits-cnn", 1).eval(), data)
+    other_model = trace_on(LOCAL_PLATFORMS["default"], build_architecture("digits-cnn", seed=1).eval(), data)
     with pytest.raises(InvalidConfig, match="model"):
         identifier.predict(other_model)
     with pytest.raises(InvalidConfig, match="no references"):
