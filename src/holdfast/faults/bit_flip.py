@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
 from holdfast.numerics.bits import one_bit
 from holdfast.seeds import Seed
@@ -17,6 +18,12 @@ class BitFlip:
     """Exactly one flipped bit, uniform over all bits of the population."""
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
-        """Return the one flip that ``seed`` draws."""
+        """Return the one flip that ``seed`` draws.
+
+        Raises:
+            InvalidConfig: the population has no bits.
+        """
+        if not population.bits:
+            raise InvalidConfig("there is no bit to flip in an empty population", hint="select at least one site")
         site, element, bit = population.locate(seed.key % population.bits)
         return [Flips(site, torch.tensor([element]), one_bit(torch.tensor([bit])))]

@@ -20,6 +20,7 @@ class FloatingPoint:
     name: str
     dtype: torch.dtype
     exponent: int  # bits
+    infinities: bool = True
 
     @property
     def bits(self) -> int:
@@ -34,11 +35,14 @@ class FloatingPoint:
         Raises:
             UnsupportedFormat: a value beyond the format's range, such as an infinity for fp8-e4m3fn.
         """
-        cast = x.detach().to(self.dtype)
-        wide = cast.double()
-        if not (torch.equal(torch.isnan(wide), torch.isnan(x)) and torch.equal(torch.isinf(wide), torch.isinf(x))):
+        if x.dtype != self.dtype and self._overflows(x.detach().double()):
             raise UnsupportedFormat(f"{self.name} cannot hold a value beyond its range", hint="scale the tensor first")
-        return Encoded(bits.int_view(cast.contiguous()))
+        return Encoded(bits.int_view(x.detach().to(self.dtype).contiguous()))
+
+    def _overflows(self, wide: Tensor) -> bool:
+        # not left to the cast: releases of torch disagree on whether fp8 saturates or becomes NaN
+        beyond = wide.abs() > torch.finfo(self.dtype).max
+        return bool((beyond & torch.isfinite(wide) if self.infinities else beyond).any())
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return the numbers in this format's own dtype."""
@@ -55,7 +59,7 @@ FLOATING_POINT = (
     FloatingPoint("fp32", torch.float32, 8),
     FloatingPoint("fp16", torch.float16, 5),
     FloatingPoint("bf16", torch.bfloat16, 8),
-    FloatingPoint("fp8-e4m3fn", torch.float8_e4m3fn, 4),
+    FloatingPoint("fp8-e4m3fn", torch.float8_e4m3fn, 4, infinities=False),
     FloatingPoint("fp8-e5m2", torch.float8_e5m2, 5),
 )
 _BY_DTYPE = {item.dtype: item.name for item in FLOATING_POINT}

@@ -1,0 +1,10 @@
+"""Contracts that every plugin of an extension point keeps, as functions its author can run.
+
+``check_format(MyFormat())`` returns nothing, or raises :class:`ContractBroken` with the first law that does not hold.
+"""
+
+from holdfast.testing.contract import ContractBroken
+from holdfast.testing.faults import check_fault
+from holdfast.testing.formats import check_format
+
+__all__ = ["ContractBroken", "check_fault", "check_format"]

@@ -1,0 +1,74 @@
+"""Every registered fault keeps the laws of a fault, and a broken one is caught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from holdfast.execution import Flips, Population
+from holdfast.execution.condition import faults
+from holdfast.faults import BitErrors, BitFlip
+from holdfast.seeds import Seed
+from holdfast.testing import ContractBroken, check_fault
+
+SPECS = {
+    "bit-errors": [f"bit-errors:rate={rate}" for rate in ("0", "1e-6", "0.01", "0.3", "1")],
+    "bit-flip": ["bit-flip"],
+}
+
+
+def test_every_registered_fault_is_tested() -> None:
+    assert set(faults.names()) == set(SPECS)
+    assert faults.get("bit-errors") is BitErrors
+    assert faults.get("bit-flip") is BitFlip
+
+
+@pytest.mark.parametrize("spec", [spec for specs in SPECS.values() for spec in specs])
+def test_every_fault_keeps_the_contract(spec: str) -> None:
+    check_fault(faults.build(spec))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Breaks one law, by name."""
+
+    law: str
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        site = population.sites[0]
+        index, mask = torch.tensor([0, 1]), torch.tensor([1, 1])
+        if self.law == "global":
+            torch.rand(1)
+        if self.law == "replay":
+            index = torch.randperm(site.numel, generator=torch.Generator().manual_seed(torch.seed() % 2**31))[:2]
+        if self.law == "twice":
+            index = torch.tensor([1, 1])
+        if self.law == "outside":
+            index = torch.tensor([0, site.numel])
+        if self.law == "wide":
+            mask = torch.tensor([1, 1 << site.bits])
+        if self.law == "empty":
+            mask = torch.tensor([1, 0])
+        return [Flips(site, index, mask)]
+
+
+def test_the_unbroken_one_passes() -> None:
+    check_fault(Broken("none"))
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        ("global", "global generator"),
+        ("replay", "seed"),
+        ("twice", "at most once"),
+        ("outside", "positions lie within"),
+        ("wide", "8 bits"),
+        ("empty", "only if a bit"),
+    ],
+)
+def test_each_broken_law_is_named(law: str, message: str) -> None:
+    with pytest.raises(ContractBroken, match=message):
+        check_fault(Broken(law))

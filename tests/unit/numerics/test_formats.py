@@ -1,0 +1,119 @@
+"""Number formats: exact values, presets, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from holdfast.errors import InvalidConfig, UnknownName, UnsupportedFormat
+from holdfast.numerics.formats import Encoded, FixedPoint, format_of_dtype, formats
+
+
+def test_presets() -> None:
+    assert formats.build("int8") == FixedPoint(bits=8, symmetric=True, signed=True, granularity="channel")
+    assert formats.build("rquant4") == FixedPoint(bits=4, symmetric=False, signed=False, granularity="tensor")
+    for name in ("int8", "rquant3", "fixed-point:bits=3,clip=0.1"):
+        built = formats.build(name)
+        assert formats.build(built.name) == built
+
+
+def test_symmetric_int8_by_hand() -> None:
+    encoded = FixedPoint(granularity="tensor").encode(torch.tensor([-1.27, 0.0, 0.635, 0.645, 1.27]))
+    assert encoded.codes.dtype == torch.int8
+    assert encoded.codes.tolist() == [-127, 0, 64, 64, 127]  # 63.5 and 64.5 both go to the even neighbour
+    assert encoded.qparams["scale"].item() == pytest.approx(0.01)
+
+
+def test_asymmetric_unsigned_covers_its_range() -> None:
+    encoded = formats.build("rquant2").encode(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    assert encoded.codes.dtype == torch.uint8
+    assert encoded.codes.tolist() == [0, 1, 2, 3]
+    assert formats.build("rquant2").decode(encoded).tolist() == [-1, 0, 1, 2]
+
+
+def test_each_channel_has_its_own_range() -> None:
+    x = torch.tensor([[1.0, -0.5], [100.0, 50.0]])
+    encoded = formats.build("int8").encode(x)
+    assert encoded.qparams["scale"].shape == (2, 1)
+    assert encoded.codes.tolist() == [[127, -64], [127, 64]]
+
+
+def test_symmetric_unsigned_keeps_zero_at_the_middle() -> None:
+    encoded = FixedPoint(bits=4, signed=False).encode(torch.tensor([-7.0, 0.0, 7.0]))
+    assert encoded.codes.tolist() == [1, 8, 15]
+
+
+def test_negative_codes_of_few_bits_are_read_in_twos_complement() -> None:
+    codes = torch.tensor([0b0111, 0b1000, 0b1111], dtype=torch.int8)
+    qparams = {"scale": torch.tensor(1.0), "low": torch.tensor(0.0)}
+    assert formats.build("int4").decode(Encoded(codes, qparams)).tolist() == [7, -8, -1]
+
+
+def test_frozen_ranges_saturate() -> None:
+    chosen = formats.build("fixed-point:granularity=tensor")
+    qparams = chosen.encode(torch.tensor([1.27])).qparams
+    again = chosen.encode(torch.tensor([5.0, -5.0, 0.01]), {"scale": torch.tensor(0.01), "low": torch.tensor(0.0)})
+    assert again.codes.tolist() == [127, -127, 1]
+    assert chosen.encode(torch.tensor([5.0]), qparams).qparams.keys() == qparams.keys()
+
+
+def test_clip_bounds_the_range() -> None:
+    chosen = formats.build("fixed-point:bits=8,clip=0.1")
+    assert chosen.decode(chosen.encode(torch.tensor([-3.0, 0.02, 3.0]))).abs().max().item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "rquant8", "rquant2", "fixed-point:rounding=truncate"])
+@pytest.mark.parametrize("value", [0.0, 0.1, -0.3, 1e-20, 12345.678, -1e30])
+def test_constants_are_exact(name: str, value: float) -> None:
+    x = torch.full((3, 4), value)
+    chosen = formats.build(name)
+    assert torch.equal(chosen.decode(chosen.encode(x)), x)
+
+
+def test_rounding_halves_the_error_of_truncation() -> None:
+    x = torch.linspace(-1, 1, 1001)
+    error = {
+        rounding: (chosen.decode(chosen.encode(x)) - x).abs().max().item()
+        for rounding in ("half-even", "truncate")
+        for chosen in [FixedPoint(bits=4, granularity="tensor", rounding=rounding)]
+    }
+    assert error["half-even"] == pytest.approx(1 / 14, rel=0.05)
+    assert error["truncate"] == pytest.approx(1 / 7, rel=0.05)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_fixed_point_refuses_what_it_cannot_hold(bad: float) -> None:
+    with pytest.raises(UnsupportedFormat, match="NaN or infinite"):
+        formats.build("int8").encode(torch.tensor([1.0, bad]))
+
+
+def test_floating_point_keeps_patterns_and_refuses_overflow() -> None:
+    assert formats.build("fp32").encode(torch.tensor([1.0])).codes.tolist() == [0x3F800000]
+    assert formats.build("bf16").encode(torch.tensor([1.0])).codes.tolist() == [0x3F80]
+    assert formats.build("fp8-e4m3fn").encode(torch.tensor([448.0])).codes.tolist() == [0x7E]
+    assert formats.build("fp16").decode(formats.build("fp16").encode(torch.tensor([math.inf]))).item() == math.inf
+    for name, value in (("fp16", 1e6), ("fp8-e4m3fn", 1e4), ("fp8-e4m3fn", math.inf), ("fp8-e5m2", 1e6)):
+        with pytest.raises(UnsupportedFormat, match="beyond its range"):
+            formats.build(name).encode(torch.tensor([value]))
+
+
+def test_fields_name_every_bit() -> None:
+    assert formats.build("fp32").fields() == ("mantissa",) * 23 + ("exponent",) * 8 + ("sign",)
+    assert formats.build("int8").fields() == ("magnitude",) * 7 + ("sign",)
+    assert formats.build("rquant4").fields() == ("magnitude",) * 4
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(InvalidConfig, match="2 to 8 bits"):
+        FixedPoint(bits=9)
+    with pytest.raises(InvalidConfig, match="positive bound"):
+        FixedPoint(clip=-1.0)
+    with pytest.raises(InvalidConfig, match="granularity"):
+        formats.build("fixed-point:granularity=row")
+    with pytest.raises(UnknownName) as caught:
+        formats.build("rqant8")
+    assert "rquant8" in caught.value.hint
+    with pytest.raises(UnsupportedFormat, match="int32"):
+        format_of_dtype(torch.int32)
