@@ -41,9 +41,10 @@ class Lens:
 
     def xor_(self, parameter: Tensor, index: Tensor, mask: Tensor) -> None:
         """Flip bits of the codes at flat ``index`` (int64, shape (n,)) and decode just those elements."""
-        bits.xor_(self.codes, index, mask & (2**self.format.bits - 1))
+        stored = mask if self.format.bits == 64 else mask & (2**self.format.bits - 1)
+        bits.xor_(self.codes, index, stored)
         with torch.no_grad():
-            parameter.view(-1)[index] = self._decode_at(index)
+            parameter.view(-1)[index] = self._decode_at(index).to(parameter.dtype)
 
     def _decode_at(self, index: Tensor) -> Tensor:
         qparams = {name: _at(value, index, self.codes.shape) for name, value in self.qparams.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ def check_fault(fault: Fault) -> None:
         ContractBroken: the first law that does not hold.
     """
     require(isinstance(fault, Fault), fault, "is no Fault")
-    frozen = dataclasses.is_dataclass(fault) and fault.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    require(bool(frozen), fault, "a fault is a frozen dataclass")
+    parameters = getattr(type(fault), "__dataclass_params__", None)
+    require(parameters is not None and parameters.frozen, fault, "a fault is a frozen dataclass")
     for population in _populations():
         for number in range(SEEDS):
             _check_realisation(fault, population, number)
@@ -72,5 +72,5 @@ def _same(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
 
 
 def _global_state() -> tuple[bytes, bytes]:
-    legacy = np.random.get_state()[1]  # noqa: NPY002 - read, to see that nobody draws from it
-    return torch.get_rng_state().numpy().tobytes(), np.asarray(legacy).tobytes()
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
+    return torch.get_rng_state().numpy().tobytes(), repr(numpy_state["state"]).encode()

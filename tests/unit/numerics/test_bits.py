@@ -74,7 +74,7 @@ def test_bad_arguments() -> None:
         bits.xor_(x.t(), torch.tensor([0]), torch.tensor([1]))
     with pytest.raises(InvalidConfig, match="positions"):
         bits.xor_(x, torch.tensor([0]), torch.tensor([1, 2]))
-    with pytest.raises(InvalidConfig, match="bits 0..31"):
+    with pytest.raises(InvalidConfig, match=r"bits 0\.\.31"):
         bits.flip(x, 0, 32)
     with pytest.raises(UnsupportedFormat, match="complex64"):
         bits.int_view(torch.zeros(1, dtype=torch.complex64))
