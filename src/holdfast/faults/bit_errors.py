@@ -12,7 +12,6 @@ import torch
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
 from holdfast.models.site import Site
-from holdfast.numerics.bits import one_bit
 from holdfast.seeds import Seed, derive
 
 _BLOCK = 2**20  # bits that share a family of streams
@@ -51,32 +50,32 @@ def _in_site(site: Site, rate: float, seed: Seed) -> Flips | None:
     found = np.concatenate(parts) if parts else np.empty(0, np.int64)
     if found.size == 0:
         return None
-    element, bit = torch.from_numpy(found // site.bits), torch.from_numpy(found % site.bits)
-    index, inverse = torch.unique(element, return_inverse=True)
-    # the bits of one element are distinct, so their sum is their union
-    mask = torch.zeros(len(index), dtype=torch.int64).scatter_add_(0, inverse, one_bit(bit))
-    return Flips(site, index, mask)
+    element, bit = np.divmod(found, site.bits)
+    # positions ascend, so the bits of one element stand side by side
+    firsts = np.flatnonzero(np.diff(element, prepend=-1))
+    mask = np.bitwise_or.reduceat(np.int64(1) << bit, firsts)
+    return Flips(site, torch.from_numpy(element[firsts]), torch.from_numpy(mask))
 
 
 def positions(count: int, rate: float, seed: Seed) -> np.ndarray:
-    """Return the positions in 0 .. count-1 whose mark is below ``rate``, int64, unordered and unique.
+    """Return the positions in 0 .. count-1 whose mark is below ``rate``, int64, ascending and unique.
 
     Marks come in bands: one floor band [0, 2**-20), then [2**-(k+1), 2**-k) for k = 19, 18, ... Each band is an
     independent Bernoulli process at its rate conditional on no lower band having the bit, drawn by geometric gaps;
     bits that a lower band has already are skipped. Bands above ``rate`` are never drawn.
     """
-    taken = np.zeros(0, np.int64)
-    below: list[np.ndarray] = []
+    taken = np.zeros(count, np.bool_)
+    below: list[np.ndarray] = [np.empty(0, np.int64)]
     for low, high, number in _bands(rate):
         generator = derive(seed, "band", number).numpy()
         hits = _bernoulli(generator, count, (high - low) / (1 - low))
-        # the sum can round up to the band's end, which belongs to the next band
-        marks = np.minimum(low + (high - low) * generator.random(len(hits)), np.nextafter(high, 0))
-        fresh = ~np.isin(hits, taken, assume_unique=True)
-        hits, marks = hits[fresh], marks[fresh]
-        below.append(hits[marks < rate])
-        taken = np.concatenate((taken, hits))
-    return np.concatenate(below) if below else taken
+        fresh = ~taken[hits]
+        taken[hits] = True
+        if high > rate:  # only in the highest band is a mark's place within it of interest
+            # the sum can round up to the band's end, which belongs to the next band
+            fresh &= np.minimum(low + (high - low) * generator.random(len(hits)), np.nextafter(high, 0)) < rate
+        below.append(hits[fresh])
+    return np.sort(np.concatenate(below))
 
 
 def _bands(rate: float) -> Iterator[tuple[float, float, int]]:

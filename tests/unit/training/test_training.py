@@ -140,7 +140,7 @@ def test_the_digits_are_learnt(digits: Dataset, kind: object) -> None:
 
 @pytest.mark.slow
 def test_bit_error_training_withstands_bit_errors(digits: Dataset) -> None:
-    """Stutz et al., MLSys 2021, table 4: at p = 1 % training with bit errors beats quantisation alone by far."""
+    """Stutz et al., MLSys 2021: at p = 1 % training with bit errors beats quantisation alone by far."""
     test, schedule = dataset("digits", split="test"), Schedule(epochs=30, lr=0.1, batch_size=64)
     errors = []
     for recipe in (Standard(schedule=schedule), RandomBitErrorTraining(rate=0.01, clip=0.2, schedule=schedule)):

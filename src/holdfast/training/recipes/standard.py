@@ -40,8 +40,8 @@ class Standard:
 def clip_weights(model: nn.Module, clip: float | None) -> None:
     """Clamp every parameter to [-clip, clip], in place; scales of normalisation layers to [1 - clip, 1 + clip].
 
-    Stutz et al. write those scales as 1 + a' and clip a' (MLSys 2021, appendix on group normalisation): a scale held
-    below a small ``clip`` would shrink the activations layer by layer until nothing trains.
+    Stutz et al. write those scales as 1 + a' and clip a': a scale held below a small ``clip`` would shrink the
+    activations layer by layer until nothing trains.
     """
     if clip is None:
         return
