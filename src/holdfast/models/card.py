@@ -5,7 +5,7 @@ It hangs on the root module, survives ``copy.deepcopy``, and is what ``model.jso
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,3 +39,10 @@ def card(model: nn.Module) -> Card:
     if not isinstance(found, Card):
         found = model.__dict__[_KEY] = Card()
     return found
+
+
+def cards(model: nn.Module) -> Iterator[Card]:
+    """Return the cards that hang on ``model`` and on models inside it."""
+    for module in model.modules():
+        if isinstance(found := module.__dict__.get(_KEY), Card):
+            yield found

@@ -41,10 +41,13 @@ class Lens:
 
     def xor_(self, parameter: Tensor, index: Tensor, mask: Tensor) -> None:
         """Flip bits of the codes at flat ``index`` (int64, shape (n,)) and decode just those elements."""
-        stored = mask if self.format.bits == 64 else mask & (2**self.format.bits - 1)
-        bits.xor_(self.codes, index, stored)
+        width = self.format.bits
+        bits.xor_(self.codes, index, mask if width == 64 else mask & (2**width - 1))
+        if self.codes.dtype == torch.int8 and width < 8:  # the flipped sign bit goes into the bits above it
+            flat, spare = self.codes.view(-1), 8 - width
+            flat[index] = flat[index] << spare >> spare
         with torch.no_grad():
-            parameter.view(-1)[index] = self._decode_at(index).to(parameter.dtype)
+            parameter.put_(index.to(parameter.device), self._decode_at(index).to(parameter))
 
     def _decode_at(self, index: Tensor) -> Tensor:
         qparams = {name: _at(value, index, self.codes.shape) for name, value in self.qparams.items()}
@@ -52,7 +55,7 @@ class Lens:
 
     def matches(self, parameter: Tensor) -> bool:
         """Say whether ``parameter`` still holds exactly the decoded codes."""
-        return bits.bit_equal(self.decoded().to(parameter.dtype), parameter.detach())
+        return bits.bit_equal(self.decoded().to(parameter), parameter.detach())
 
 
 def _at(value: Tensor, index: Tensor, shape: torch.Size) -> Tensor:

@@ -6,6 +6,7 @@ A place is found by running the model, not by listing its modules: what never co
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.models.card import card
+from holdfast.models.guard import without_guards
 from holdfast.models.site import KINDS, Site
-from holdfast.models.tap import Watch
+from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 from holdfast.numerics.formats import format_of_dtype
 
-_TRACE_BATCH = 2
+_TRACE_BATCHES = (2, 3)
 
 
 def sites(model: nn.Module, example: Tensor | None = None) -> tuple[Site, ...]:
@@ -56,44 +58,75 @@ def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> 
 
 
 def _flowing(model: nn.Module, example: Tensor) -> list[Site]:
-    batch = example.unsqueeze(0).repeat(_TRACE_BATCH, *[1] * example.dim())
-    census = _Census(model, batch)
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), Watch(model, census.visit):
-            output = model(batch)
+        # two sizes of batch, because a first dimension that does not follow the batch holds no samples
+        with torch.inference_mode(False), torch.no_grad(), without_guards(model):
+            few, more = (_census(model, example, size) for size in _TRACE_BATCHES)
     finally:
         model.train(training)
-    ends = [_float_site("inputs", "input", batch, tuple(example.shape))]
+    return _whole_samples(few, more)
+
+
+def _census(model: nn.Module, example: Tensor, size: int) -> dict[tuple[str, str], _Flow]:
+    """Return what flows when a batch of ``size`` samples runs, by kind and name, in order of computation."""
+    batch = example.unsqueeze(0).repeat(size, *[1] * example.dim())
+    found: dict[tuple[str, str], _Flow] = {}
+
+    def visit(name: str, value: Tensor) -> Tensor:
+        found["activations", name] = _Flow(value, _state(value))
+        return value
+
+    with Watch(model, visit):
+        output = model(batch)
+    first, last = ends(model)
+    result = {("inputs", first): _Flow(batch, _state(batch)), **found}
     if isinstance(output, Tensor) and output.is_floating_point():
-        ends.append(_float_site("outputs", "output", output, tuple(output.shape[1:])))
-    return [*census.found, *ends]
+        result["outputs", last] = _Flow(output, None)
+    for tensor in (*model.parameters(), *model.buffers()):
+        result["stored", str(len(result))] = _Flow(tensor, _state(tensor))
+    return result
 
 
-class _Census:
-    """Collects the places that write values: a new storage, or an old one at a new version."""
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """A tensor as it was when it was seen; holding it keeps its storage from being used again."""
 
-    def __init__(self, model: nn.Module, batch: Tensor) -> None:
-        self.found: list[Site] = []
-        self._seen: dict[int, int] = {}
-        self._alive: list[Tensor] = []
-        for tensor in (batch, *model.parameters(), *model.buffers()):
-            self._wrote(tensor)
+    tensor: Tensor
+    state: tuple[int, int] | None  # which storage, at which version; None where no place but this one can count it
 
-    def visit(self, name: str, output: Tensor) -> Tensor:
-        if self._wrote(output) and output.dim() and output.shape[0] % _TRACE_BATCH == 0:
-            rows = output.shape[0] // _TRACE_BATCH
-            shape = tuple(output.shape[1:]) if rows == 1 else (rows, *output.shape[1:])
-            self.found.append(_float_site("activations", name, output, shape))
-        return output
 
-    def _wrote(self, tensor: Tensor) -> bool:
-        key, version = tensor.untyped_storage().data_ptr(), tensor._version
-        changed = self._seen.get(key) != version
-        self._seen[key] = version
-        self._alive.append(tensor)  # a freed storage could come back at the same address
-        return changed
+def _state(tensor: Tensor) -> tuple[int, int]:
+    return tensor.untyped_storage().data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def _whole_samples(few: dict[tuple[str, str], _Flow], more: dict[tuple[str, str], _Flow]) -> list[Site]:
+    """Return the places that write values: a storage, or a version of it, that no place before them holds.
+
+    A tensor not made of samples, such as attention's (tokens, batch, dim), is counted at its first view that is.
+    """
+    counted = {flow.state for (kind, _), flow in few.items() if kind == "stored"}
+    result = []
+    for (kind, name), flow in few.items():
+        if kind == "stored" or (flow.state is not None and flow.state in counted) or (kind, name) not in more:
+            continue
+        shape = _sample_shape(flow.tensor, more[kind, name].tensor)
+        if shape is not None:
+            counted.add(flow.state)
+            result.append(_float_site(kind, name, flow.tensor, shape))
+    return result
+
+
+def _sample_shape(few: Tensor, more: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of one sample, or None when the first dimension does not follow the batch."""
+    small, large = _TRACE_BATCHES
+    if not few.dim() or few.shape[1:] != more.shape[1:] or few.shape[0] % small or few.stride(0) == 0:
+        return None
+    if few.shape[0] * large != more.shape[0] * small:
+        return None
+    rows = few.shape[0] // small
+    return tuple(few.shape[1:]) if rows == 1 else (rows, *few.shape[1:])
 
 
 def select(model: nn.Module, at: str = "weights", example: Tensor | None = None) -> tuple[Site, ...]:

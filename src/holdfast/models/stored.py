@@ -29,8 +29,11 @@ class Stored:
         """XOR int64 ``mask`` into the elements at flat int64 ``index`` (each at most once); its own inverse."""
         if self.lens is not None:
             self.lens.xor_(self.tensor, index, mask)
-        else:
+        elif self.tensor.is_contiguous():
             bits.xor_(self.tensor.detach(), index, mask)
+        else:  # channels-last weights, for example: flat positions stay those of the logical order
+            codes = bits.int_view(self.tensor)
+            codes.put_(index, codes.take(index) ^ bits.narrow(mask, codes.dtype))
 
 
 def stored(model: nn.Module, site: Site) -> Stored:

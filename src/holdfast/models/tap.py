@@ -2,11 +2,13 @@
 
 Two kinds of places have a name. A *leaf module's* output is called by the module's path; a *functional* operation
 that a non-leaf module's ``forward`` calls directly (a residual ``+``, a softmax, Q @ K) is called ``path/op``. Repeats
-in one pass get ``#1``, ``#2``, ... Only operations that write values count; views do not.
+in one pass get ``#1``, ``#2``, ... Only operations that write values count; views do not. Where a call returns
+several tensors, as an LSTM does, ``place#k.i`` is tensor ``i`` of call ``k``, both counted from 0.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,8 +19,34 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from holdfast.errors import NoSuchSite
+
 Visit = Callable[[str, Tensor], Tensor]
 _WORDS = {"truediv": "div", "floordiv": "floor_divide"}
+_here = threading.local()  # .visiting: a visit is running, whose own operations are no part of the model
+
+
+def ends(model: nn.Module) -> tuple[str, str]:
+    """Return the names of the model's own input and output: ``input#model`` where a module is called ``input``."""
+    taken = {path for path, _ in model.named_modules()}
+    first, last = (f"{name}#model" if name in taken else name for name in ("input", "output"))
+    return first, last
+
+
+def require_place(model: nn.Module, name: str) -> None:
+    """Raise :class:`NoSuchSite` when ``model`` has no module that could compute the place ``name``."""
+    modules = dict(model.named_modules())
+    place = name.partition("#")[0]
+    owner, functional, _ = place.rpartition("/")
+    if functional and owner in modules:
+        return
+    if functional or place not in modules or not _is_leaf(place, modules[place]):
+        raise NoSuchSite(f"the model computes no {name}", hint="holdfast.sites(model, example) lists what it computes")
+
+
+def _is_leaf(path: str, module: nn.Module) -> bool:
+    """Say whether a module counts as one operation; the root never does, its result is the model's output."""
+    return path != "" and next(module.children(), None) is None
 
 
 def operation_name(func: Callable[..., Any]) -> str:
@@ -52,7 +80,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._handles.append(self._model.register_forward_pre_hook(self._restart, prepend=True))
         for path, module in self._model.named_modules():
-            leaf = next(module.children(), None) is None
+            leaf = _is_leaf(path, module)
             if self._functional:
                 self._track(path, module, leaf)
             if leaf and (self._modules is None or path in self._modules):
@@ -77,7 +105,7 @@ class Watch:
     def begin(self) -> None:
         """Start a pass by hand, for a watch that opens inside the root's own pre-forward hook."""
         self._calls.clear()
-        self._stack[:] = [("", next(self._model.children(), None) is None)]
+        self._stack[:] = [("", False)]
 
     def _track(self, path: str, module: nn.Module, leaf: bool) -> None:
         def enter(_: nn.Module, __: object) -> None:
@@ -90,22 +118,52 @@ class Watch:
         self._handles.append(module.register_forward_pre_hook(enter))
         self._handles.append(module.register_forward_hook(leave, always_call=True))
 
-    def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def hook(_: nn.Module, args: Any, output: Any) -> Tensor | None:
-            return self._visit(self._numbered(path), output) if _is_float(output) else None
+    def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_: nn.Module, args: Any, output: Any) -> Any:
+            return self._see(path, output, args)
 
         return hook
+
+    def functional(self, func: Callable[..., Any], args: Any, output: Any) -> Any:
+        """Visit the result of a functional call when a non-leaf module is executing."""
+        if getattr(_here, "visiting", False) or not self._stack or self._stack[-1][1]:
+            return output
+        return self._see(f"{self._stack[-1][0]}/{operation_name(func)}", output, args)
+
+    def _see(self, place: str, output: Any, args: Any) -> Any:
+        if _is_float(output):
+            return self._settle(self._numbered(place), output, args)
+        if not isinstance(output, tuple | list) or not any(map(_is_float, output)):
+            return output
+        call = self._calls[place]
+        self._calls[place] += 1
+        seen = [
+            self._settle(f"{place}#{call}.{i}", item, args) if _is_float(item) else item
+            for i, item in enumerate(output)
+        ]
+        same = all(new is old for new, old in zip(seen, output, strict=True))
+        return output if same else _alike(output, seen)
+
+    def _settle(self, name: str, output: Tensor, args: Any) -> Tensor:
+        """Visit one tensor; what an in-place operation wrote is replaced in place too, as it may have other readers."""
+        outer, _here.visiting = getattr(_here, "visiting", False), True
+        try:
+            result = self._visit(name, output)
+            if result is output or output.requires_grad or all(item is not output for item in args):
+                return result
+            return output.copy_(result)
+        finally:
+            _here.visiting = outer
 
     def _numbered(self, place: str) -> str:
         count = self._calls[place]
         self._calls[place] += 1
         return f"{place}#{count}" if count else place
 
-    def functional(self, func: Callable[..., Any], output: Any) -> Any:
-        """Visit the result of a functional call when a non-leaf module is executing."""
-        if not self._stack or self._stack[-1][1] or not _is_float(output):
-            return output
-        return self._visit(self._numbered(f"{self._stack[-1][0]}/{operation_name(func)}"), output)
+
+def _alike(sequence: Any, items: list[Any]) -> Any:
+    """Return ``items`` as a list, tuple, named tuple or torch return type like ``sequence``."""
+    return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 
 
 class _FunctionWatch(TorchFunctionMode):
@@ -114,7 +172,7 @@ class _FunctionWatch(TorchFunctionMode):
         self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._watch.functional(func, func(*args, **(kwargs or {})))
+        return self._watch.functional(func, args, func(*args, **(kwargs or {})))
 
 
 def _is_float(value: object) -> bool:
@@ -127,22 +185,29 @@ class Tap:
     Args:
         model: the model.
         taps: site name -> function from the output (batch, ...) to its replacement, which may be the same tensor
-            changed in place. ``"input"`` and ``"output"`` name the model's own input and output.
+            changed in place. ``"input"`` and ``"output"`` name the model's own input and output, see :func:`ends`.
 
     Taps see values before guards do, so an injected fault can be corrected by a guard at the same place.
+
+    Raises:
+        NoSuchSite: no module of the model could compute a named place.
     """
 
     def __init__(self, model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
         self._model, self._taps = model, taps
+        self._ends = ends(model)
+        for name in taps.keys() - set(self._ends):
+            require_place(model, name)
         paths = {name.partition("#")[0] for name in taps}
         self._watch = Watch(model, self._replace, modules=paths, functional=any("/" in path for path in paths))
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Tap:
         self._watch.__enter__()
-        if "input" in self._taps:
+        first, last = self._ends
+        if first in self._taps:
             self._handles.append(self._model.register_forward_pre_hook(self._input))
-        if "output" in self._taps:
+        if last in self._taps:
             self._handles.append(self._model.register_forward_hook(self._output))
         return self
 
@@ -163,10 +228,10 @@ class Tap:
         return output if tap is None else tap(output)
 
     def _input(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self._taps["input"](args[0]), *args[1:])
+        return (self._taps[self._ends[0]](args[0]), *args[1:])
 
     def _output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        return self._taps["output"](output)
+        return self._taps[self._ends[1]](output)
 
 
 def tap(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Tap:
