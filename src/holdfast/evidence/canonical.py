@@ -101,7 +101,9 @@ def loads(data: bytes, *, what: str = "JSON", max_bytes: int = MAX_BYTES) -> Any
     if len(data) > max_bytes:
         raise UnreadableArtifact(f"{what} is longer than {max_bytes} bytes")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole, parse_constant=_no_constant
+        )
         _bound_depth(value, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
         raise UnreadableArtifact(f"{what} is not strict JSON: {error}") from error
@@ -114,6 +116,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
     return result
+
+
+def _whole(text: str) -> int | float:
+    """Read a whole number; beyond 2**53 it is the float that ECMAScript wrote without an exponent."""
+    return int(text) if abs(int(text)) <= _EXACT else float(text)
 
 
 def _no_constant(name: str) -> float:

@@ -38,14 +38,18 @@ def sign_statement(statement: Statement, signer: Signer) -> bytes:
     """Return the canonical bytes of a bundle with one signature over ``statement``."""
     payload = statement.to_bytes()
     signature = signer.sign(pae(PAYLOAD_TYPE, payload))
+    return _assemble(payload, [signature], signer.public.fingerprint)
+
+
+def _assemble(payload: bytes, signatures: list[bytes], fingerprint: str) -> bytes:
     return canonical.dumps(
         {
             "mediaType": MEDIA_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": signer.public.fingerprint}, "tlogEntries": []},
+            "verificationMaterial": {"publicKey": {"hint": fingerprint}, "tlogEntries": []},
             "dsseEnvelope": {
                 "payload": base64.b64encode(payload).decode(),
                 "payloadType": PAYLOAD_TYPE,
-                "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+                "signatures": [{"sig": base64.b64encode(item).decode(), "keyid": ""} for item in signatures],
             },
         }
     )
@@ -57,7 +61,8 @@ def verify_bundle(data: bytes, trust: PublicKey, *, require_canonical: bool = Fa
     Args:
         data: the bundle's bytes.
         trust: the only key accepted.
-        require_canonical: also refuse a bundle with any insignificant byte changed (white space, key order).
+        require_canonical: also refuse a bundle with any unsigned byte changed: it must be exactly what
+            :func:`sign_statement` writes around that payload, those signatures and that key.
 
     Raises:
         SignatureInvalid: no signature, or one that does not verify over the exact payload.
@@ -66,14 +71,14 @@ def verify_bundle(data: bytes, trust: PublicKey, *, require_canonical: bool = Fa
         UnsupportedVersion: another media type, payload type or kind of verification material.
     """
     value = canonical.loads(data, what="bundle")
-    if require_canonical and canonical.dumps(value) != data:
-        raise SignatureInvalid("the bundle is not in canonical form, so bytes of it changed after signing")
     envelope = _envelope(value)
     _check_key(value.get("verificationMaterial"), trust)
     payload = _base64(envelope.get("payload"), "payload")
-    message = pae(PAYLOAD_TYPE, payload)
-    for entry in _signatures(envelope):
-        trust.verify(_base64(entry.get("sig"), "signature"), message)
+    signatures = [_base64(entry.get("sig"), "signature") for entry in _signatures(envelope)]
+    for signature in signatures:
+        trust.verify(signature, pae(PAYLOAD_TYPE, payload))
+    if require_canonical and _assemble(payload, signatures, trust.fingerprint) != data:
+        raise SignatureInvalid("the bundle is not in canonical form, so unsigned bytes of it changed")
     return Verified(Statement.from_bytes(payload), trust.fingerprint)
 
 
