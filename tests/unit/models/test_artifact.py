@@ -121,7 +121,7 @@ CASES = {
     r"lacks fc\.bias": damaged(fc__bias=None),
     r"no extra": damaged(extra=torch.zeros(1)),
     r"fc\.bias holds NaN": damaged(fc__bias=torch.full((10,), torch.nan)),
-    r"fc\.bias is torch\.int64": damaged(fc__bias=torch.zeros(10, dtype=torch.int64)),
+    r"fc\.bias is (torch\.)?int64": damaged(fc__bias=torch.zeros(10, dtype=torch.int64)),
 }
 
 
