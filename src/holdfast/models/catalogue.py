@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from holdfast._registry import Registry
+from holdfast._registry import Registry, unknown
 from holdfast.errors import InvalidConfig, MissingExtra, UnknownName
 from holdfast.models.card import card
 from holdfast.seeds import derive
@@ -47,25 +48,36 @@ def _built(spec: str) -> object:
     if name == "transformers":
         return _transformers(tail)
     if tail and "=" not in tail and name not in architectures.names():
-        return _user_factory(name, tail)()
+        return _from_factory(name, tail)
     return architectures.build(spec)
 
 
-def _user_factory(module_name: str, attribute: str) -> Callable[[], nn.Module]:
+def _from_factory(module_name: str, attribute: str) -> object:
+    """Import and call a user's factory; the current folder is importable until it returns."""
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        hint = "write package.module:factory, importable from this folder"
-        raise UnknownName(f"cannot import {attribute} from {module_name}: {error}", hint=hint) from error
+        return _user_factory(module_name, attribute)()
     finally:
         if added:
             sys.path.remove(here)
+
+
+def _user_factory(module_name: str, attribute: str) -> Callable[[], object]:
+    hint = "write package.module:factory, importable from this folder"
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownName(f"cannot import {attribute} from {module_name}: {error}", hint=hint) from error
     if not callable(factory):
-        raise InvalidConfig(f"{module_name}:{attribute} is not callable")
+        raise InvalidConfig(f"{module_name}:{attribute} is not callable", hint=hint)
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        message = f"{module_name}:{attribute} cannot be called without arguments: {error}"
+        raise InvalidConfig(message, hint="wrap it in a function that takes none") from error
     return factory  # type: ignore[no-any-return]
 
 
@@ -75,7 +87,7 @@ def _timm(name: str) -> nn.Module:
     except ImportError as error:
         raise MissingExtra("timm is not installed", hint="pip install 'holdfast[vision]'") from error
     if name not in timm.list_models():
-        raise UnknownName(f"timm has no model {name!r}")
+        raise unknown("timm model", name, timm.list_models())
     return timm.create_model(name, pretrained=False)  # type: ignore[no-any-return]
 
 
@@ -84,5 +96,8 @@ def _transformers(folder: str) -> nn.Module:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise MissingExtra("transformers is not installed", hint="pip install 'holdfast[hf]'") from error
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnknownName(f"no transformers model in {folder}", hint="name a folder that holds config.json") from error
     return transformers.AutoModelForImageClassification.from_config(config)  # type: ignore[no-any-return]

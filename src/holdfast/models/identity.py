@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from holdfast.evidence.digest import digest_tensor
 from holdfast.evidence.manifest import Leaf, Manifest, fact
 from holdfast.evidence.statement import Subject
-from holdfast.models.artifact import describe, stored_tensors
+from holdfast.models.description import describe
+from holdfast.models.tensors import stored_tensors
 
 
 def manifest_of(model: nn.Module) -> Manifest:
