@@ -1,0 +1,96 @@
+"""Architectures: their sizes, their inputs, weights from a seed, and factories of the user's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.models import architectures, build_architecture, card, load, manifest_of, save
+
+SIZES = {"cifar-resnet20": 269722, "cifar-resnet32": 464154, "cifar-resnet44": 658586, "cifar-resnet56": 853018}
+
+
+@pytest.mark.parametrize("name", ["simplenet", "lenet", "vit-tiny", "digits-cnn", *SIZES])
+@torch.no_grad()
+def test_every_architecture_computes_logits(name):
+    model = build_architecture(name).eval()
+    assert name in architectures.names()
+    assert model(torch.rand(2, *card(model).input_shape)).shape == (2, 10)
+    assert card(model).architecture == name
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES.items())
+def test_residual_nets_have_the_size_of_their_paper(name, size):
+    assert sum(p.numel() for p in build_architecture(name).parameters()) == size
+
+
+def test_simplenet_has_the_size_of_its_paper():
+    assert round(sum(p.numel() for p in build_architecture("simplenet").parameters()) / 1e6, 1) == 5.5
+
+
+def test_options_in_the_specification_are_kept(tmp_path):
+    model = build_architecture("digits-cnn:channels=4,classes=3")
+    save(model, tmp_path / "m")
+    assert load(tmp_path / "m").fc.out_features == 3
+
+
+def test_weights_come_from_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    one, same, other = (build_architecture("lenet", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert manifest_of(one) == manifest_of(same)
+    assert manifest_of(one) != manifest_of(other)
+
+
+FACTORY = """
+from torch import nn
+
+def make():
+    from own_layers import width  # found while the factory runs
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, width))
+
+def needs(size):
+    return nn.Linear(size, size)
+
+def nothing():
+    return 3
+
+constant = 5
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    (tmp_path / "own_nets.py").write_text(FACTORY)
+    (tmp_path / "own_layers.py").write_text("width = 2\n")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_factory_in_the_current_folder_is_used_and_remembered(own_package, tmp_path):
+    model = build_architecture("own_nets:make")
+    assert isinstance(model, nn.Sequential)
+    save(model, tmp_path / "m")
+    assert manifest_of(load(tmp_path / "m")) == manifest_of(model)
+
+
+@pytest.mark.parametrize("name", ["needs", "nothing", "constant"])
+def test_what_is_no_factory_is_refused(own_package, name):
+    with pytest.raises(InvalidConfig, match="own_nets:"):
+        build_architecture(f"own_nets:{name}")
+
+
+def test_unknown_names_show_the_nearest(own_package):
+    with pytest.raises(UnknownName) as caught:
+        build_architecture("resnet20")
+    assert "cifar-resnet20" in caught.value.hint
+    for spec in ("own_nets:absent", "no_such_module:make"):
+        with pytest.raises(UnknownName, match="cannot import"):
+            build_architecture(spec)
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(InvalidConfig, match="channel_count"):
+        build_architecture("digits-cnn:channel_count=3")
