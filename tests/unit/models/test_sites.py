@@ -134,10 +134,11 @@ def test_a_layer_called_output_is_not_the_output_of_the_model(ends):
     assert names == ["activations:output", "outputs:output#model"]
 
 
-def test_sites_are_found_inside_inference_mode(digits_net):
+def test_sites_are_found_inside_inference_mode(digits_net, in_place):
     example = torch.rand(1, 8, 8)
-    outside = sites(digits_net, example)
+    outside, written_in_place = sites(digits_net, example), sites(in_place, torch.rand(4))
     with torch.inference_mode():
+        assert sites(in_place, torch.rand(4)) == written_in_place
         assert sites(digits_net, example) == outside
         assert sites(build_architecture("digits-cnn"), torch.rand(1, 8, 8)) == outside
 
