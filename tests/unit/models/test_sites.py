@@ -1,166 +1,117 @@
-"""The population of a model: found by running it, the same under every transform, nothing twice, no silent hole."""
+"""Sites: found by running, named for ever, counted once."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from holdfast.data import dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.models import attach_guard, build_architecture, card, select, sites
+from holdfast.hardening import RangeRestriction, harden, profile
+from holdfast.models import build_architecture, card, select, sites, tap
 from holdfast.quantization import quantize
 
-
-class Meddling:
-    """A guard that computes a lot: out of place, or in place."""
-
-    kind = "meddling"
-    events = None
-
-    def __init__(self, site: str, in_place: bool) -> None:
-        self.site, self.in_place = site, in_place
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.clamp_(-1e9, 1e9) if self.in_place else torch.clamp(x * 1, -1e9, 1e9)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "site": self.site}
+NETS = {"digits-cnn": (1, 8, 8), "cifar-resnet20": (3, 32, 32), "vit-tiny": (3, 32, 32), "lenet": (1, 28, 28)}
 
 
-def activations(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
-    return {site.name: site.shape for site in sites(model, example) if site.kind == "activations"}
+@pytest.fixture(params=list(NETS))
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    return build_architecture(request.param, seed=1).eval()
 
 
-def test_stored_bits_are_counted_exactly(digits_net):
-    weights = select(digits_net, "weights")
-    assert sum(site.numel for site in weights) == sum(p.numel() for p in digits_net.parameters())
-    assert all(site.bits == 32 and site.population == 32 * site.numel for site in weights)
-    buffers = {site.name for site in select(digits_net, "buffers")}
-    assert "norm1.running_var" in buffers
-    assert "norm1.num_batches_tracked" not in buffers  # an integer that no inference reads
+def example(model: nn.Module) -> torch.Tensor:
+    shape = card(model).input_shape
+    assert shape is not None
+    return torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
 
 
-def test_functional_operations_of_a_residual_block_are_sites():
-    model = build_architecture("cifar-resnet20")
-    found = activations(model, torch.rand(3, 32, 32))
-    assert found["layer1.0/add"] == found["layer1.0/relu"] == found["layer1.0/relu#1"] == (16, 32, 32)
-    assert found["layer2.0.shortcut"] == (32, 16, 16)
-    assert "layer1.0.shortcut" not in found  # an identity writes nothing
-    assert found["/avg_pool2d"] == (64, 1, 1)
-    assert "/flatten" not in found  # a view
+def test_identity_taps_fire_everywhere_and_change_no_bit(net: nn.Module) -> None:
+    places = select(net, "activations", example(net))
+    batch = torch.randn(3, *example(net).shape, generator=torch.Generator().manual_seed(0))
+    seen: dict[str, tuple[int, ...]] = {}
+    with torch.no_grad():
+        plain = net(batch)
+        taps = {site.name: lambda x, name=site.name: (seen.update({name: tuple(x.shape)}), x)[1] for site in places}
+        with tap(net, taps):
+            tapped = net(batch)
+        again = net(batch)
+    assert torch.equal(plain, tapped)
+    assert torch.equal(plain, again)
+    assert {site.name: (3, *site.shape) for site in places} == seen
 
 
-def test_attention_has_its_products_and_its_softmax():
-    found = activations(build_architecture("vit-tiny"), torch.rand(3, 32, 32))
-    assert found["blocks.0.attn/matmul"] == found["blocks.0.attn/softmax"] == (4, 65, 65)
-    assert found["blocks.0.attn/matmul#1"] == (4, 65, 16)
-    assert {"blocks.0/add", "blocks.0/add#1"} <= found.keys()
-    assert not any("transpose" in name or "view" in name or "permute" in name for name in found)
+def test_a_change_at_any_place_reaches_the_output(net: nn.Module) -> None:
+    batch = example(net).unsqueeze(0)
+    for site in select(net, "activations", example(net)):
+        with torch.no_grad():
+            plain = net(batch)
+            with tap(net, {site.name: lambda x: x * 0 + torch.nan}):
+                assert torch.isnan(net(batch)).any(), site.name
+            assert torch.equal(net(batch), plain)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_guards_leave_names_and_populations_alone(network, in_place):
-    model, example = network
-    plain = sites(model, example)
-    guarded = copy.deepcopy(model)
-    for site in plain:
-        if site.kind == "activations":
-            attach_guard(guarded, Meddling(site.name, in_place))
-    assert sites(guarded, example) == plain
-    assert len(card(guarded).guards) == len(select(model, "activations", example))  # they are back afterwards
+def test_functional_operations_have_names() -> None:
+    vit = build_architecture("vit-tiny").eval()
+    names = {site.name for site in select(vit, "activations", example(vit))}
+    assert {"blocks.0.attn/matmul", "blocks.0.attn/softmax", "blocks.0.attn/matmul#1", "blocks.0/add#1"} <= names
+    digits = build_architecture("digits-cnn").eval()
+    assert {"relu", "relu#1", "relu#2", "/add", "/mean"} <= {
+        s.name for s in select(digits, "activations", example(digits))
+    }
 
 
-def test_quantising_changes_formats_and_nothing_else(network):
-    model, example = network
-    plain, small = sites(model, example), sites(quantize(model, "int8"), example)
-    assert [(s.address, s.shape) for s in plain] == [(s.address, s.shape) for s in small]
-    assert {s.bits for s in small if s.kind == "weights"} == {8}
-    assert [s for s in plain if s.kind != "weights"] == [s for s in small if s.kind != "weights"]
+def test_population_is_the_same_for_plain_hardened_and_copied_models() -> None:
+    model = build_architecture("digits-cnn").eval()
+    data = dataset("digits").take(16)
+    tough = harden(model, RangeRestriction(profile(model, data, at="activations")))
+    expected = sites(model, data.example)
+    assert sites(tough, data.example) == expected
+    assert sites(copy.deepcopy(tough), data.example) == expected
+    assert sum(site.numel for site in select(model, "weights")) == sum(p.numel() for p in model.parameters())
 
 
-def test_listing_changes_nothing(digits_net):
-    digits_net.train()
-    before = {name: value.clone() for name, value in digits_net.state_dict().items()}
-    sites(digits_net, torch.rand(1, 8, 8))
-    assert digits_net.training
-    assert all(torch.equal(before[name], value) for name, value in digits_net.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in digits_net.modules())
+def test_quantised_weights_have_the_bits_they_are_stored_in() -> None:
+    small = quantize(build_architecture("digits-cnn"), "int4", at="weights:conv*")
+    bits = {site.name: site.bits for site in select(small, "weights")}
+    assert bits["conv1.weight"] == 4
+    assert bits["fc.weight"] == 32
 
 
-def test_in_place_operations_are_sites_once_each(in_place):
-    assert list(activations(in_place, torch.rand(4))) == ["fc", "/relu", "/add", "/mul"]
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv(x)
+        out += x
+        return self.act(out).flatten(1)
 
 
-def test_a_module_called_twice_has_two_sites(twice):
-    assert list(activations(twice, torch.rand(4))) == ["fc", "fc#1"]
+def test_in_place_operations_are_sites_and_views_are_not() -> None:
+    model = InPlace().eval()
+    names = [site.name for site in select(model, "activations", torch.ones(1, 2, 2))]
+    assert names == ["conv", "/add", "act"]
 
 
-def test_a_module_that_never_computes_is_named(twice):
-    with pytest.raises(NoSuchSite, match="idle never computes"):
-        select(twice, "activations:idle", torch.rand(4))
-
-
-def test_tensors_that_hold_no_samples_are_not_sites(recurrent, own_weights):
-    assert activations(recurrent, torch.rand(3, 4)) == {"lstm#0.0": (3, 5), "fc": (2,)}  # not the (layers, batch, 5)
-    assert activations(own_weights, torch.rand(4)) == {"/matmul": (4,)}  # not the softmax of a parameter
-
-
-def test_torch_attention_is_counted_though_its_projection_never_fires():
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    found = activations(model, torch.rand(5, 8))
-    assert any(name.startswith("self_attn/") for name in found)
-    assert found["/add"] == found["/add#1"] == (5, 8)
+def test_a_module_that_never_computes_is_refused_by_name() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    inputs = torch.ones(3, 8)
+    assert "self_attn.out_proj" not in {site.name for site in sites(layer, inputs)}
     with pytest.raises(NoSuchSite, match=r"self_attn\.out_proj never computes"):
-        select(model, "activations:self_attn.out_proj", torch.rand(5, 8))
+        select(layer, "activations:self_attn.out_proj", inputs)
 
 
-def test_windows_folded_into_the_batch_count_for_one_sample():
-    class Windows(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(2, 2)
-
-        def forward(self, x):
-            return self.fc(x.reshape(-1, 2)).reshape(len(x), -1)
-
-    assert activations(Windows(), torch.rand(6)) == {"fc": (3, 2)}
-
-
-def test_a_layer_called_output_is_not_the_output_of_the_model(ends):
-    names = [site.address for site in sites(ends, torch.rand(4)) if site.kind in ("activations", "outputs")]
-    assert names == ["activations:output", "outputs:output#model"]
-
-
-def test_sites_are_found_inside_inference_mode(digits_net, in_place):
-    example = torch.rand(1, 8, 8)
-    outside, written_in_place = sites(digits_net, example), sites(in_place, torch.rand(4))
-    with torch.inference_mode():
-        assert sites(in_place, torch.rand(4)) == written_in_place
-        assert sites(digits_net, example) == outside
-        assert sites(build_architecture("digits-cnn"), torch.rand(1, 8, 8)) == outside
-
-
-def test_selection_speaks_globs_and_keeps_the_order(digits_net):
-    both = select(digits_net, "buffers:norm1.*, weights:conv?.weight")
-    assert [site.address for site in both] == [
-        "weights:conv1.weight",
-        "weights:conv2.weight",
-        "weights:conv3.weight",
-        "buffers:norm1.running_mean",
-        "buffers:norm1.running_var",
-    ]
-    assert select(digits_net, "weights") == select(digits_net, "weights:**")
-    assert select(digits_net, "inputs", torch.rand(1, 8, 8))[0].shape == (1, 8, 8)
-
-
-def test_a_selection_that_matches_nothing_shows_the_nearest(digits_net):
+def test_selection_errors_say_what_is_near() -> None:
+    model = build_architecture("digits-cnn")
     with pytest.raises(NoSuchSite) as caught:
-        select(digits_net, "weights:conv1.wieght")
+        select(model, "weights:conv1.wieght")
     assert "conv1.weight" in caught.value.hint
-    with pytest.raises(InvalidConfig, match="unknown kind"):
-        select(digits_net, "wheights")
-    with pytest.raises(InvalidConfig, match="takes a forward pass"):
-        select(digits_net, "activations")
+    with pytest.raises(InvalidConfig, match="kind"):
+        select(model, "weight:conv1")
+    with pytest.raises(InvalidConfig, match="forward pass"):
+        select(model, "activations")
