@@ -3,6 +3,6 @@
 from holdfast.data import cifar, digits, idx, image_folder, synthetic  # noqa: F401  (they register themselves)
 from holdfast.data.catalogue import dataset, datasets
 from holdfast.data.dataset import UNLABELLED, Dataset, Preprocessing
-from holdfast.data.synthetic import probes
+from holdfast.data.probes import probes
 
 __all__ = ["UNLABELLED", "Dataset", "Preprocessing", "dataset", "datasets", "probes"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from blake3 import blake3
@@ -30,10 +32,30 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise InvalidConfig("preprocessing needs one mean and one positive std per channel")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
+            raise InvalidConfig("preprocessing needs finite numbers")
+        object.__setattr__(self, "mean", tuple(self.mean))  # a list is welcome; what is kept cannot change
+        object.__setattr__(self, "std", tuple(self.std))
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
         return {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+
+def labels_within(labels: Tensor, count: int, source: Path | str) -> Tensor:
+    """Return int64 ``labels`` (n,) if all lie in 0 .. count-1.
+
+    Raises:
+        InvalidConfig: one does not; it, its position and ``source`` are named.
+    """
+    wrong = ((labels < 0) | (labels >= count)).nonzero()
+    if len(wrong):
+        place = int(wrong[0])
+        raise InvalidConfig(
+            f"{source}: label {int(labels[place])} of item {place} is out of range",
+            hint=f"labels run from 0 to {count - 1}",
+        )
+    return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +67,8 @@ class Dataset:
         labels: int64, shape (n,), in 0 .. classes-1, or -1 throughout for probes.
 
     Raises:
-        InvalidConfig: counts differ, a label is out of range (its position is named), or a float is NaN.
+        InvalidConfig: nothing in it, counts differ, a dtype other than these, a label out of range (its position is
+            named), a NaN, or another number of means than channels.
     """
 
     name: str
@@ -55,22 +78,33 @@ class Dataset:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
+        self._check_pixels()
+        self._check_labels()
+
+    def _check_pixels(self) -> None:
         if self.raw.dim() != 4 or self.labels.dim() != 1 or len(self.raw) != len(self.labels):
             raise InvalidConfig(
                 f"{self.name}: {tuple(self.raw.shape)} images do not fit {tuple(self.labels.shape)} labels"
             )
-        if len(self.raw) == 0:
+        if self.raw.numel() == 0:
             raise InvalidConfig(f"the dataset {self.name} is empty")
+        if self.raw.dtype not in (torch.uint8, torch.float32):
+            raise InvalidConfig(f"{self.name} holds {self.raw.dtype} pixels", hint="use uint8 as stored, or float32")
         if self.raw.is_floating_point() and not torch.isfinite(self.raw).all():
             raise InvalidConfig(f"{self.name} holds NaN or infinite pixels")
-        least = 0 if self.classes else UNLABELLED
-        wrong = (self.labels < least) | (self.labels >= max(len(self.classes), least + 1))
-        if wrong.any():
-            place = int(wrong.nonzero()[0])
-            hint = f"labels run from {least} to {len(self.classes) - 1}"
+        if len(self.preprocessing.mean) not in (1, self.raw.shape[1]):
             raise InvalidConfig(
-                f"{self.name}: label {int(self.labels[place])} of item {place} is out of range", hint=hint
+                f"{self.name} has {self.raw.shape[1]} channels and {len(self.preprocessing.mean)} means",
+                hint="give one mean and std for all channels, or one each",
             )
+
+    def _check_labels(self) -> None:
+        if self.labels.dtype != torch.int64:
+            raise InvalidConfig(f"{self.name} has {self.labels.dtype} labels, not int64")
+        if self.classes:
+            labels_within(self.labels, len(self.classes), self.name)
+        elif (self.labels != UNLABELLED).any():
+            raise InvalidConfig(f"{self.name} has labels and no classes", hint=f"unlabelled samples have {UNLABELLED}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +118,8 @@ class Dataset:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches in order; the last may be short."""
+        if size < 1:
+            raise InvalidConfig(f"a batch holds at least one sample, not {size}")
         for start in range(0, len(self), size):
             yield self.batch(torch.arange(start, min(start + size, len(self))))
 
@@ -97,13 +133,19 @@ class Dataset:
         return self.batch(torch.tensor([0]))[0][0]
 
     def subset(self, indices: Tensor | Sequence[int]) -> Dataset:
-        """Return the samples at ``indices``, in that order."""
-        chosen = torch.as_tensor(indices)
+        """Return the samples at ``indices`` (0 .. n-1), in that order.
+
+        Raises:
+            InvalidConfig: an index out of range, or no indices at all.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        if ((chosen < 0) | (chosen >= len(self))).any():
+            raise InvalidConfig(f"{self.name} has samples 0 .. {len(self) - 1} and no others")
         return replace(self, raw=self.raw[chosen], labels=self.labels[chosen])
 
     def take(self, count: int) -> Dataset:
         """Return the first ``count`` samples (all, if there are fewer)."""
-        return self.subset(torch.arange(min(count, len(self))))
+        return self.subset(torch.arange(max(0, min(count, len(self)))))
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Return two disjoint parts, the first with ``fraction`` of the samples, drawn from ``seed``."""

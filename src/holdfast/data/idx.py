@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -13,10 +14,12 @@ import torch
 
 from holdfast._files import read_bytes
 from holdfast.data.catalogue import datasets
-from holdfast.data.dataset import Dataset, Preprocessing
+from holdfast.data.dataset import Dataset, Preprocessing, labels_within
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 
 _STEMS = {"train": "train", "test": "t10k"}
+_UNSIGNED_BYTES = 8  # the format's code of this element type
+_MOST_INFLATION = 1032  # deflate's own limit, bytes out per byte in
 
 
 @datasets.register("mnist")
@@ -26,11 +29,15 @@ def mnist(
     """Return MNIST from the four official files in ``root``: uint8 (n, 1, 28, 28)."""
     if split not in _STEMS:
         raise InvalidConfig(f"mnist has no split {split!r}", hint="train or test")
-    stem = _STEMS[split]
-    images = read_idx(_find(Path(root), f"{stem}-images-idx3-ubyte"), dimensions=3)
-    labels = read_idx(_find(Path(root), f"{stem}-labels-idx1-ubyte"), dimensions=1)
+    image_file, label_file = (
+        _find(Path(root), f"{_STEMS[split]}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+    )
+    images, labels = read_idx(image_file, dimensions=3), read_idx(label_file, dimensions=1)
+    if len(images) != len(labels) or images.size == 0:
+        raise UnreadableArtifact(f"{image_file} has {len(images)} images, {label_file.name} {len(labels)} labels")
     names = tuple("0123456789")
-    raw, targets = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).to(torch.int64)
+    targets = labels_within(torch.from_numpy(labels).to(torch.int64), len(names), label_file)
+    raw = torch.from_numpy(images).unsqueeze(1)
     return Dataset(f"mnist/{split}", raw, targets, names, Preprocessing(1 / 255, mean, std))
 
 
@@ -48,15 +55,22 @@ def read_idx(path: Path | str, *, dimensions: int) -> np.ndarray:
         UnreadableArtifact: another element type or number of dimensions, or a length other than the header's.
     """
     data = read_bytes(path, "idx file")
-    if str(path).endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UnreadableArtifact(f"{path} is not a whole gzip file: {error}") from error
     head = 4 + 4 * dimensions
-    if len(data) < head or data[:4] != bytes((0, 0, 8, dimensions)):
+    try:
+        with gzip.open(io.BytesIO(data)) if str(path).endswith(".gz") else io.BytesIO(data) as stream:
+            shape = _shape(stream.read(head), dimensions, path)
+            expected = math.prod(shape)
+            # one more than expected, to see excess; never more than the file could hold, whatever the header says
+            content = stream.read(min(expected, len(data) * _MOST_INFLATION) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableArtifact(f"{path} is not a whole gzip file: {error}") from error
+    if len(content) != expected:
+        count = "more" if len(content) > expected else str(len(content))
+        raise UnreadableArtifact(f"{path} holds {count} values, its header says {expected}")
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+def _shape(head: bytes, dimensions: int, path: Path | str) -> tuple[int, ...]:
+    if len(head) < 4 + 4 * dimensions or head[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)):
         raise UnreadableArtifact(f"{path} is no idx file of {dimensions}-dimensional unsigned bytes")
-    shape = struct.unpack(f">{dimensions}I", data[4:head])
-    if len(data) - head != math.prod(shape):
-        raise UnreadableArtifact(f"{path} holds {len(data) - head} values, its header says {math.prod(shape)}")
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
+    return struct.unpack(f">{dimensions}I", head[4:])
