@@ -39,6 +39,9 @@ class Int8:
     def decode(self, encoded: Encoded) -> Tensor:
         return self.inner.decode(encoded)
 
+    def decode_at(self, encoded: Encoded, index: Tensor) -> Tensor:
+        return self.inner.decode_at(encoded, index)
+
     def fields(self) -> tuple[str, ...]:
         return self.inner.fields()
 

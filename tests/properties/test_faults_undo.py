@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from holdfast.execution import Population, Proportion, inject
+from holdfast.execution.condition import Flips
 from holdfast.execution.injection import flip_rows
 from holdfast.faults import BitErrors
 from holdfast.models import Site, select
@@ -47,12 +48,12 @@ def test_row_flips_touch_only_their_rows(dtype: torch.dtype, data: st.DataObject
     index = torch.tensor([data.draw(st.integers(0, site.numel - 1)) for _ in rows])
     mask = bits.one_bit(torch.tensor([data.draw(st.integers(0, width - 1)) for _ in rows]))
     before = x.clone()
-    y = flip_rows(x, site, rows, index, mask)
+    y = flip_rows(x, rows, Flips(site, index, mask))
     changed = (bits.int_view(y.contiguous()) != bits.int_view(before.contiguous())).reshape(batch, -1)
     assert changed.sum(1).tolist() == [int(row in rows) for row in range(batch)]
     assert changed[rows, index].all()
     assert y.stride() == layout
-    assert bits.bit_equal(flip_rows(y, site, rows, index, mask).contiguous(), before.contiguous())
+    assert bits.bit_equal(flip_rows(y, rows, Flips(site, index, mask)).contiguous(), before.contiguous())
 
 
 @given(n=st.integers(1, 10_000), share=st.floats(0, 1), confidence=st.floats(0.5, 0.999))

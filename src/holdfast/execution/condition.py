@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from holdfast._registry import Registry
@@ -48,11 +49,43 @@ class Population:
 
 @dataclass(frozen=True)
 class Flips:
-    """Bits to flip in one site: ``mask[k]`` is XORed into flat element ``index[k]`` (int64, shape (n,), unique)."""
+    """Bits that change in one site.
+
+    Attributes:
+        site: where.
+        index: flat elements, int64, shape (n,), each at most once.
+        mask: int64, shape (n,); bits that flip whatever they hold.
+        rise: int64, shape (n,), or None; bits that become one (and so flip only where zero is stored).
+        fall: int64, shape (n,), or None; bits that become zero. No bit is in two of the three.
+    """
 
     site: Site
     index: Tensor
     mask: Tensor
+    rise: Tensor | None = None
+    fall: Tensor | None = None
+
+    def against(self, codes: Tensor) -> Tensor:
+        """Return the XOR masks (int64, shape (n,)) that these changes mean for elements that hold ``codes`` (n,)."""
+        mask = self.mask
+        if self.rise is not None:
+            mask = mask | (self.rise & ~codes.to(torch.int64))
+        if self.fall is not None:
+            mask = mask | (self.fall & codes.to(torch.int64))
+        return mask
+
+    @classmethod
+    def joined(cls, parts: Sequence[Flips]) -> Flips:
+        """Return changes of one site as one; an element may then occur once per part."""
+
+        def column(name: str) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            if all(value is None for value in values):
+                return None
+            return torch.cat([torch.zeros_like(p.mask) if v is None else v for p, v in zip(parts, values, strict=True)])
+
+        index, mask = torch.cat([part.index for part in parts]), torch.cat([part.mask for part in parts])
+        return cls(parts[0].site, index, mask, column("rise"), column("fall"))
 
 
 @runtime_checkable

@@ -57,8 +57,9 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
         for item in flips:
             if item.site.kind in STORED:
                 place = stored(model, item.site)
-                place.xor_(item.index, item.mask)
-                undo.callback(place.xor_, item.index, item.mask)
+                mask = item.against(place.at(item.index))
+                place.xor_(item.index, mask)
+                undo.callback(place.xor_, item.index, mask)
         flowing = {item.site: _every_sample(item) for item in flips if item.site.kind not in STORED}
         undo.enter_context(tap_sites(model, flowing))
         yield
@@ -78,27 +79,29 @@ def tap_sites(model: nn.Module, taps: dict[Site, Callable[[Tensor], Tensor]]) ->
 
 def _every_sample(item: Flips) -> Callable[[Tensor], Tensor]:
     def flip(output: Tensor) -> Tensor:
-        rows = torch.arange(output.numel() // item.site.numel).repeat_interleave(len(item.index))
-        samples = len(rows) // max(1, len(item.index))
-        return flip_rows(output, item.site, rows, item.index.repeat(samples), item.mask.repeat(samples))
+        samples = output.numel() // item.site.numel
+        rows = torch.arange(samples).repeat_interleave(len(item.index))
+        return flip_rows(output, rows, Flips.joined([item] * samples)) if samples else output
 
     return flip
 
 
-def flip_rows(output: Tensor, site: Site, rows: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-    """XOR ``mask[k]`` into element ``index[k]`` of sample ``rows[k]`` (all int64, shape (n,)) and return the result.
+def flip_rows(output: Tensor, rows: Tensor, flips: Flips) -> Tensor:
+    """Apply change k of ``flips`` to sample ``rows[k]`` (int64, shape (n,)) and return the result.
 
     Works in place, because the faulty value is what every later reader sees; only a model's input is copied, since it
     belongs to the caller. The memory layout is kept, so that the kernels downstream stay the same.
 
     Raises:
-        InvalidConfig: the output is not made of whole samples of ``site.shape``.
+        InvalidConfig: the output is not made of whole samples of the site's shape.
     """
+    site = flips.site
     if output.numel() % site.numel:
         raise InvalidConfig(f"{site.address} gave {tuple(output.shape)}, not samples of {site.shape}")
     target = output.detach().clone() if site.kind == "inputs" else output
     flat = target.detach().contiguous()
-    bits.xor_(flat, rows * site.numel + index, mask)
+    position = rows * site.numel + flips.index
+    bits.xor_(flat, position, flips.against(bits.int_view(flat).view(-1)[position]))
     if flat.data_ptr() != target.data_ptr():
         target.detach().copy_(flat)
     return target

@@ -170,11 +170,10 @@ def _faulty(model: nn.Module, block: Block) -> Iterator[None]:
 
 def _flipper(site: Site, items: list[tuple[int, Flips]], silent: set[Site]) -> Callable[[Tensor], Tensor]:
     rows = torch.cat([torch.full_like(flips.index, row) for row, flips in items])
-    index = torch.cat([flips.index for _, flips in items])
-    mask = torch.cat([flips.mask for _, flips in items])
+    changes = Flips.joined([flips for _, flips in items])
 
     def flip(output: Tensor) -> Tensor:
         silent.discard(site)
-        return flip_rows(output, site, rows, index, mask)
+        return flip_rows(output, rows, changes)
 
     return flip

@@ -47,19 +47,14 @@ class Lens:
             flat, spare = self.codes.view(-1), 8 - width
             flat[index] = flat[index] << spare >> spare
         with torch.no_grad():
-            parameter.put_(index.to(parameter.device), self._decode_at(index).to(parameter))
-
-    def _decode_at(self, index: Tensor) -> Tensor:
-        qparams = {name: _at(value, index, self.codes.shape) for name, value in self.qparams.items()}
-        return self.format.decode(Encoded(self.codes.view(-1)[index], qparams))
+            parameter.put_(
+                index.to(parameter.device),
+                self.format.decode_at(Encoded(self.codes, self.qparams), index).to(parameter),
+            )
 
     def matches(self, parameter: Tensor) -> bool:
         """Say whether ``parameter`` still holds exactly the decoded codes."""
         return bits.bit_equal(self.decoded().to(parameter), parameter.detach())
-
-
-def _at(value: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    return value if value.dim() == 0 else value.expand(shape).reshape(-1)[index]
 
 
 def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -> None:

@@ -25,6 +25,10 @@ class Stored:
         """The integer codes, shaped like the tensor; float tensors are viewed as integers of their width."""
         return self.lens.codes if self.lens is not None else bits.int_view(self.tensor)
 
+    def at(self, index: Tensor) -> Tensor:
+        """Return the codes at flat int64 ``index``, shape (n,)."""
+        return self.codes.take(index)
+
     def xor_(self, index: Tensor, mask: Tensor) -> None:
         """XOR int64 ``mask`` into the elements at flat int64 ``index`` (each at most once); its own inverse."""
         if self.lens is not None:

@@ -10,6 +10,7 @@ import torch
 
 from holdfast.execution.condition import Fault, Flips, Population
 from holdfast.models.site import Site
+from holdfast.numerics import bits
 from holdfast.seeds import derive
 from holdfast.testing.contract import require
 
@@ -53,22 +54,34 @@ def _check_realisation(fault: Fault, population: Population, number: int) -> Non
 
 
 def _check_flips(fault: Fault, item: Flips) -> None:
-    index, mask, width = item.index, item.mask, item.site.bits
-    require(index.dtype == mask.dtype == torch.int64, fault, "positions and masks are int64")
-    require(index.dim() == 1 and index.shape == mask.shape, fault, "gives one mask per position")
+    index, width = item.index, item.site.bits
+    columns = [column for column in (item.mask, item.rise, item.fall) if column is not None]
+    require(index.dtype == torch.int64 and index.dim() == 1, fault, "positions are int64, shape (n,)")
+    for column in columns:
+        require(column.dtype == torch.int64 and column.shape == index.shape, fault, "masks are int64, one per position")
+        above = column >> width if width < 64 else torch.zeros_like(column)
+        require(not above.any(), fault, f"masks stay within the {width} bits of {item.site.address}")
     inside = ((index >= 0) & (index < item.site.numel)).all()
     require(bool(inside), fault, f"positions lie within {item.site.address}")
     require(len(index.unique()) == len(index), fault, "each element is named at most once")
-    require(bool((mask != 0).all()), fault, "an element is named only if a bit of it flips")
-    above = mask >> width if width < 64 else torch.zeros_like(mask)
-    require(not above.any(), fault, f"masks stay within the {width} bits of {item.site.address}")
+    named = torch.stack(columns)
+    require(bool((named != 0).any(0).all()), fault, "an element is named only if a bit of it changes")
+    overlap = sum(int(bits.popcount(column).sum()) for column in columns)
+    union = columns[0] if len(columns) == 1 else torch.stack(columns).sum(0)  # a sum is a union if nothing overlaps
+    require(overlap == int(bits.popcount(union).sum()), fault, "no bit both flips and is set or cleared")
 
 
 def _same(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
     return len(one) == len(other) and all(
-        a.site == b.site and torch.equal(a.index, b.index) and torch.equal(a.mask, b.mask)
+        a.site == b.site
+        and torch.equal(a.index, b.index)
+        and all(_equal(getattr(a, name), getattr(b, name)) for name in ("mask", "rise", "fall"))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _global_state() -> tuple[bytes, bytes]:

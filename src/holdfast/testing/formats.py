@@ -64,6 +64,9 @@ def _check_round_trip(format: Format, case: str, x: Tensor) -> None:
     require(bool(torch.isfinite(decoded.double()).all()), subject, "finite values stay finite")
     require(torch.equal(again.codes, encoded.codes), subject, "encoding a decoded tensor gives back its codes")
     require(bits.bit_equal(format.decode(again), decoded), subject, "decoding twice gives the same bits")
+    index = torch.arange(x.numel()).flip(0)
+    some = format.decode_at(encoded, index)
+    require(bits.bit_equal(some, decoded.reshape(-1)[index]), subject, "decode_at gives what decode gives")
     if case == "zeros":
         require(not decoded.double().any(), subject, "zero is exact")
 

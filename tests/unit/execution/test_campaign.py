@@ -53,7 +53,7 @@ def test_rows_equal_a_naive_loop(trained: nn.Module, digits: Dataset, flowing: C
 
 
 def in_row(row: int, flip: Flips) -> Callable[[Tensor], Tensor]:
-    return lambda output: flip_rows(output, flip.site, torch.full_like(flip.index, row), flip.index, flip.mask)
+    return lambda output: flip_rows(output, torch.full_like(flip.index, row), flip)
 
 
 def test_one_image_at_a_time_fails_alike(trained: nn.Module, digits: Dataset, flowing: CampaignReport) -> None:

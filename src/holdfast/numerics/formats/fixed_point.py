@@ -15,6 +15,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.numerics.formats.protocol import Encoded, require_finite
+from holdfast.numerics.granularity import Granularity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class FixedPoint:
         wide = x.detach().double()
         if self.clip is not None:
             wide = wide.clamp(-self.clip, self.clip)
-        qparams = dict(qparams) if qparams is not None else self._range(wide, x)
+        qparams = dict(qparams) if qparams is not None else self._range(wide)
         steps = self._rounded(x, (wide - qparams["low"].double()) / qparams["scale"].double(), qparams)
         least, most = self._span()
         codes = steps.clamp(least, most) + self._offset()
@@ -68,11 +69,25 @@ class FixedPoint:
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return float32 numbers; bits above the width are ignored, as hardware would."""
-        codes = encoded.codes.to(torch.int32) & (2**self.bits - 1)
+        shape, sharing = encoded.codes.shape, self._sharing
+        return self._decoded(encoded.codes, {key: sharing.spread(v, shape) for key, v in encoded.qparams.items()})
+
+    def decode_at(self, encoded: Encoded, index: Tensor) -> Tensor:
+        """Return the float32 numbers at flat ``index``."""
+        shape, sharing = encoded.codes.shape, self._sharing
+        qparams = {key: sharing.at(value, index, shape) for key, value in encoded.qparams.items()}
+        return self._decoded(encoded.codes.view(-1)[index], qparams)
+
+    @property
+    def _sharing(self) -> Granularity:
+        return Granularity(self.granularity)
+
+    def _decoded(self, codes: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
+        codes = codes.to(torch.int32) & (2**self.bits - 1)
         if self.signed:
             codes = torch.where(codes >= 2 ** (self.bits - 1), codes - 2**self.bits, codes)
         steps: Tensor = (codes - self._offset()).double()
-        return (steps * encoded.qparams["scale"].double() + encoded.qparams["low"].double()).float()
+        return (steps * qparams["scale"].double() + qparams["low"].double()).float()
 
     def fields(self) -> tuple[str, ...]:
         """Name the meaning of each bit, least significant first; an unsigned code is all magnitude."""
@@ -98,11 +113,8 @@ class FixedPoint:
             return 0 if self.signed else half
         return -half if self.signed else 0
 
-    def _range(self, wide: Tensor, like: Tensor) -> dict[str, Tensor]:
-        per_channel = self.granularity == "channel" and like.dim() > 1
-        dims = tuple(range(1, like.dim())) if per_channel else tuple(range(like.dim()))
-        most = wide.amax(dims, keepdim=per_channel) if wide.numel() else wide.new_zeros(())
-        least = wide.amin(dims, keepdim=per_channel) if wide.numel() else wide.new_zeros(())
+    def _range(self, wide: Tensor) -> dict[str, Tensor]:
+        least, most = self._sharing.extremes(wide)
         if self.symmetric:
             bound = torch.maximum(most.abs(), least.abs())
             scale = _positive(bound / self._span()[1])

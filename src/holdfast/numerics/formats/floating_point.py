@@ -48,6 +48,10 @@ class FloatingPoint:
         """Return the numbers in this format's own dtype."""
         return encoded.codes.view(self.dtype)
 
+    def decode_at(self, encoded: Encoded, index: Tensor) -> Tensor:
+        """Return the numbers at flat ``index``."""
+        return encoded.codes.view(-1)[index].view(self.dtype)
+
     def fields(self) -> tuple[str, ...]:
         """Name the meaning of each bit, least significant first."""
         mantissa = self.bits - 1 - self.exponent

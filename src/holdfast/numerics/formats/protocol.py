@@ -16,7 +16,7 @@ from holdfast.errors import UnsupportedFormat
 class Encoded:
     """Integer codes as stored, and the quantisation parameters that give them meaning.
 
-    ``codes`` has the tensor's shape; every entry of ``qparams`` broadcasts against it.
+    ``codes`` has the tensor's shape; what an entry of ``qparams`` belongs to is the format's granularity.
     """
 
     codes: Tensor
@@ -47,6 +47,10 @@ class Format(Protocol):
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return the numbers the codes stand for."""
+        ...
+
+    def decode_at(self, encoded: Encoded, index: Tensor) -> Tensor:
+        """Return ``decode(encoded).flatten()[index]``, bit for bit; ``index`` is int64, shape (n,)."""
         ...
 
     def fields(self) -> tuple[str, ...]:
