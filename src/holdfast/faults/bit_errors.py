@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,11 +10,11 @@ import torch
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
+from holdfast.faults.chip import Chip
 from holdfast.models.site import Site
 from holdfast.seeds import Seed, derive
 
-_BLOCK = 2**20  # bits that share a family of streams
-_FLOOR = 20  # marks below 2**-_FLOOR form one band
+Masks = tuple[np.ndarray, np.ndarray]  # elements that change (int64), and their XOR masks
 
 
 @faults.register("bit-errors")
@@ -23,10 +22,10 @@ _FLOOR = 20  # marks below 2**-_FLOOR form one band
 class BitErrors:
     """Independent bit errors of low-voltage memory: each stored bit flips with probability ``rate``.
 
-    Every bit of a chip has a fixed mark u, uniform in [0, 1), and flips iff u < ``rate``; so under one seed the errors
-    of a lower rate are a subset of those of a higher one, as on a real chip (Stutz et al., MLSys 2021, section 3;
-    ``rate`` is their *p*). Marks are drawn per (seed, site, block of 2**20 bits), so a chip is the same for any
-    selection or order of sites. Cost is proportional to the number of flips.
+    Every bit of a chip fails at a rate of its own, so under one seed the errors of a lower rate are a subset of those
+    of a higher one, as on a real chip (Stutz et al., MLSys 2021, section 3; ``rate`` is their *p*). A site's errors
+    depend on the seed and the site's address alone: the same for any size, selection or order of sites, any device
+    and process, and exact at any rate. Cost is proportional to the number of flips, see :mod:`holdfast.faults.chip`.
     """
 
     rate: float  # per bit, 0..1
@@ -37,68 +36,70 @@ class BitErrors:
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
         """Return the flips of chip ``seed``, one entry per site that has any."""
-        drawn = (_in_site(site, self.rate, derive(seed, site.address)) for site in population.sites)
+        drawn = (_in_site(site, Chip(self.rate, derive(seed, site.address))) for site in population.sites)
         return [item for item in drawn if item is not None]
 
 
-def _in_site(site: Site, rate: float, seed: Seed) -> Flips | None:
-    starts = range(0, site.population, _BLOCK)
-    parts = [
-        start + positions(min(_BLOCK, site.population - start), rate, derive(seed, number))
-        for number, start in enumerate(starts)
-    ]
-    found = np.concatenate(parts) if parts else np.empty(0, np.int64)
-    if found.size == 0:
-        return None
-    element, bit = np.divmod(found, site.bits)
-    # positions ascend, so the bits of one element stand side by side
-    firsts = np.flatnonzero(np.diff(element, prepend=-1))
-    mask = np.bitwise_or.reduceat(np.int64(1) << bit, firsts)
-    return Flips(site, torch.from_numpy(element[firsts]), torch.from_numpy(mask))
+def xor_chip_(octets: np.ndarray, rate: float, seed: Seed, *, first: int = 0) -> int:
+    """Flip the errors of a chip in raw memory, in place, and return how many bits flipped; once more undoes it.
 
+    Bit j of byte i has address ``8 * (first + i) + j``. Memory of little-endian elements of 8, 16, 32 or 64 bits meets
+    the very errors that :class:`BitErrors` draws for a site of them under ``derive(seed, site.address)``.
 
-def positions(count: int, rate: float, seed: Seed) -> np.ndarray:
-    """Return the positions in 0 .. count-1 whose mark is below ``rate``, int64, ascending and unique.
-
-    Marks come in bands: one floor band [0, 2**-20), then [2**-(k+1), 2**-k) for k = 19, 18, ... Each band is an
-    independent Bernoulli process at its rate conditional on no lower band having the bit, drawn by geometric gaps;
-    bits that a lower band has already are skipped. Bands above ``rate`` are never drawn.
+    Args:
+        octets: uint8, shape (n,), writable; a part of a memory is enough.
+        rate: per bit, 0..1.
+        seed: of the chip and the site.
+        first: bytes of the memory before this part.
     """
-    taken = np.zeros(count, np.bool_)
-    below: list[np.ndarray] = [np.empty(0, np.int64)]
-    for low, high, number in _bands(rate):
-        generator = derive(seed, "band", number).numpy()
-        hits = _bernoulli(generator, count, (high - low) / (1 - low))
-        fresh = ~taken[hits]
-        taken[hits] = True
-        if high > rate:  # only in the highest band is a mark's place within it of interest
-            # the sum can round up to the band's end, which belongs to the next band
-            fresh &= np.minimum(low + (high - low) * generator.random(len(hits)), np.nextafter(high, 0)) < rate
-        below.append(hits[fresh])
-    return np.sort(np.concatenate(below))
+    chip, start = Chip(rate, seed), 8 * first
+    count = 0
+    if chip.dense:
+        for offset, flags in chip.maps(start, start + 8 * len(octets)):
+            masks = np.packbits(flags, bitorder="little")
+            place = (offset - start) // 8
+            octets[place : place + len(masks)] ^= masks
+            count += int(np.count_nonzero(flags))
+        return count
+    for offset, addresses in chip.lists(start, start + 8 * len(octets)):
+        index, mask = _merged(addresses, 8)
+        octets[index + (offset - start) // 8] ^= mask.astype(np.uint8)
+        count += len(addresses)
+    return count
 
 
-def _bands(rate: float) -> Iterator[tuple[float, float, int]]:
-    """Yield (low, high, number) of every band that starts below ``rate``, lowest first."""
-    if rate > 0:
-        yield 0.0, 2.0**-_FLOOR, _FLOOR
-    for k in range(_FLOOR - 1, -1, -1):
-        if 2.0 ** -(k + 1) < rate:
-            yield 2.0 ** -(k + 1), 2.0**-k, k
+def _in_site(site: Site, chip: Chip) -> Flips | None:
+    draw = _from_maps if chip.dense and site.bits in (8, 16, 32, 64) else _from_lists
+    parts = list(draw(chip, site))
+    index = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, np.int64)
+    if index.size == 0:
+        return None
+    return Flips(site, torch.from_numpy(index), torch.from_numpy(np.concatenate([part[1] for part in parts])))
 
 
-def _bernoulli(generator: np.random.Generator, count: int, p: float) -> np.ndarray:
-    """Return the successes among ``count`` trials of probability ``p``, sorted, by geometric gaps."""
-    if p >= 1:
-        return np.arange(count, dtype=np.int64)
-    parts, position = [], -1
-    while position < count:
-        expected = (count - position) * p
-        size = int(expected + 6 * math.sqrt(expected) + 8)
-        gaps = 1 + np.floor(np.log1p(-generator.random(size)) / math.log1p(-p))
-        # a gap beyond the block ends it; cutting it there keeps the sum exact in float64
-        steps = position + np.cumsum(np.minimum(gaps, count + 1))
-        parts.append(steps)
-        position = int(min(steps[-1], 2**52))
-    hits = np.concatenate(parts)
-    return hits[hits < count].astype(np.int64)
+def _from_maps(chip: Chip, site: Site) -> Iterator[Masks]:
+    """Yield the changes window by window; a window is a whole number of elements of 8 to 64 bits."""
+    for offset, flags in chip.maps(0, site.population):
+        masks = np.packbits(flags, bitorder="little").view(f"<i{site.bits // 8}")
+        index = np.flatnonzero(masks != 0)
+        yield index + offset // site.bits, _unsigned(masks[index], site.bits)
+
+
+def _from_lists(chip: Chip, site: Site) -> Iterator[Masks]:
+    # addresses are made absolute first, because a window may begin inside an element
+    found = [addresses + offset for offset, addresses in chip.lists(0, site.population)]
+    if found:
+        yield _merged(np.concatenate(found), site.bits)
+
+
+def _merged(addresses: np.ndarray, bits: int) -> Masks:
+    """Turn ascending bit addresses into elements and masks; the bits of one element stand side by side."""
+    element, bit = np.divmod(addresses, bits)
+    firsts = np.flatnonzero(np.diff(element, prepend=-1))
+    if firsts.size == 0:
+        return element, bit
+    return element[firsts], np.bitwise_or.reduceat(np.int64(1) << bit, firsts)
+
+
+def _unsigned(masks: np.ndarray, bits: int) -> np.ndarray:
+    return masks.astype(np.int64) & np.int64(-1 if bits == 64 else (1 << bits) - 1)
