@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
@@ -23,6 +23,18 @@ class Population:
     """All bits of some sites, in order, each with one address."""
 
     sites: tuple[Site, ...]
+    reader: Callable[[Site], Tensor] | None = field(default=None, compare=False, repr=False)  # flat codes of a site
+
+    def codes(self, site: Site) -> Tensor:
+        """Return the codes that ``site`` stores, flat, for a law that depends on them; only sites of a model have any.
+
+        Raises:
+            InvalidConfig: nothing is stored behind this population.
+            NoSuchSite: the site is computed, not stored.
+        """
+        if self.reader is None:
+            raise InvalidConfig(f"what {site.address} stores is unknown here", hint="inject into a model instead")
+        return self.reader(site)
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -32,6 +44,11 @@ class Population:
     def bits(self) -> int:
         """Number of bits."""
         return self._ends[-1] if self.sites else 0
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """The address of each site's first bit, in the order of the sites."""
+        return (0, *self._ends[:-1]) if self.sites else ()
 
     def locate(self, address: int) -> tuple[Site, int, int]:
         """Return (site, flat element, bit) of a bit address.
@@ -65,6 +82,14 @@ class Flips:
     rise: Tensor | None = None
     fall: Tensor | None = None
 
+    @property
+    def touched(self) -> Tensor:
+        """The bits that may change, int64, shape (n,): whichever column names them."""
+        mask = self.mask
+        for column in (self.rise, self.fall):
+            mask = mask if column is None else mask | column
+        return mask
+
     def against(self, codes: Tensor) -> Tensor:
         """Return the XOR masks (int64, shape (n,)) that these changes mean for elements that hold ``codes`` (n,)."""
         mask = self.mask
@@ -90,7 +115,12 @@ class Flips:
 
 @runtime_checkable
 class Fault(Protocol):
-    """A law that draws flips; a frozen dataclass whose fields are its parameters."""
+    """A law that draws flips; a frozen dataclass whose fields are its parameters.
+
+    A fault with a true class attribute ``each_read`` is no property of the chip but of one read of it: it is drawn
+    afresh for every forward pass, see :func:`holdfast.execution.inject`. A fault with a ``digest`` read a file, and the
+    digest names what it read.
+    """
 
     def flips(self, population: Population, seed: Seed) -> Sequence[Flips]:
         """Return the flips of one realisation; the same for the same arguments, everywhere."""

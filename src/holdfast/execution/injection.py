@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,9 @@ def inject(
 ) -> Iterator[nn.Module]:
     """Run the block with ``fault`` present in ``model``; afterwards every bit is what it was.
 
-    Stored bits are flipped once. Flowing bits are flipped in every forward pass, at the same place of every sample.
+    Stored bits are flipped once. Flowing bits are flipped in every forward pass, at the same place of every sample. A
+    fault of each *read* (``each_read``) is drawn afresh for every forward pass of ``model`` instead, and its stored
+    bits are put back when the pass ends; a backward pass through them is therefore refused by autograd.
 
     Args:
         model: changed in place inside the block, without a copy.
@@ -39,15 +42,19 @@ def inject(
         seed: the chip, or the realisation.
         example: one input sample; needed when ``at`` selects what flows.
     """
-    population = population_of(model, at, example)
-    with applied(model, fault.flips(population, derive(seed, "inject"))):
+    population, own = population_of(model, at, example), derive(seed, "inject")
+    if getattr(fault, "each_read", False):
+        faulty = _each_read(model, fault, population, own)
+    else:
+        faulty = applied(model, fault.flips(population, own))
+    with faulty:
         yield model
 
 
 def population_of(model: nn.Module, at: str, example: Tensor | None) -> Population:
     """Return the bits that ``at`` selects; runs the model only when something that flows is asked for."""
     traced = any(part.strip().startswith(TRACED) for part in at.split(","))
-    return Population(select(model, at, example if traced else None))
+    return Population(select(model, at, example if traced else None), lambda site: stored(model, site).codes.flatten())
 
 
 @contextmanager
@@ -62,6 +69,35 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
                 undo.callback(place.xor_, item.index, mask)
         flowing = {item.site: _every_sample(item) for item in flips if item.site.kind not in STORED}
         undo.enter_context(tap_sites(model, flowing))
+        yield
+
+
+@contextmanager
+def _each_read(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
+    """Apply what ``fault`` draws under ``derive(seed, "read", n)`` during forward pass n of ``model``, n = 0, 1, ..."""
+    numbers, present = count(), ExitStack()
+    flowing: dict[Site, Flips] = {}
+
+    def before(_: nn.Module, __: object) -> None:
+        present.close()  # a pass that was interrupted has left its bits behind
+        drawn = fault.flips(population, derive(seed, "read", next(numbers)))
+        flowing.clear()
+        flowing.update((item.site, item) for item in drawn if item.site.kind not in STORED)
+        present.enter_context(applied(model, [item for item in drawn if item.site.kind in STORED]))
+
+    def after(_: nn.Module, __: object, ___: object) -> None:
+        present.close()
+
+    def tap_of(site: Site) -> Callable[[Tensor], Tensor]:
+        return lambda output: _every_sample(flowing[site])(output) if site in flowing else output
+
+    taps = {site: tap_of(site) for site in population.sites if site.kind not in STORED}
+    with ExitStack() as hooks:
+        hooks.callback(present.close)
+        # drawn before the taps see the pass, undone after they have
+        hooks.callback(model.register_forward_pre_hook(before, prepend=True).remove)
+        hooks.enter_context(tap_sites(model, taps))
+        hooks.callback(model.register_forward_hook(after, always_call=True).remove)
         yield
 
 

@@ -34,11 +34,14 @@ class Trial:
 
     @property
     def address(self) -> tuple[str, int, int]:
-        """Site, flat element and bit of the flip; element and bit are -1 unless exactly one bit flipped."""
+        """Site, flat element and bit of the fault; element and bit are -1 unless it is in exactly one bit.
+
+        A bit that is set or cleared counts whether or not the model happens to store the other value there.
+        """
         if not self.flips:
             return "", -1, -1
         first = self.flips[0]
-        mask = int(first.mask[0]) & (2**64 - 1)
+        mask = int(first.touched[0]) & (2**64 - 1)
         if len(self.flips) > 1 or len(first.index) > 1 or mask.bit_count() > 1:
             return first.site.address, -1, -1
         return first.site.address, int(first.index[0]), mask.bit_length() - 1
@@ -90,7 +93,7 @@ def trial_count(trials: int | None, margin: float | None, confidence: float, pop
 
 
 def describe_fault(fault: Fault) -> dict[str, Any]:
-    """Return the registered name of ``fault`` (else its class name) and its parameters."""
+    """Return the registered name of ``fault`` (else its class name), its parameters, and the digest of what it read."""
     try:
         name = faults.name_of(type(fault))
     except UnknownName:
@@ -98,5 +101,7 @@ def describe_fault(fault: Fault) -> dict[str, Any]:
     known: Any = fault
     names = [field.name for field in dataclasses.fields(known)] if dataclasses.is_dataclass(known) else []
     fields = {key: getattr(known, key) for key in names}
+    if (digest := getattr(known, "digest", None)) is not None:
+        fields["digest"] = digest
     plain = (str, int, float, bool, type(None))
     return {"name": name} | {key: item if isinstance(item, plain) else repr(item) for key, item in fields.items()}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,11 +11,11 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import Flips, Population, inject
-from holdfast.execution.injection import applied
+from holdfast.execution.injection import applied, population_of
 from holdfast.faults import BitErrors, BitFlip
-from holdfast.models import select, sites
+from holdfast.models import Site, select, sites
 from holdfast.numerics import bits
-from holdfast.seeds import derive
+from holdfast.seeds import Seed, derive
 
 
 def bytes_of(model: nn.Module) -> dict[str, bytes]:
@@ -122,3 +124,60 @@ def test_unknown_places_are_named(trained: nn.Module, digits: Dataset) -> None:
         pass
     with pytest.raises(InvalidConfig), inject(trained, BitFlip(), at="activations"):
         pass
+
+
+@dataclass(frozen=True)
+class ReadErrors:
+    """Transient errors for the tests: each forward pass reads its own wrong bits."""
+
+    rate: float = 1e-3
+    each_read = True
+
+    def flips(self, population: Population, seed: Seed) -> Sequence[Flips]:
+        return BitErrors(rate=self.rate).flips(population, seed)
+
+
+@pytest.mark.parametrize("at", ["weights", "activations:relu#1", "weights,activations:relu#1"])
+def test_a_fault_of_each_read_differs_from_pass_to_pass(trained: nn.Module, digits: Dataset, at: str) -> None:
+    images, _ = digits.batch(torch.arange(4))
+    before = bytes_of(trained)
+    with torch.no_grad():
+        clean = trained(images)
+        with inject(trained, ReadErrors(), at=at, seed=3, example=digits.example):
+            first, second = (trained(images).view(torch.int32) for _ in range(2))  # bits: a NaN equals itself
+            assert bytes_of(trained) == before  # nothing stays between two reads
+        with inject(trained, ReadErrors(), at=at, seed=3, example=digits.example):
+            again = trained(images).view(torch.int32)
+        after = trained(images)
+    assert not torch.equal(first, clean.view(torch.int32))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)  # the n-th read under one seed is always the same
+    assert torch.equal(after, clean)
+
+
+def test_a_fault_of_each_read_leaves_nothing_after_a_pass_that_failed(trained: nn.Module, digits: Dataset) -> None:
+    before = bytes_of(trained)
+    with torch.no_grad(), inject(trained, ReadErrors(), at="weights", seed=3):
+        with pytest.raises(RuntimeError):
+            trained(torch.zeros(1, 7))
+        assert bytes_of(trained) == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in trained.modules())
+
+
+def test_a_population_of_a_model_reads_its_codes(trained: nn.Module) -> None:
+    population = population_of(trained, "weights", None)
+    site = population.sites[0]
+    expected = dict(trained.named_parameters())[site.name].detach().view(torch.int32).flatten()
+    assert torch.equal(population.codes(site).to(torch.int32), expected)
+    assert population.starts[:2] == (0, site.population)
+    assert [population.locate(start)[0] for start in population.starts] == list(population.sites)
+    with pytest.raises(InvalidConfig, match="unknown"):
+        Population(population.sites).codes(site)
+
+
+def test_bits_that_are_set_or_cleared_count_as_touched() -> None:
+    site = Site("weights", "w", (2,), "fp32", 32)
+    flips = Flips(
+        site, torch.tensor([0, 1]), torch.tensor([1, 0]), rise=torch.tensor([4, 8]), fall=torch.tensor([0, 16])
+    )
+    assert flips.touched.tolist() == [5, 24]
