@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from holdfast.execution.injection import inject
     from holdfast.execution.robustness import accuracy, robust_error
     from holdfast.execution.run import run
-    from holdfast.faults import BitErrors, BitFlip
+    from holdfast.faults import BitErrors, BitFlip, inject_file
     from holdfast.hardening import RangeRestriction
     from holdfast.hardening.harden import harden
     from holdfast.hardening.profile import profile
@@ -47,7 +47,7 @@ __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "sign", "verify", "check",
     "quantize", "codes", "train", "Schedule", "Standard", "RandomBitErrorTraining",
     "harden", "profile", "RangeRestriction",
-    "inject", "BitErrors", "BitFlip", "shield", "Freivalds",
+    "inject", "inject_file", "BitErrors", "BitFlip", "shield", "Freivalds",
     "run", "compare", "campaign", "robust_error", "accuracy", "Identifier", "assess",
 ]  # fmt: skip
 
@@ -70,6 +70,7 @@ _EXPORTS = {
     "formats": "holdfast.numerics.formats:formats",
     "harden": "holdfast.hardening.harden:harden",
     "inject": "holdfast.execution.injection:inject",
+    "inject_file": "holdfast.faults:inject_file",
     "load": "holdfast.signing.verbs:load",
     "probes": "holdfast.data:probes",
     "profile": "holdfast.hardening.profile:profile",

@@ -67,15 +67,16 @@ def _storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path}: {error.strerror or error}", hint="what stood there before is unchanged")
 
 
-def read_bytes(path: Path | str, what: str = "file", *, limit: int | None = None) -> bytes:
-    """Read a whole file.
+def read_bytes(path: Path | str, what: str = "file", *, limit: int | None = None, prefix: int | None = None) -> bytes:
+    """Read a whole file, or the first ``prefix`` bytes of it (fewer where it is shorter).
 
     Raises:
         UnreadableArtifact: missing, a directory, unreadable, or longer than ``limit`` bytes.
     """
+    wanted = prefix if limit is None else limit + 1
     try:
         with Path(path).open("rb") as handle:
-            data = handle.read() if limit is None else handle.read(limit + 1)
+            data = handle.read() if wanted is None else handle.read(wanted)
     except OSError as error:
         raise UnreadableArtifact(f"cannot read {what} {path}: {error.strerror or error}") from error
     if limit is not None and len(data) > limit:

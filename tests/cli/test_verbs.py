@@ -104,3 +104,27 @@ def test_bad_input_gives_one_clear_sentence(
     assert words in error
     assert "Traceback" not in error
     assert not (tmp_path / "out" / "model.json").exists()
+
+
+def test_inject_writes_a_broken_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(build_architecture("digits-cnn"), tmp_path / "m")
+    whole = (tmp_path / "m" / "model.safetensors").read_bytes()
+    call = ["inject", "m", "--fault", "bit-errors:rate=0.01", "--at", "weights:conv*", "--seed", "3", "--json", "-o"]
+    assert main([*call, "a"]) == 0
+    captured = capsys.readouterr()
+    report = one_json(captured.out)
+    assert report["flipped"].keys() == {"weights:conv1.weight", "weights:conv2.weight", "weights:conv3.weight"}
+    assert f"{sum(report['flipped'].values()):,} of {report['bits']:,} bits flipped" in captured.err
+    assert main([*call, "b"]) == 0
+    broken = (tmp_path / "a" / "model.safetensors").read_bytes()
+    assert broken == (tmp_path / "b" / "model.safetensors").read_bytes() != whole
+    flipped = sum((one ^ other).bit_count() for one, other in zip(broken, whole, strict=True))
+    assert flipped == sum(report["flipped"].values())
+    assert main([*call, "m"]) == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert main(["inject", "m", "--fault", "bit-errors:rate=1.5", "-o", "c"]) == 2
+    assert "between 0 and 1" in capsys.readouterr().err
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == whole

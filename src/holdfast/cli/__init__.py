@@ -15,6 +15,7 @@ VERBS = {
     "digest": "print the digests of files and folders",
     "harden": "add range guards, profiled on data, to a model",
     "identify": "tell which platform produced a trace",
+    "inject": "write a broken copy of a stored model",
     "keygen": "make a signing key",
     "quantize": "store weights as integer codes",
     "run": "run a model on probes and keep the exact output bits",

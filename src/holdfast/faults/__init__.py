@@ -2,5 +2,6 @@
 
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
+from holdfast.faults.streaming import FileInjection, inject_file
 
-__all__ = ["BitErrors", "BitFlip"]
+__all__ = ["BitErrors", "BitFlip", "FileInjection", "inject_file"]

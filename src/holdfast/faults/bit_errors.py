@@ -39,6 +39,14 @@ class BitErrors:
         drawn = (_in_site(site, Chip(self.rate, derive(seed, site.address))) for site in population.sites)
         return [item for item in drawn if item is not None]
 
+    def flip_memory_(self, octets: np.ndarray, site: Site, seed: Seed) -> int:
+        """Flip the errors of chip ``seed`` in the raw memory of ``site``, in place; return how many bits flipped.
+
+        The same errors as :meth:`flips` draws, without a list of them: memory that is never held twice. ``octets`` is
+        uint8 and holds the little-endian elements of the site, each as wide as its ``bits``.
+        """
+        return xor_chip_(octets, self.rate, derive(seed, site.address))
+
 
 def xor_chip_(octets: np.ndarray, rate: float, seed: Seed, *, first: int = 0) -> int:
     """Flip the errors of a chip in raw memory, in place, and return how many bits flipped; once more undoes it.

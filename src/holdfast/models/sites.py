@@ -6,6 +6,7 @@ A place is found by running the model, not by listing its modules: what never co
 from __future__ import annotations
 
 import difflib
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -141,10 +142,20 @@ def select(model: nn.Module, at: str = "weights", example: Tensor | None = None)
     parts = [_parse(part) for part in at.split(",")]
     if example is None and any(kind in ("activations", "inputs", "outputs") for kind, _ in parts):
         raise InvalidConfig(f"finding {at!r} takes a forward pass", hint="pass example=, one input sample")
-    known = sites(model, example)
+    return chosen(sites(model, example), at, dict(model.named_modules()))
+
+
+def chosen(known: Sequence[Site], at: str, modules: Container[str] = ()) -> tuple[Site, ...]:
+    """Return the sites among ``known`` that ``at`` selects, in their order; ``modules`` only sharpens the message.
+
+    Raises:
+        NoSuchSite: a part matches nothing; the hint shows the nearest names.
+        InvalidConfig: an unknown kind.
+    """
+    parts = [_parse(part) for part in at.split(",")]
     for kind, glob in parts:
         if not any(_matches(site, kind, glob) for site in known):
-            raise _no_such(model, kind, glob, known)
+            raise _no_such(modules, kind, glob, known)
     return tuple(site for site in known if any(_matches(site, kind, glob) for kind, glob in parts))
 
 
@@ -160,9 +171,9 @@ def _matches(site: Site, kind: str, glob: str) -> bool:
     return site.kind == kind and fnmatchcase(site.name, glob)
 
 
-def _no_such(model: nn.Module, kind: str, glob: str, known: tuple[Site, ...]) -> NoSuchSite:
+def _no_such(modules: Container[str], kind: str, glob: str, known: Sequence[Site]) -> NoSuchSite:
     names = [site.name for site in known if site.kind == kind]
-    if kind == "activations" and glob in dict(model.named_modules()):
+    if kind == "activations" and glob in modules:
         return NoSuchSite(
             f"the module {glob} never computes an output of its own", hint="its parent calls it another way"
         )
