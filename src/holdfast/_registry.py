@@ -6,6 +6,7 @@ command-line flag, a TOML key and a Python keyword have one name.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -106,7 +107,9 @@ def coerce(factory: Callable[..., object], options: Mapping[str, object], *, wha
         InvalidConfig: an option the factory does not take, or a value of the wrong type.
     """
     inner = factory.func if isinstance(factory, functools.partial) else factory
-    hints = typing.get_type_hints(inner.__init__ if inspect.isclass(inner) else inner)
+    # the fields of a dataclass may be inherited from another module, whose names only the class itself resolves
+    plain = inspect.isclass(inner) and not dataclasses.is_dataclass(inner)
+    hints = typing.get_type_hints(inner.__init__ if plain else inner)
     taken = inspect.signature(factory).parameters
     result = {}
     for key, value in options.items():
