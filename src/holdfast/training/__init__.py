@@ -1,6 +1,8 @@
 """Training that withstands bit errors, beside standard training."""
 
+from holdfast.training.compute import Compute
+from holdfast.training.journal import Journal
 from holdfast.training.loop import train
-from holdfast.training.recipes import RandomBitErrorTraining, Recipe, Standard, recipes
+from holdfast.training.recipes import Alternating, RandomBitErrorTraining, Recipe, Standard, recipes
 
-__all__ = ["RandomBitErrorTraining", "Recipe", "Standard", "recipes", "train"]
+__all__ = ["Alternating", "Compute", "Journal", "RandomBitErrorTraining", "Recipe", "Standard", "recipes", "train"]

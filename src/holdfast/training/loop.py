@@ -5,88 +5,200 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UsageError
 from holdfast.evidence.lineage import Step
 from holdfast.execution.run import Progress
-from holdfast.models import card
-from holdfast.seeds import derive
-from holdfast.training.recipes.protocol import Recipe, Schedule, recipes
+from holdfast.models import card, manifest_of
+from holdfast.seeds import Seed, derive
+from holdfast.training.compute import Compute
+from holdfast.training.journal import Journal
+from holdfast.training.measured import Measured, Meter
+from holdfast.training.recipes.protocol import Curriculum, Loss, Prepared, Recipe, TwoSteps, recipes, trainable
+from holdfast.training.state import State
+
+Augment = Callable[[Tensor, Seed], Tensor]
 
 
 def train(
-    model: nn.Module, data: Dataset, recipe: Recipe, *, seed: int = 0, progress: Progress | None = None
-) -> nn.Module:
-    """Return a trained copy of ``model`` in evaluation mode.
-
-    The order of the data and the bit errors come from separate streams of ``seed``, so changing one leaves the other.
-
-    Args:
-        model: starting point; unchanged.
-        data: training samples with labels.
-        recipe: what one step does.
-        seed: of data order and faults; initial weights are the model's own.
-        progress: called with (epochs done, epochs).
-
-    Raises:
-        InvalidConfig: no epochs, or a quantised model.
-        UsageError: the loss became NaN; says in which epoch and batch.
-    """
-    schedule = recipe.schedule
-    if schedule.epochs < 1 or card(model).lenses:
-        raise InvalidConfig("training takes a float model and at least one epoch")
-    result = copy.deepcopy(model).train()
-    optimiser = torch.optim.SGD(
-        result.parameters(), schedule.lr, momentum=0.9, nesterov=True, weight_decay=schedule.weight_decay
-    )
-    decay = torch.optim.lr_scheduler.MultiStepLR(optimiser, _milestones(schedule.epochs), gamma=0.1)
-    loss = math.inf
-    for epoch in range(schedule.epochs):
-        loss = _epoch(result, data, recipe, optimiser, epoch, seed, loss)
-        decay.step()
-        if progress is not None:
-            progress(epoch + 1, schedule.epochs)
-    recipe.project(result)
-    known = card(result)
-    known.classes, known.preprocessing = data.classes, data.preprocessing.to_json()
-    known.lineage.append(Step("train", describe(recipe, seed), {"data": data.digest}))
-    return result.eval()
-
-
-def _milestones(epochs: int) -> list[int]:
-    return sorted({max(1, round(epochs * share)) for share in (0.4, 0.6, 0.8)})
-
-
-def _epoch(
     model: nn.Module,
     data: Dataset,
     recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    epoch: int,
-    seed: int,
-    loss: float,
-) -> float:
-    order = torch.from_numpy(derive(seed, "order", epoch).numpy().permutation(len(data)))
-    for number, indices in enumerate(order.split(recipe.schedule.batch_size)):
+    *,
+    seed: int = 0,
+    augment: Augment | None = None,
+    compute: Compute | None = None,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Return a trained copy of ``model`` in evaluation mode, on the CPU.
+
+    The order of the data, its augmentation, the faults and the randomness inside layers (dropout) come from separate
+    streams of ``seed``, so changing one leaves the others. Each is keyed by epoch and batch, so a training that was
+    interrupted and resumed gives the same bits as one that was not.
+
+    Args:
+        model: starting point; unchanged. Frozen parameters (``requires_grad`` false) stay as they are.
+        data: training samples with labels.
+        recipe: what one step does.
+        seed: of every random choice; initial weights are the model's own.
+        augment: called with a preprocessed batch (n, c, h, w) and its seed; returns the batch to train on.
+        compute: device, precision and compilation.
+        journal: where to keep snapshots and metrics; a training that was interrupted there goes on.
+        progress: called with (epochs done, epochs).
+
+    Raises:
+        InvalidConfig: no epochs, a quantised model, nothing to train, or a journal of another training.
+        UsageError: the loss or a weight became NaN or infinite; says in which epoch and batch. Snapshots stay.
+    """
+    if recipe.schedule.epochs < 1 or card(model).lenses:
+        raise InvalidConfig("training takes a float model and at least one epoch")
+    compute = compute or Compute()
+    step = Step("train", describe(recipe, seed, augment, compute), {"data": data.digest})
+    result = copy.deepcopy(model).train()
+    run = _Run(data, recipe, seed, augment, compute)
+    with compute.prepared(result):
+        if isinstance(recipe, Prepared):
+            recipe.prepare(result)
+        state = State.fresh(result, recipe.schedule)
+        if journal is not None:
+            journal.open(state, {"start": manifest_of(model).digest, **step.to_json()})
+        _epochs(run, state, journal, progress)
+        _conclude(run, state)
+    known = card(result)
+    known.classes, known.preprocessing = data.classes, data.preprocessing.to_json()
+    known.lineage.append(step)
+    return result.eval()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change while a training runs."""
+
+    data: Dataset
+    recipe: Recipe
+    seed: int
+    augment: Augment | None
+    compute: Compute
+
+    def batch(self, indices: Tensor, *place: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.data.batch(indices)
+        if self.augment is not None:
+            images = self.augment(images, derive(self.seed, "augment", *place))
+        return images.to(self.compute.device), labels.to(self.compute.device)
+
+
+def _epochs(run: _Run, state: State, journal: Journal | None, progress: Progress | None) -> None:
+    total = run.recipe.schedule.epochs
+    if progress is not None and state.epoch:
+        progress(state.epoch, total)
+    while state.epoch < total:
+        measured = _epoch(run, state)
+        state.epoch += 1
+        if journal is not None:
+            journal.record(state, measured, last=state.epoch == total)
+        if progress is not None:
+            progress(state.epoch, total)
+
+
+def _epoch(run: _Run, state: State) -> Measured:
+    began, meter = time.perf_counter(), Meter()
+    recipe = run.recipe.at_epoch(state.epoch) if isinstance(run.recipe, Curriculum) else run.recipe
+    order = torch.from_numpy(derive(run.seed, "order", state.epoch).numpy().permutation(len(run.data)))
+    batches = order.split(recipe.schedule.batch_size)
+    for number, indices in enumerate(batches):
+        place = (state.epoch, number)
+        for group in state.optimiser.param_groups:
+            group["lr"] = recipe.schedule.rate(*place, len(batches))
+        torch.manual_seed(derive(run.seed, "layers", *place).words()[1] >> 1)
+        with run.compute.autocast():
+            state.loss = _step(recipe, state, *run.batch(indices, *place), derive(run.seed, "faults", *place))
+        _require_finite(state, number)
+        meter.add(state.loss, len(indices))
+    return meter.result(state.epoch, recipe.schedule.rate(state.epoch, 0, len(batches)), time.perf_counter() - began)
+
+
+def _step(recipe: Recipe, state: State, images: Tensor, labels: Tensor, seed: Seed) -> float:
+    """Move the weights by one batch; return its loss."""
+    model = state.model
+    recipe.project(model)
+    loss, gradients = recipe.gradients(model, images, labels, seed, state.loss)
+    if not math.isfinite(loss):
+        return loss  # stepping on would only spoil the weights
+    _descend(recipe, state, gradients)
+    if isinstance(recipe, TwoSteps):
         recipe.project(model)
-        images, labels = data.batch(indices)
-        loss, gradients = recipe.gradients(model, images, labels, derive(seed, "faults", epoch, number), loss)
-        if not math.isfinite(loss):
-            raise UsageError(f"the loss became {loss} in epoch {epoch}, batch {number}", hint="lower the learning rate")
-        for value, gradient in zip(model.parameters(), gradients, strict=True):
-            value.grad = gradient
-        optimiser.step()
+        loss = _second(recipe, state, loss, recipe.second(model, images, labels, seed, state.loss))
+    if state.average is not None:
+        state.average.update(model)
     return loss
 
 
-def describe(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Return what a lineage step keeps of a training: the recipe, all its parameters and the seed."""
+def _descend(recipe: Recipe, state: State, gradients: list[Tensor]) -> None:
+    for value, gradient in zip(trainable(state.model).values(), gradients, strict=True):
+        value.grad = gradient
+    if isinstance(recipe, Prepared):
+        recipe.differentiate(state.model)
+    state.optimiser.step()
+
+
+def _second(recipe: Recipe, state: State, loss: float, found: tuple[float, list[Tensor]] | None) -> float:
+    """Step again, within the range in which every tensor lies now."""
+    if found is None:
+        return loss
+    values = trainable(state.model).values()
+    ranges = [value.detach().aminmax() for value in values]
+    _descend(recipe, state, found[1])
+    with torch.no_grad():
+        for value, (low, high) in zip(values, ranges, strict=True):
+            value.clamp_(low, high)
+    return Loss(loss, float(found[0]), getattr(loss, "error", None))
+
+
+def _require_finite(state: State, batch: int) -> None:
+    perturbed = getattr(state.loss, "perturbed", None)
+    where = f"in epoch {state.epoch}, batch {batch}"
+    hint = "lower the learning rate; snapshots of the epochs before are whole"
+    if not math.isfinite(state.loss):
+        raise UsageError(f"the loss became {float(state.loss)} {where}", hint=hint)
+    if perturbed is not None and not math.isfinite(perturbed):
+        raise UsageError(f"the loss under bit errors became {perturbed} {where}", hint=f"lower the rate, or {hint}")
+    if not math.isfinite(torch.nn.utils.get_total_norm(list(state.model.parameters()))):
+        raise UsageError(f"the weights became NaN or infinite {where}", hint=hint)
+
+
+def _conclude(run: _Run, state: State) -> None:
+    if state.average is not None:
+        state.average.store(state.model)
+    run.recipe.project(state.model)
+    if isinstance(run.recipe, Prepared):
+        run.recipe.finish(state.model)
+    for value in state.model.parameters():
+        value.grad = None
+
+
+def describe(
+    recipe: Recipe, seed: int, augment: Augment | None = None, compute: Compute | None = None
+) -> dict[str, Any]:
+    """Return what a lineage step keeps of a training: recipe, all its parameters, seed, and what else counts."""
     values: dict[str, Any] = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else {}
-    schedule: Schedule = recipe.schedule
     name = recipes.name_of(type(recipe))
-    return {"recipe": name, **values, "schedule": dataclasses.asdict(schedule), "seed": str(seed)}
+    found = {"recipe": name, **values, "schedule": dataclasses.asdict(recipe.schedule), "seed": str(seed)}
+    if augment is not None:
+        found["augment"] = repr(augment) if dataclasses.is_dataclass(augment) else _qualified(augment)
+    if compute is not None and compute != Compute():
+        found["compute"] = dataclasses.asdict(compute)
+    return found
+
+
+def _qualified(call: object) -> str:
+    named = call if hasattr(call, "__qualname__") else type(call)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -16,11 +16,12 @@ from holdfast.execution import accuracy, robust_error
 from holdfast.faults import BitErrors
 from holdfast.models import build_architecture, card
 from holdfast.numerics import bits
-from holdfast.numerics.formats import formats
 from holdfast.quantization import quantize
 from holdfast.seeds import derive
 from holdfast.training import RandomBitErrorTraining, Recipe, Standard, recipes, train
 from holdfast.training.recipes import Schedule
+from holdfast.training.recipes.memory import Memory
+from holdfast.training.recipes.protocol import trainable
 
 SHORT = Schedule(epochs=1, batch_size=64)
 
@@ -59,10 +60,8 @@ def test_standard_gradients_are_autograds(net: nn.Module, batch: tuple[Tensor, T
 def test_bit_error_gradients_are_the_mean_of_both(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     recipe = RandomBitErrorTraining(rate=0.05, gradient_clip=None, start_loss=10)
     _, found = recipe.gradients(net.train(), *batch, derive(1), 1.0)
-    chosen = formats.build("rquant8")
-    encoded = {name: chosen.encode(value) for name, value in net.named_parameters()}
-    faulty = recipe._with_errors(chosen, encoded, derive(1))
-    clean = {name: chosen.decode(item) for name, item in encoded.items()}
+    memory = Memory.of("rquant8", trainable(net))
+    clean, faulty = memory.clean, memory.with_errors(0.05, derive(1))
     assert any(not torch.equal(clean[name], faulty[name]) for name in clean)
     pair = [
         by_hand(build_architecture("digits-cnn:channels=4", seed=0).train(), values, batch)

@@ -1,58 +1,43 @@
-"""Plain training of float weights, optionally clipped."""
+"""Plain training: of float weights, or aware of quantisation; optionally clipped."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig
+from holdfast.numerics.formats import formats
 from holdfast.seeds import Seed
-from holdfast.training.recipes.protocol import Schedule, loss_and_gradients, recipes
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+from holdfast.training.recipes.clipping import Clipped
+from holdfast.training.recipes.memory import Memory
+from holdfast.training.recipes.protocol import Loss, loss_and_gradients, recipes, trainable
 
 
 @recipes.register("standard")
 @dataclass(frozen=True, kw_only=True)
-class Standard:
-    """Cross-entropy on clean weights; ``clip`` adds Stutz et al.'s clipping to [-w_max, w_max] after each step."""
+class Standard(Clipped):
+    """Cross-entropy on clean weights; ``clip`` adds Stutz et al.'s clipping to [-w_max, w_max] before each step.
 
-    clip: float | None = None  # w_max
-    schedule: Schedule = field(default_factory=Schedule)
+    With a ``format``, every step quantises the master weights afresh, computes at the decoded codes, and takes the
+    gradient found there as the master weights' own (straight through, without a clipping mask): quantisation-aware
+    training (Stutz et al., MLSys 2021, section 4.1 and algorithm 1 without its errors).
+    """
+
+    format: str | None = None  # of quantisation-aware training, e.g. "rquant8"; None trains float weights
 
     def __post_init__(self) -> None:
-        require_positive("clip", self.clip)
+        super().__post_init__()
+        if self.format is not None:
+            formats.build(self.format)  # an unknown one is named now, not in the first batch
 
     def gradients(
         self, model: nn.Module, images: Tensor, labels: Tensor, seed: Seed, last_loss: float
-    ) -> tuple[float, list[Tensor]]:
+    ) -> tuple[Loss, list[Tensor]]:
         """Return the loss and its gradients."""
-        loss, found = loss_and_gradients(model, dict(model.named_parameters()), images, labels, keep_buffers=False)
-        return float(loss), found
-
-    def project(self, model: nn.Module) -> None:
-        """Clip the weights."""
-        clip_weights(model, self.clip)
-
-
-def clip_weights(model: nn.Module, clip: float | None) -> None:
-    """Clamp every parameter to [-clip, clip], in place; scales of normalisation layers to [1 - clip, 1 + clip].
-
-    Stutz et al. write those scales as 1 + a' and clip a': a scale held below a small ``clip`` would shrink the
-    activations layer by layer until nothing trains.
-    """
-    if clip is None:
-        return
-    with torch.no_grad():
-        for module in model.modules():
-            for name, value in module.named_parameters(recurse=False):
-                centre = 1 if name == "weight" and isinstance(module, _NORMS) else 0
-                value.clamp_(centre - clip, centre + clip)
-
-
-def require_positive(name: str, value: float | None) -> None:
-    """Raise :class:`InvalidConfig` unless ``value`` is None or positive."""
-    if value is not None and not value > 0:
-        raise InvalidConfig(f"{name} must be positive, not {value}")
+        weights: Mapping[str, Tensor] = trainable(model)
+        if self.format is not None:
+            weights = Memory.of(self.format, weights).clean
+        return loss_and_gradients(
+            model, weights, images, labels, keep_buffers=False, label_smoothing=self.label_smoothing
+        )

@@ -1,0 +1,148 @@
+"""Where a training keeps what it needs to go on, and what it measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast._files import make_folder, read_bytes, write_atomic
+from holdfast.errors import InvalidConfig, MissingExtra, StorageError
+from holdfast.evidence import canonical
+from holdfast.training.measured import Measured
+from holdfast.training.snapshot import read_snapshot, write_snapshot
+from holdfast.training.state import State
+
+METRICS = "metrics.jsonl"
+_PATTERN = "snapshot-*.safetensors"
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """A folder with ``snapshot-EPOCHS.safetensors`` and ``metrics.jsonl``, one line per epoch.
+
+    Attributes:
+        folder: made when it is missing.
+        every: epochs from one snapshot to the next; the last epoch has one anyway.
+        keep: keep the snapshot of every so many epochs; None keeps the newest alone.
+        tensorboard: write event files to ``folder/tensorboard`` as well.
+    """
+
+    folder: Path | str
+    every: int = 1
+    keep: int | None = None
+    tensorboard: bool = False
+    _training: Mapping[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _board: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.keep is not None and self.keep < 1):
+            raise InvalidConfig("snapshots are taken and kept every epoch or more rarely")
+        if self.keep is not None and self.keep % self.every:
+            raise InvalidConfig(f"every {self.keep} epochs is not always one of every {self.every}")
+
+    def open(self, state: State, training: Mapping[str, Any]) -> None:
+        """Bring ``state`` to where the newest snapshot stands, if there is one.
+
+        Args:
+            state: before the first batch.
+            training: what the training is: recipe, parameters, seed, and the digests of data and model.
+
+        Raises:
+            InvalidConfig: the folder holds another training.
+            UnreadableArtifact: a snapshot is damaged.
+            MissingExtra: TensorBoard is wanted and not installed.
+        """
+        self._training = canonical.loads(canonical.dumps(dict(training)), what="training")
+        make_folder(self.folder)
+        self._board = _board(Path(self.folder)) if self.tensorboard else None
+        if newest := self._snapshots():
+            found = read_snapshot(newest[-1])
+            _require_same(found.training, self._training, newest[-1])
+            state.restore(found.tensors, found.epoch, found.loss)
+        lines = [line for line in self._lines() if line["epoch"] < state.epoch]
+        write_atomic(Path(self.folder) / METRICS, b"".join(_line(value) for value in lines))
+
+    def record(self, state: State, measured: Measured, *, last: bool) -> None:
+        """Write down an epoch, and take a snapshot when one is due."""
+        try:
+            with (Path(self.folder) / METRICS).open("ab") as file:
+                file.write(_line(asdict(measured)))
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder}/{METRICS}: {error.strerror or error}") from error
+        if self._board is not None:
+            _show(self._board, measured)
+        if last or state.epoch % self.every == 0:
+            write_snapshot(self._path(state.epoch), state, self._training)
+            self._tidy(state.epoch)
+
+    def _tidy(self, newest: int) -> None:
+        for path in self._snapshots():
+            epoch = _epoch_of(path)
+            if epoch != newest and (self.keep is None or epoch % self.keep):
+                path.unlink(missing_ok=True)
+
+    def _path(self, epoch: int) -> Path:
+        return Path(self.folder) / f"snapshot-{epoch:06}.safetensors"
+
+    def _snapshots(self) -> list[Path]:
+        found = [path for path in Path(self.folder).glob(_PATTERN) if _epoch_of(path) >= 0]
+        return sorted(found, key=_epoch_of)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return the epochs written down so far; a line cut short by an interruption is left out."""
+        path, found = Path(self.folder) / METRICS, []
+        for line in read_bytes(path, "metrics").splitlines() if path.exists() else ():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and isinstance(value.get("epoch"), int):
+                found.append(value)
+        return found
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(value)).encode() + b"\n"
+
+
+def _epoch_of(path: Path) -> int:
+    digits = path.stem.removeprefix("snapshot-")
+    return int(digits) if digits.isascii() and digits.isdecimal() else -1
+
+
+def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Raise :class:`InvalidConfig`, naming what differs, unless a snapshot belongs to the training at hand."""
+    if found == wanted:
+        return
+    one, other = (_flat(value) for value in (found, wanted))
+    differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    raise InvalidConfig(
+        f"{path.parent} holds another training: {', '.join(differing)} differ{'s' * (len(differing) == 1)}",
+        hint="choose another folder, or delete that one to start over",
+    )
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: leaf for name, item in value.items() for key, leaf in _flat(item, f"{prefix}.{name}".strip(".")).items()
+    }
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("TensorBoard is not installed", hint="pip install 'holdfast[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _show(board: Any, measured: Measured) -> None:
+    for name, value in asdict(measured).items():
+        if name != "epoch" and value is not None:
+            board.add_scalar(f"train/{name}", value, measured.epoch)
+    board.flush()
