@@ -13,10 +13,16 @@ from holdfast.numerics.formats import Encoded, FixedPoint, format_of_dtype, form
 
 def test_presets() -> None:
     assert formats.build("int8") == FixedPoint(bits=8, symmetric=True, signed=True, granularity="channel")
-    assert formats.build("rquant4") == FixedPoint(bits=4, symmetric=False, signed=False, granularity="tensor")
-    for name in ("int8", "rquant3", "fixed-point:bits=3,clip=0.1"):
+    assert formats.build("uint4") == FixedPoint(bits=4, symmetric=False, signed=False, granularity="tensor")
+    for name in ("int8", "rquant3", "normal16", "global2", "rquant8:clip=0.1", "fixed-point:bits=3,clip=0.1"):
         built = formats.build(name)
         assert formats.build(built.name) == built
+
+
+def test_names_of_older_artifacts_stay_as_they_were() -> None:
+    spec = "fixed-point:bits=4,symmetric=false,signed=false,granularity=tensor,rounding=half-even,clip=none"
+    assert formats.build("uint4").name == spec
+    assert formats.build("int8:clip=0.1").name.endswith("granularity=channel,rounding=half-even,clip=0.1")
 
 
 def test_symmetric_int8_by_hand() -> None:
@@ -27,10 +33,20 @@ def test_symmetric_int8_by_hand() -> None:
 
 
 def test_asymmetric_unsigned_covers_its_range() -> None:
-    encoded = formats.build("rquant2").encode(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    encoded = formats.build("uint2").encode(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
     assert encoded.codes.dtype == torch.uint8
     assert encoded.codes.tolist() == [0, 1, 2, 3]
-    assert formats.build("rquant2").decode(encoded).tolist() == [-1, 0, 1, 2]
+    assert formats.build("uint2").decode(encoded).tolist() == [-1, 0, 1, 2]
+
+
+def test_rquant_is_centred_and_leaves_its_lowest_code_to_faults() -> None:
+    chosen = formats.build("rquant2")
+    encoded = chosen.encode(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    assert encoded.codes.tolist() == [1, 2, 2, 3]
+    assert chosen.decode(encoded).tolist() == pytest.approx([-1, 0.5, 0.5, 2])
+    # the lowest code, which only faults write, saturates at the low end
+    faulty = Encoded(torch.tensor([0], dtype=torch.uint8), encoded.qparams)
+    assert chosen.decode(faulty).item() == pytest.approx(-1)
 
 
 def test_each_channel_has_its_own_range() -> None:
@@ -64,12 +80,60 @@ def test_clip_bounds_the_range() -> None:
     assert chosen.decode(chosen.encode(torch.tensor([-3.0, 0.02, 3.0]))).abs().max().item() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "rquant8", "rquant2", "fixed-point:rounding=truncate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int8",
+        "int4",
+        "int16",
+        "int32",
+        "uint8",
+        "rquant8",
+        "rquant2",
+        "normal8",
+        "normal32",
+        "rquant4:granularity=group",
+        "fixed-point:rounding=truncate",
+    ],
+)
 @pytest.mark.parametrize("value", [0.0, 0.1, -0.3, 1e-20, 12345.678, -1e30])
 def test_constants_are_exact(name: str, value: float) -> None:
     x = torch.full((3, 4), value)
     chosen = formats.build(name)
     assert torch.equal(chosen.decode(chosen.encode(x)), x)
+
+
+@pytest.mark.parametrize("name", ["int8", "int32", "uint8", "rquant8", "rquant2", "normal8", "global8"])
+def test_zeros_are_exact_and_stay_near_zero_under_any_fault(name: str) -> None:
+    chosen = formats.build(name)
+    encoded = chosen.encode(torch.zeros(256))
+    assert not chosen.decode(encoded).any()
+    codes = torch.arange(256).to(encoded.codes.dtype)
+    if not name.startswith("global"):  # which keeps its range whatever it holds
+        assert chosen.decode(Encoded(codes, encoded.qparams)).abs().max() <= 1e-3
+
+
+def test_group_ranges_follow_their_own_group() -> None:
+    chosen = FixedPoint(granularity="group", group=2)
+    encoded = chosen.encode(torch.tensor([[1.27, -1.0, 127.0, 1.0, 2.54], [0.0, 0.0, 1.0, 1.0, 1.0]]))
+    assert encoded.qparams["scale"].shape == (2, 3)
+    assert encoded.qparams["scale"][0].tolist() == pytest.approx([0.01, 1, 0.02])
+    assert encoded.codes[0].tolist() == [127, -100, 127, 1, 127]
+
+
+def test_thirty_two_bits_need_float64() -> None:
+    x = torch.tensor([1.0, 1 / 3, -(2.0**-20)])
+    chosen = FixedPoint(bits=32, granularity="tensor")
+    encoded = chosen.encode(x)
+    assert encoded.codes.tolist() == [2**31 - 1, round((2**31 - 1) * x[1].item()), -2048]
+    assert chosen.decode(encoded).dtype == torch.float64
+    assert torch.equal(chosen.decode(encoded).float(), x)
+
+
+def test_sixteen_bits_by_hand() -> None:
+    encoded = FixedPoint(bits=16, granularity="tensor").encode(torch.tensor([3.2767, -1.0]))
+    assert encoded.codes.dtype == torch.int16
+    assert encoded.codes.tolist() == [32767, -10000]
 
 
 def test_rounding_halves_the_error_of_truncation() -> None:
@@ -106,8 +170,27 @@ def test_fields_name_every_bit() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(InvalidConfig, match="2 to 8 bits"):
-        FixedPoint(bits=9)
+    for arguments, message in (
+        ({"bits": 9}, "2 to 8 bits"),
+        ({"bits": 16, "signed": False}, "unsigned codes have at most 8 bits"),
+        ({"rounding": "up"}, "rounding is 'up'"),
+        ({"range": "learned"}, "range is 'learned'"),
+        ({"range": "fixed"}, "fixed range needs its bound"),
+        ({"range": "clipped"}, "clipped range needs its bound"),
+        ({"clip": math.inf}, "positive bound"),
+        ({"epsilon": -1e-3}, "epsilon"),
+        ({"centred": True}, "symmetric range is centred already"),
+        ({"low": -1.0}, "no lower end"),
+        ({"low": 2.0, "clip": 1.0, "range": "fixed", "symmetric": False}, "no lower end"),
+        ({"granularity": "row"}, "no granularity"),
+        ({"granularity": "group", "group": 0}, "at least one element"),
+    ):
+        with pytest.raises(InvalidConfig, match=message):
+            FixedPoint(**arguments)
+    with pytest.raises(InvalidConfig, match="no option 'clipp'"):
+        formats.build("rquant8:clipp=0.1")
+    with pytest.raises(UnsupportedFormat, match="beyond float32"):
+        FixedPoint().encode(torch.tensor([1e300], dtype=torch.float64))
     with pytest.raises(InvalidConfig, match="positive bound"):
         FixedPoint(clip=-1.0)
     with pytest.raises(InvalidConfig, match="granularity"):

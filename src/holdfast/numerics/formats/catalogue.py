@@ -21,11 +21,18 @@ for _item in FLOATING_POINT:
     formats.register(_item.name)(_constant(_item))
 
 formats.register("fixed-point")(FixedPoint)
-for _bits in (4, 8):
+for _bits in (4, 8, 16, 32):
     formats.register(f"int{_bits}")(partial(FixedPoint, bits=_bits))
-
-# RQuant (Stutz et al.): per tensor, asymmetric, unsigned, rounded
 for _bits in range(2, 9):
-    formats.register(f"rquant{_bits}")(
-        partial(FixedPoint, bits=_bits, symmetric=False, signed=False, granularity="tensor")
+    _whole = partial(FixedPoint, bits=_bits, symmetric=False, signed=False, granularity="tensor")
+    formats.register(f"uint{_bits}")(_whole)
+
+# Stutz et al., table 1: the steps from the usual quantiser to theirs, exactly as released; clip= is their w_max
+_released = partial(FixedPoint, granularity="tensor", epsilon=0.001, saturate=True)
+for _bits in range(2, 9):
+    formats.register(f"global{_bits}")(
+        partial(_released, bits=_bits, signed=False, rounding="truncate", range="fixed", clip=1.0)
     )
+    formats.register(f"rquant{_bits}")(partial(_released, bits=_bits, symmetric=False, signed=False, centred=True))
+for _bits in (8, 16, 32):
+    formats.register(f"normal{_bits}")(partial(_released, bits=_bits, rounding="truncate"))

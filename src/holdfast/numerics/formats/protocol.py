@@ -59,6 +59,9 @@ class Format(Protocol):
 
 
 def require_finite(x: Tensor, name: str) -> None:
-    """Raise :class:`UnsupportedFormat` when ``x`` holds NaN or an infinity, which ``name`` cannot represent."""
-    if not torch.isfinite(x).all():
-        raise UnsupportedFormat(f"{name} cannot hold NaN or infinite values", hint="repair the tensor first")
+    """Raise :class:`UnsupportedFormat` when ``x`` holds NaN, an infinity, or a value beyond float32."""
+    if torch.isfinite(x.detach().float()).all():
+        return
+    if torch.isfinite(x.detach().double()).all():
+        raise UnsupportedFormat(f"{name} cannot hold values beyond float32", hint="scale the tensor first")
+    raise UnsupportedFormat(f"{name} cannot hold NaN or infinite values", hint="repair the tensor first")
