@@ -16,6 +16,14 @@ from holdfast.testing import ContractBroken, check_fault
 SPECS = {
     "bit-errors": [f"bit-errors:rate={rate}" for rate in ("0", "1e-6", "0.01", "0.3", "1")],
     "bit-flip": ["bit-flip"],
+    "asymmetric-bit-errors": [
+        f"asymmetric-bit-errors:rate_0_to_1={up},rate_1_to_0={down}" for up, down in ((0.1, 0.01), (0, 0.3), (1, 1))
+    ],
+    "bursts": ["bursts:rate=0.02,length=5", "bursts:rate=1"],
+    "exact-errors": [f"exact-errors:count={count}" for count in (0, 1, 200, 320)],
+    "intermittent-errors": ["intermittent-errors:rate=0.1,share=0.3,transient=0.01"],
+    "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
+    "transient-errors": ["transient-errors:rate=0.02"],
 }
 
 

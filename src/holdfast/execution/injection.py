@@ -76,11 +76,12 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
 def _each_read(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
     """Apply what ``fault`` draws under ``derive(seed, "read", n)`` during forward pass n of ``model``, n = 0, 1, ..."""
     numbers, present = count(), ExitStack()
+    law = fault.on_chip(seed) if hasattr(fault, "on_chip") else fault  # some of the law is for life, not for a read
     flowing: dict[Site, Flips] = {}
 
     def before(_: nn.Module, __: object) -> None:
         present.close()  # a pass that was interrupted has left its bits behind
-        drawn = fault.flips(population, derive(seed, "read", next(numbers)))
+        drawn = law.flips(population, derive(seed, "read", next(numbers)))
         flowing.clear()
         flowing.update((item.site, item) for item in drawn if item.site.kind not in STORED)
         present.enter_context(applied(model, [item for item in drawn if item.site.kind in STORED]))

@@ -1,7 +1,23 @@
 """The laws by which bits go wrong."""
 
+from holdfast.faults.asymmetric import AsymmetricBitErrors
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
+from holdfast.faults.bursts import Bursts
+from holdfast.faults.exact import ExactErrors
 from holdfast.faults.streaming import FileInjection, inject_file
+from holdfast.faults.stuck_at import StuckAt
+from holdfast.faults.transient import IntermittentErrors, TransientErrors
 
-__all__ = ["BitErrors", "BitFlip", "FileInjection", "inject_file"]
+__all__ = [
+    "AsymmetricBitErrors",
+    "BitErrors",
+    "BitFlip",
+    "Bursts",
+    "ExactErrors",
+    "FileInjection",
+    "IntermittentErrors",
+    "StuckAt",
+    "TransientErrors",
+    "inject_file",
+]

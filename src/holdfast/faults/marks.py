@@ -28,7 +28,8 @@ def words(seed: Seed, index: np.ndarray) -> np.ndarray:
 
 def coins(seed: Seed, index: np.ndarray) -> np.ndarray:
     """Return one fair bool per ``index``, shape (n,)."""
-    return words(seed, index) < 0
+    tossed: np.ndarray = words(seed, index) < 0
+    return tossed
 
 
 def below(seed: Seed, index: np.ndarray, share: float) -> np.ndarray:

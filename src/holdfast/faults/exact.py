@@ -1,0 +1,64 @@
+"""Exactly so many bit errors: the random baseline of an attack with a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from holdfast.errors import InvalidConfig
+from holdfast.execution.condition import Flips, Population, faults
+from holdfast.faults.addresses import NOTHING, changes_at
+from holdfast.faults.rates import check_count
+from holdfast.seeds import Seed, derive
+
+
+@faults.register("exact-errors")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactErrors:
+    """Exactly ``count`` different bits of the population flip; every set of so many bits is equally likely.
+
+    Under one seed and population a smaller set is a subset of a larger one. Cost and memory are proportional to
+    ``count``.
+    """
+
+    count: int  # bits
+
+    def __post_init__(self) -> None:
+        check_count(self.count, "the number of bit errors", least=0)
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        """Return the flips that ``seed`` draws.
+
+        Raises:
+            InvalidConfig: the population has fewer bits.
+        """
+        if self.count > population.bits:
+            raise InvalidConfig(f"there are no {self.count} bits to flip in a population of {population.bits}")
+        return changes_at(population, flip=distinct(population.bits, self.count, seed))
+
+
+def distinct(size: int, count: int, seed: Seed) -> np.ndarray:
+    """Return ``count`` different numbers below ``size`` (int64, in no order), uniform over all such sets.
+
+    Beyond half of them, the second half is drawn among those that the first one left.
+    """
+    half = (size + 1) // 2
+    if count <= half:
+        return _first_distinct(size, count, seed)
+    first = _first_distinct(size, half, seed)
+    free = np.ones(size, np.bool_)
+    free[first] = False
+    rest = np.flatnonzero(free)
+    return np.concatenate([first, rest[distinct(size - half, count - half, derive(seed, "rest"))]])
+
+
+def _first_distinct(size: int, count: int, seed: Seed) -> np.ndarray:
+    """Return the first ``count`` different numbers of one uniform stream: draw as many as are missing, until none are.
+
+    The set does not depend on what is drawn but the numbers themselves, so by symmetry all sets are equally likely.
+    """
+    generator, found = seed.numpy(), NOTHING
+    while len(found) < count:
+        found = np.unique(np.concatenate([found, generator.integers(size, size=count - len(found), dtype=np.int64)]))
+    return found
