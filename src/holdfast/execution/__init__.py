@@ -10,12 +10,24 @@ from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.report import CampaignReport, Paired, paired
 from holdfast.execution.robustness import RobustError, accuracy, robust_error
 from holdfast.execution.run import Progress, Trace, predict, run
-from holdfast.execution.statistics import MeanEstimate, Proportion, mcnemar, trials_for
+from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
+from holdfast.execution.statistics import (
+    Estimate,
+    MeanEstimate,
+    Proportion,
+    mcnemar,
+    quantile,
+    trials_for,
+    worst_mean,
+)
 from holdfast.execution.trials import Row
 
 __all__ = [
+    "BettingSequence",
     "CampaignReport",
     "Comparison",
+    "EmpiricalBernsteinSequence",
+    "Estimate",
     "Executor",
     "Fault",
     "Flips",
@@ -30,6 +42,7 @@ __all__ = [
     "Row",
     "Trace",
     "accuracy",
+    "anytime_interval",
     "build_executor",
     "campaign",
     "compare",
@@ -41,7 +54,9 @@ __all__ = [
     "mcnemar",
     "paired",
     "predict",
+    "quantile",
     "robust_error",
     "run",
     "trials_for",
+    "worst_mean",
 ]

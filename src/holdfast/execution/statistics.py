@@ -51,10 +51,11 @@ class Proportion:
 def _check(successes: int, n: int, confidence: float) -> None:
     if not 0 <= successes <= n:
         raise InvalidConfig(f"{successes} of {n} is no proportion")
-    _check_confidence(confidence)
+    check_confidence(confidence)
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raise :class:`InvalidConfig` unless ``confidence`` lies between 0 and 1."""
     if not 0 < confidence < 1:
         raise InvalidConfig(f"a confidence lies between 0 and 1, not {confidence}", hint="write 0.95 for 95 %")
 
@@ -76,7 +77,7 @@ class MeanEstimate:
         Raises:
             InvalidConfig: no values.
         """
-        _check_confidence(confidence)
+        check_confidence(confidence)
         if not values:
             raise InvalidConfig("a mean needs at least one value")
         n, mean = len(values), math.fsum(values) / len(values)
@@ -91,6 +92,76 @@ class MeanEstimate:
         return Measurement(self.value, max(self.low, least), min(self.high, most), self.n, unit)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Any number with a two-sided interval, ``low <= value <= high``, from ``n`` values."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def width(self) -> float:
+        """Length of the interval."""
+        return self.high - self.low
+
+    def measurement(self, unit: str = "1") -> Measurement:
+        """Return it as a measurement of a record."""
+        return Measurement(self.value, self.low, self.high, self.n, unit)
+
+
+def quantile(
+    values: Sequence[float], q: float, confidence: float = 0.95, *, least: float = 0.0, most: float = 1.0
+) -> Estimate:
+    """Return the ``q`` quantile with the distribution-free interval between two order statistics.
+
+    The value interpolates linearly (Hyndman & Fan's definition 7). The interval runs from the k-th to the l-th
+    smallest value, with k and l from Binomial(n, q) (Thompson, 1936); where no value reaches far enough, it runs to
+    the end of the range.
+
+    Args:
+        values: independent draws in [``least``, ``most``]; infinities are allowed.
+        q: 0..1.
+        confidence: of the interval, at least.
+        least: end of the quantity's range; ``most`` likewise.
+
+    Raises:
+        InvalidConfig: no values, or ``q`` outside 0..1.
+    """
+    check_confidence(confidence)
+    if not values or not 0 <= q <= 1:
+        raise InvalidConfig(f"there is no quantile {q} of {len(values)} values")
+    ordered, n, tail = sorted(values), len(values), (1 - confidence) / 2
+    place = q * (n - 1)
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    # two infinities have no difference, and nothing lies between a value and itself
+    value = below if below == above else below + (place - math.floor(place)) * (above - below)
+    # P(fewer than k values lie below the quantile) <= tail, and as much on the other side
+    k = int(stats.binom.ppf(tail, n, q))
+    j = int(stats.binom.ppf(1 - tail, n, q)) + 1
+    low, high = ordered[k - 1] if k >= 1 else least, ordered[j - 1] if j <= n else most
+    return Estimate(value, min(low, value), max(high, value), n)
+
+
+def worst_mean(values: Sequence[float], alpha: float) -> float:
+    """Return the mean of the worst (largest) share ``alpha`` of ``values``: CVaR (Rockafellar & Uryasev, 2000).
+
+    A value that straddles the share counts with the part inside it, so ``alpha=1`` is the mean and ``alpha <= 1/n``
+    the maximum.
+
+    Raises:
+        InvalidConfig: no values, or ``alpha`` outside (0, 1].
+    """
+    if not values or not 0 < alpha <= 1:
+        raise InvalidConfig(f"the worst share lies between 0 and 1, not {alpha}", hint="0.1 is the worst tenth")
+    ordered = sorted(values, reverse=True)
+    share = max(1.0, alpha * len(ordered))
+    whole = math.floor(share)
+    rest = (share - whole) * ordered[whole] if share > whole else 0.0
+    return (math.fsum(ordered[:whole]) + rest) / share
+
+
 def trials_for(margin: float, confidence: float = 0.95, *, p: float = 0.5, population: int | None = None) -> int:
     """Return how many trials estimate a proportion near ``p`` to within plus or minus ``margin``.
 
@@ -100,7 +171,7 @@ def trials_for(margin: float, confidence: float = 0.95, *, p: float = 0.5, popul
     Raises:
         InvalidConfig: a margin or ``p`` outside 0..1.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not 0 < margin < 1 or not 0 < p < 1:
         raise InvalidConfig(f"a margin and a proportion lie between 0 and 1, not {margin} and {p}")
     unlimited = float(stats.norm.ppf(0.5 + confidence / 2)) ** 2 * p * (1 - p) / margin**2

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution import MeanEstimate, Proportion, mcnemar, trials_for
+from holdfast.execution import Estimate, MeanEstimate, Proportion, mcnemar, quantile, trials_for, worst_mean
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,45 @@ def test_mcnemar_is_the_exact_sign_test() -> None:
     assert mcnemar(10, 0) == pytest.approx(2 * 0.5**10)
 
 
+def test_worst_mean_by_hand() -> None:
+    values = [0.1, 0.5, 0.2, 0.4, 0.3]
+    assert worst_mean(values, 1.0) == pytest.approx(0.3)
+    assert worst_mean(values, 0.4) == pytest.approx(0.45)
+    assert worst_mean(values, 0.5) == pytest.approx((0.5 + 0.4 + 0.5 * 0.3) / 2.5)  # half of the third worst
+    assert worst_mean(values, 0.01) == 0.5  # less than one value is the worst one
+
+
+def test_quantile_interpolates_as_numpy_does() -> None:
+    values = list(np.random.default_rng(0).random(23))
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert quantile(values, q).value == pytest.approx(np.quantile(values, q))
+    assert quantile([1.0, math.inf, math.inf], 0.9, most=math.inf).value == math.inf
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_quantile_intervals_hold_the_quantile(q: float) -> None:
+    """1,000 samples of 50 from a uniform law, whose quantile is q: at most 10 % of the intervals miss it."""
+    generator, misses = np.random.default_rng(1), 0
+    for _ in range(1000):
+        found = quantile(list(generator.random(50)), q, 0.9)
+        assert found.low <= found.value <= found.high
+        misses += not found.low <= q <= found.high
+    assert misses / 1000 < 0.1 + 3 * math.sqrt(0.09 / 1000)
+
+
+def test_a_quantile_beyond_the_sample_reaches_the_end_of_the_range() -> None:
+    assert quantile([0.2] * 5, 0.95).high == 1.0
+    assert quantile([0.2] * 5, 0.05).low == 0.0
+    assert Estimate(0.2, 0.1, 0.5, 3).width == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     "call",
     [
+        lambda: quantile([], 0.5),
+        lambda: quantile([0.1], 50),
+        lambda: worst_mean([0.1], 0.0),
+        lambda: worst_mean([], 0.1),
         lambda: Proportion.wilson(3, 2),
         lambda: Proportion.wilson(1, 2, confidence=95),
         lambda: MeanEstimate.student_t([]),
