@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from holdfast.data import Dataset
@@ -20,7 +19,7 @@ from holdfast.execution.injection import population_of
 from holdfast.execution.plan import Block, describe_fault, draw_trials, plan_blocks, trial_count
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
-from holdfast.execution.run import Progress, evaluating
+from holdfast.execution.run import Progress, evaluating, one_thread
 from holdfast.execution.store import Store
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.models import manifest_of
@@ -74,7 +73,7 @@ def campaign(
     if len(data) == 0 or batch < 1:
         raise InvalidConfig("a campaign needs images and at least one trial per block")
     workers = build_executor(executor)
-    with _one_thread(), evaluating(model):
+    with one_thread(), evaluating(model):
         population = population_of(model, at, data.example)
         count = trial_count(trials, margin, confidence, population)
         plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch) | {
@@ -114,14 +113,3 @@ def _fingerprint(plan: dict[str, Any]) -> str:
 def _unfinished(blocks: Sequence[Block], rows: Iterable[Row]) -> Iterator[Block]:
     finished = {row.trial for row in rows}
     return (block for block in blocks if not all(trial.number in finished for trial in block))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread: small nets run faster, results do not depend on the core count, and workers can fork."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

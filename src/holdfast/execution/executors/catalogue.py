@@ -1,9 +1,9 @@
-"""Executors: where the blocks of a campaign run. Every executor gives the same rows."""
+"""Executors: where the blocks and chips of a campaign run. Every executor gives the same results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from holdfast._registry import Registry
 from holdfast.execution.plan import Block
@@ -16,6 +16,13 @@ class Executor(Protocol):
 
     def run(self, runner: TrialRunner, blocks: Sequence[Block]) -> Iterator[list[Row]]:
         """Yield the rows of each block exactly once; raise what a block raises."""
+        ...
+
+    def map(self, task: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield (item, ``task(item)``) for every item exactly once, in any order; results are JSON.
+
+        A task may change the model as long as it puts it back.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
-"""Run blocks in worker processes forked from this one.
+"""Run blocks of trials, or whole chips, in worker processes forked from this one.
 
-A fork shares the model, the data and the plan without copying or serialising them; what crosses the pipes is a block
-number one way and JSON rows the other. Only the parent writes the store.
+A fork shares the model, the data and the plan without copying or serialising them; what crosses the pipes is a number
+one way and JSON the other. Only the parent writes the store.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -46,15 +47,25 @@ class Processes:
             MissingDevice: the operating system has no ``fork``, or CUDA is already in use.
             TrialError: a worker died, which no exception explains (killed, or out of memory).
         """
-        if not hasattr(os, "fork") or torch.cuda.is_initialized():
-            raise MissingDevice("worker processes need fork and a CPU model", hint="use executor='inline'")
         if runner.exclusive:
             raise InvalidConfig("a session cannot be shared between processes", hint="use executor='inline'")
+        for _, rows in self.map(lambda place: [astuple(row) for row in runner(blocks[place])], range(len(blocks))):
+            yield [Row(*values) for values in rows]
+
+    def map(self, task: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Yield (item, what ``task`` made of it) as they come; a result is JSON, and so are lists where tuples were.
+
+        Raises:
+            MissingDevice: the operating system has no ``fork``, or CUDA is already in use.
+            TrialError: a worker died, which no exception explains (killed, or out of memory).
+        """
+        if not hasattr(os, "fork") or torch.cuda.is_initialized():
+            raise MissingDevice("worker processes need fork and a CPU model", hint="use executor='inline'")
         pool: dict[Connection, BaseProcess] = {}
         try:
-            for _ in range(min(self.workers, len(blocks))):
-                _start(pool, runner, blocks)
-            yield from _distribute(pool, len(blocks))
+            for _ in range(min(self.workers, len(items))):
+                _start(pool, task)
+            yield from _distribute(pool, items)
         finally:
             for pipe, process in pool.items():
                 pipe.close()
@@ -62,67 +73,67 @@ class Processes:
                 process.join()
 
 
-def _start(pool: dict[Connection, BaseProcess], runner: TrialRunner, blocks: Sequence[Block]) -> None:
+def _start(pool: dict[Connection, BaseProcess], task: Callable[[int], Any]) -> None:
     ours, theirs = get_context("fork").Pipe()
     # a worker must not hold the parent's ends, or it would not notice that the parent died
     process = get_context("fork").Process(
-        target=_work, args=(theirs, [ours, *pool], runner, blocks), name="holdfast-trials", daemon=True
+        target=_work, args=(theirs, [ours, *pool], task), name="holdfast-trials", daemon=True
     )
     process.start()
     theirs.close()
     pool[ours] = process
 
 
-def _work(pipe: Connection, foreign: list[Connection], runner: TrialRunner, blocks: Sequence[Block]) -> None:
+def _work(pipe: Connection, foreign: list[Connection], task: Callable[[int], Any]) -> None:
     for other in foreign:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
     with suppress(EOFError, OSError):  # the parent is gone or done
         while True:
-            pipe.send_bytes(_answer(runner, blocks[int(pipe.recv_bytes())]))
+            pipe.send_bytes(_answer(task, int(pipe.recv_bytes())))
 
 
-def _answer(runner: TrialRunner, block: Block) -> bytes:
+def _answer(task: Callable[[int], Any], item: int) -> bytes:
     try:
-        return json.dumps({"rows": [astuple(row) for row in runner(block)]}).encode()
+        return json.dumps({"item": item, "result": task(item)}).encode()
     except HoldfastError as error:
         return json.dumps({"error": type(error).__name__, "message": str(error), "hint": error.hint}).encode()
 
 
-def _distribute(pool: dict[Connection, BaseProcess], count: int) -> Iterator[list[Row]]:
-    waiting, running = iter(range(count)), 0
+def _distribute(pool: dict[Connection, BaseProcess], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    waiting, running = iter(items), 0
     for pipe in pool:
         running += _hand_out(pipe, waiting)
     while running:
         ready = set(wait(list(pool)))
         for pipe in (pipe for pipe in pool if pipe in ready):
-            rows = _receive(pipe, pool[pipe])
+            answer = _receive(pipe, pool[pipe])
             running += _hand_out(pipe, waiting) - 1
-            yield rows
+            yield answer
 
 
 def _hand_out(pipe: Connection, waiting: Iterator[int]) -> int:
-    number = next(waiting, None)
-    if number is None:
+    item = next(waiting, None)
+    if item is None:
         return 0
     with suppress(BrokenPipeError):  # its death is reported when its answer is read
-        pipe.send_bytes(str(number).encode())
+        pipe.send_bytes(str(item).encode())
     return 1
 
 
-def _receive(pipe: Connection, process: BaseProcess) -> list[Row]:
+def _receive(pipe: Connection, process: BaseProcess) -> tuple[int, Any]:
     try:
         answer = json.loads(pipe.recv_bytes())
     except (EOFError, OSError):
         process.join()
         raise TrialError(
             f"a campaign worker died with exit code {process.exitcode}",
-            hint="finished blocks are kept; run it again",
+            hint="what was finished is kept; run it again",
         ) from None
     if "error" in answer:
         raise _rebuilt(answer)
-    return [Row(*values) for values in answer["rows"]]
+    return answer["item"], answer["result"]
 
 
 def _rebuilt(answer: dict[str, str]) -> HoldfastError:
