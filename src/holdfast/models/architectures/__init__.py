@@ -1,5 +1,5 @@
 """The built-in architectures; importing this package registers them."""
 
-from holdfast.models.architectures import digits, lenet, resnet, simplenet, vit
+from holdfast.models.architectures import digits, lenet, resnet, simplenet, vit, wide_resnet
 
-__all__ = ["digits", "lenet", "resnet", "simplenet", "vit"]
+__all__ = ["digits", "lenet", "resnet", "simplenet", "vit", "wide_resnet"]
