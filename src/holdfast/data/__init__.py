@@ -1,8 +1,19 @@
 """Datasets and probes: real files read strictly, in a fixed order; a digest binds labels and preprocessing."""
 
-from holdfast.data import cifar, digits, idx, image_folder, synthetic  # noqa: F401  (they register themselves)
+from holdfast.data import autoaugment, cifar, digits, idx, image_folder, synthetic  # noqa: F401  (they register themselves)
+from holdfast.data.augmentation import Augmentation, augmentation, augmentations
 from holdfast.data.catalogue import dataset, datasets
 from holdfast.data.dataset import UNLABELLED, Dataset, Preprocessing
 from holdfast.data.probes import probes
 
-__all__ = ["UNLABELLED", "Dataset", "Preprocessing", "dataset", "datasets", "probes"]
+__all__ = [
+    "UNLABELLED",
+    "Augmentation",
+    "Dataset",
+    "Preprocessing",
+    "augmentation",
+    "augmentations",
+    "dataset",
+    "datasets",
+    "probes",
+]

@@ -104,7 +104,7 @@ def test_weights_are_kaimings_and_come_from_the_seed():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
             error = 5 / math.sqrt(2 * module.weight.numel())  # five standard errors of a standard deviation
-            assert math.isclose(float(module.weight.std()), math.sqrt(2 / fan_in), rel_tol=error)
+            assert math.isclose(float(module.weight.detach().std()), math.sqrt(2 / fan_in), rel_tol=error)
             assert bool((module.bias == 0).all())
     same, other = (build_architecture("simplenet:channels=4", seed=seed) for seed in (1, 2))
     assert manifest_of(same) == manifest_of(build_architecture("simplenet:channels=4", seed=1))
