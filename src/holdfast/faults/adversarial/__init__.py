@@ -1,0 +1,1 @@
+"""Bit errors that an adversary chooses, within a budget of bits and DRAM rows."""
