@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ SPECS = {
     "intermittent-errors": ["intermittent-errors:rate=0.1,share=0.3,transient=0.01"],
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
     "transient-errors": ["transient-errors:rate=0.02"],
+    "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],
 }
 
 

@@ -1,5 +1,6 @@
 """The laws by which bits go wrong."""
 
+from holdfast.faults.adversarial.fixed_flips import FixedFlips
 from holdfast.faults.asymmetric import AsymmetricBitErrors
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
@@ -16,6 +17,7 @@ __all__ = [
     "Bursts",
     "ExactErrors",
     "FileInjection",
+    "FixedFlips",
     "IntermittentErrors",
     "StuckAt",
     "TransientErrors",
