@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from holdfast._registry import Registry
+from holdfast.numerics.formats.affine import Affine
 from holdfast.numerics.formats.fixed_point import FixedPoint
 from holdfast.numerics.formats.floating_point import FLOATING_POINT, FloatingPoint
 from holdfast.numerics.formats.protocol import Format
+from holdfast.numerics.formats.superblock import Superblock
 
 formats: Registry[Format] = Registry("format", "holdfast.formats")
 
@@ -20,6 +22,8 @@ def _constant(item: FloatingPoint) -> Callable[[], FloatingPoint]:
 for _item in FLOATING_POINT:
     formats.register(_item.name)(_constant(_item))
 
+formats.register("affine")(Affine)
+formats.register("superblock")(Superblock)
 formats.register("fixed-point")(FixedPoint)
 for _bits in (4, 8, 16, 32):
     formats.register(f"int{_bits}")(partial(FixedPoint, bits=_bits))
