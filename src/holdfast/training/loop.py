@@ -118,8 +118,8 @@ def _epoch(run: _Run, state: State) -> Measured:
         place = (state.epoch, number)
         for group in state.optimiser.param_groups:
             group["lr"] = recipe.schedule.rate(*place, len(batches))
-        torch.manual_seed(derive(run.seed, "layers", *place).words()[1] >> 1)
-        with run.compute.autocast():
+        with torch.random.fork_rng(), run.compute.autocast():  # dropout draws from torch's own generator
+            torch.manual_seed(derive(run.seed, "layers", *place).words()[1] >> 1)
             state.loss = _step(recipe, state, *run.batch(indices, *place), derive(run.seed, "faults", *place))
         _require_finite(state, number)
         meter.add(state.loss, len(indices))
