@@ -16,7 +16,7 @@ from holdfast.models.site import Site
 from holdfast.numerics import bits
 from holdfast.seeds import Seed, derive
 
-STORED = ("weights", "buffers")
+STORED = ("weights", "buffers", "qparams")
 TRACED = ("activations", "inputs", "outputs")
 
 

@@ -34,6 +34,15 @@ class Lens:
         """Return the float values of all codes."""
         return self.format.decode(Encoded(self.codes, self.qparams))
 
+    def stored_qparams(self) -> dict[str, Tensor]:
+        """Return the quantisation parameters that differ from tensor to tensor, and so are stored beside the codes.
+
+        A format that fixes some of them, such as the zero ``low`` of a symmetric range, names the others in
+        ``stored_qparams``.
+        """
+        keys = getattr(self.format, "stored_qparams", tuple(self.qparams))
+        return {key: self.qparams[key] for key in keys}
+
     def write(self, parameter: Tensor) -> None:
         """Decode every code into ``parameter``."""
         with torch.no_grad():
@@ -66,6 +75,7 @@ def attach_lens(model: nn.Module, name: str, format: Format, encoded: Encoded) -
     lenses = card(model).lenses
     if name in lenses:
         raise InvalidConfig(f"{name} is already stored as {lenses[name].format.name}", hint="quantise the float model")
-    lens = Lens(encoded.codes.contiguous(), dict(encoded.qparams), format)
+    qparams = {key: value.contiguous() for key, value in encoded.qparams.items()}
+    lens = Lens(encoded.codes.contiguous(), qparams, format)
     lens.write(model.get_parameter(name))
     lenses[name] = lens

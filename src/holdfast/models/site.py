@@ -1,11 +1,11 @@
-"""A site is a named place where bits live: stored (weights, buffers) or flowing (activations, inputs, outputs)."""
+"""A site is a named place where bits live: stored (weights, buffers, qparams) or flowing (activations, inputs, ...)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-KINDS = ("weights", "buffers", "activations", "inputs", "outputs", "offload")
+KINDS = ("weights", "buffers", "qparams", "activations", "inputs", "outputs", "offload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Site:
     """
 
     kind: str  # one of KINDS
-    name: str  # stable under every transform, e.g. "layer1.0.conv1.weight" or "layer1.0/add"
+    name: str  # stable under every transform: "layer1.0.conv1.weight", "layer1.0/add", "fc.weight/scale"
     shape: tuple[int, ...]
     format: str  # number format of the elements, e.g. "fp32"
     bits: int  # per element

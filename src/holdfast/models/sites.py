@@ -31,7 +31,7 @@ def sites(model: nn.Module, example: Tensor | None = None) -> tuple[Site, ...]:
         model: any module; a session that offloads layers adds its own ``offload`` sites.
         example: one input sample, shape (...) without batch; needed to find what flows. None lists stored sites only.
     """
-    found = [*_parameters(model), *_buffers(model)]
+    found = [*_parameters(model), *_buffers(model), *_qparams(model)]
     if example is not None:
         found += _flowing(model, example)
     if (offload := getattr(model, "offload_sites", None)) is not None:
@@ -52,6 +52,20 @@ def _parameters(model: nn.Module) -> list[Site]:
 def _buffers(model: nn.Module) -> list[Site]:
     floats = ((name, value) for name, value in model.named_buffers() if value.is_floating_point())
     return [_float_site("buffers", name, value, tuple(value.shape)) for name, value in floats]
+
+
+def _qparams(model: nn.Module) -> list[Site]:
+    """Return the scales, offsets and zero points beside stored codes, as ``qparams:PARAMETER/KEY``."""
+    return [
+        Site("qparams", f"{name}/{key}", tuple(value.shape), _format_of(value), bits.bit_width(value.dtype))
+        for name, _ in model.named_parameters()
+        if (lens := card(model).lenses.get(name)) is not None
+        for key, value in lens.stored_qparams().items()
+    ]
+
+
+def _format_of(value: Tensor) -> str:
+    return format_of_dtype(value.dtype) if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
 
 
 def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Site:

@@ -1,4 +1,4 @@
-"""Stored bits of a weight or buffer site: the one place where memory faults touch a model."""
+"""Stored bits of a weight, buffer or quantisation parameter: the one place where memory faults touch a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from holdfast.numerics import bits
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The stored elements of one site: float bits in place, or codes behind a lens."""
+    """The stored elements of one site: float bits in place, codes behind a lens, or what gives those codes meaning."""
 
     tensor: Tensor
     lens: Lens | None
+    decodes: tuple[Lens, Tensor] | None = None  # the lens that reads the tensor, and the parameter it decodes into
 
     @property
     def codes(self) -> Tensor:
@@ -38,10 +39,13 @@ class Stored:
         else:  # channels-last weights, for example: flat positions stay those of the logical order
             codes = bits.int_view(self.tensor)
             codes.put_(index, codes.take(index) ^ bits.narrow(mask, codes.dtype))
+        if self.decodes is not None and index.numel():  # a scale gives meaning to many codes
+            lens, parameter = self.decodes
+            lens.write(parameter)
 
 
 def stored(model: nn.Module, site: Site) -> Stored:
-    """Return the stored bits of a ``weights`` or ``buffers`` site.
+    """Return the stored bits of a ``weights``, ``buffers`` or ``qparams`` site.
 
     Raises:
         NoSuchSite: the site is of another kind, or not in this model.
@@ -51,6 +55,10 @@ def stored(model: nn.Module, site: Site) -> Stored:
             return Stored(model.get_parameter(site.name), card(model).lenses.get(site.name))
         if site.kind == "buffers":
             return Stored(model.get_buffer(site.name), None)
-    except AttributeError:
+        if site.kind == "qparams":
+            name, _, key = site.name.rpartition("/")
+            lens = card(model).lenses[name]
+            return Stored(lens.stored_qparams()[key], None, (lens, model.get_parameter(name)))
+    except (AttributeError, KeyError):
         raise NoSuchSite(f"the model has no {site.address}") from None
     raise NoSuchSite(f"{site.address} is computed, not stored", hint="tap it instead")

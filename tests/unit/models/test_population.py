@@ -73,9 +73,12 @@ def test_guards_leave_names_and_populations_alone(network, in_place):
     assert len(card(guarded).guards) == len(select(model, "activations", example))  # they are back afterwards
 
 
-def test_quantising_changes_formats_and_nothing_else(network):
+def test_quantising_changes_formats_and_adds_scales_and_nothing_else(network):
     model, example = network
-    plain, small = sites(model, example), sites(quantize(model, "int8"), example)
+    plain, everything = sites(model, example), sites(quantize(model, "int8"), example)
+    scales = [s.name for s in everything if s.kind == "qparams"]
+    assert scales == [f"{s.name}/scale" for s in plain if s.kind == "weights"]
+    small = [s for s in everything if s.kind != "qparams"]
     assert [(s.address, s.shape) for s in plain] == [(s.address, s.shape) for s in small]
     assert {s.bits for s in small if s.kind == "weights"} == {8}
     assert [s for s in plain if s.kind != "weights"] == [s for s in small if s.kind != "weights"]

@@ -120,6 +120,13 @@ class FixedPoint:
         return self._decoded(encoded.codes.view(-1)[index], qparams)
 
     @property
+    def stored_qparams(self) -> tuple[str, ...]:
+        """The parameters that differ from tensor to tensor: none of a fixed range, and no ``low`` when symmetric."""
+        if self.range == "fixed":
+            return ()
+        return ("scale",) if self.symmetric else ("scale", "low")
+
+    @property
     def sharing(self) -> Granularity:
         """Which elements share a ``scale`` and a ``low``."""
         return Granularity(self.granularity, self.group)
