@@ -8,7 +8,7 @@ import numpy as np
 
 from holdfast.execution.condition import Flips, Population, faults
 from holdfast.faults.addresses import changes_at
-from holdfast.faults.rates import check_count, check_rate, errors, joined, per_site
+from holdfast.faults.rates import check_count, check_rate, errors, per_site, union
 from holdfast.seeds import Seed
 
 
@@ -36,4 +36,4 @@ class Bursts:
         for site, start, own in per_site(population, seed):
             hit = (errors(site.population, self.rate, own)[:, None] + reach).ravel()
             found.append(start + hit[hit < site.population])
-        return changes_at(population, flip=joined(found))
+        return changes_at(population, flip=union(found))

@@ -9,7 +9,7 @@ import numpy as np
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
 from holdfast.faults.addresses import NOTHING, changes_at
-from holdfast.faults.rates import check_count
+from holdfast.faults.rates import check_count, union
 from holdfast.seeds import Seed, derive
 
 
@@ -60,5 +60,14 @@ def _first_distinct(size: int, count: int, seed: Seed) -> np.ndarray:
     """
     generator, found = seed.numpy(), NOTHING
     while len(found) < count:
-        found = np.unique(np.concatenate([found, generator.integers(size, size=count - len(found), dtype=np.int64)]))
+        drawn = union([generator.integers(size, size=count - len(found), dtype=np.int64)])
+        found = np.sort(np.concatenate([found, _missing(drawn, found)]), kind="stable")  # merges two sorted runs
     return found
+
+
+def _missing(drawn: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return those of ``drawn`` that are not in ``found``; both ascend."""
+    if not len(found):
+        return drawn
+    place = np.minimum(np.searchsorted(found, drawn), len(found) - 1)
+    return drawn[found[place] != drawn]

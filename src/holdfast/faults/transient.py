@@ -9,7 +9,7 @@ from holdfast.execution.condition import Flips, Population, faults
 from holdfast.faults.addresses import changes_at
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.marks import below
-from holdfast.faults.rates import check_rate, errors, joined, per_site
+from holdfast.faults.rates import check_rate, errors, per_site, union
 from holdfast.seeds import Seed, derive
 
 
@@ -78,4 +78,4 @@ class _Reads:
             weak = errors(site.population, self.law.rate, derive(self.chip, site.address))
             found.append(start + weak[below(derive(own, "weak"), weak, self.law.share)])
             found.append(start + errors(site.population, self.law.transient, own))
-        return changes_at(population, flip=joined(found))
+        return changes_at(population, flip=union(found))
