@@ -23,6 +23,16 @@ SPECS = {
     "bursts": ["bursts:rate=0.02,length=5", "bursts:rate=1"],
     "exact-errors": [f"exact-errors:count={count}" for count in (0, 1, 200, 320)],
     "intermittent-errors": ["intermittent-errors:rate=0.1,share=0.3,transient=0.01"],
+    "line-failures": [
+        "line-failures:rate=0.3,layout=linear/1x8x16",
+        "line-failures:rate=0.3,line=column,share=1,layout=tiled/2x8x16",
+        "line-failures:rate=0.5,line=bank,share=0.1,layout=ecc/4x2x72/offset=9",
+    ],
+    "multi-bit-upsets": ["multi-bit-upsets:rate=0.01", "multi-bit-upsets:rate=0.05,shares=two=0.5/entry=0.5"],
+    "regional-errors": [
+        "regional-errors:rate=0.03,weak=0.2,layout=linear/1x8x16",
+        "regional-errors:rate=0.01,line=bank,layout=interleaved/4x4x16/stripe=8",
+    ],
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
     "transient-errors": ["transient-errors:rate=0.02"],
     "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],

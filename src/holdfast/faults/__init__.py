@@ -6,9 +6,11 @@ from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
 from holdfast.faults.bursts import Bursts
 from holdfast.faults.exact import ExactErrors
+from holdfast.faults.regions import LineFailures, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
 from holdfast.faults.stuck_at import StuckAt
 from holdfast.faults.transient import IntermittentErrors, TransientErrors
+from holdfast.faults.upsets import MultiBitUpsets
 
 __all__ = [
     "AsymmetricBitErrors",
@@ -19,6 +21,9 @@ __all__ = [
     "FileInjection",
     "FixedFlips",
     "IntermittentErrors",
+    "LineFailures",
+    "MultiBitUpsets",
+    "RegionalErrors",
     "StuckAt",
     "TransientErrors",
     "inject_file",
