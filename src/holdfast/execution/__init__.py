@@ -5,11 +5,13 @@ from holdfast.execution.compare import Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
 from holdfast.execution.injection import inject
+from holdfast.execution.over_chips import RobustError
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.report import CampaignReport, Paired, paired
-from holdfast.execution.robustness import RobustError, accuracy, robust_error
+from holdfast.execution.robustness import accuracy, robust_error
 from holdfast.execution.run import Progress, Trace, predict, run
+from holdfast.execution.sensitivity import Restricted, Sensitivity, groups, sensitivity
 from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
 from holdfast.execution.statistics import (
     Estimate,
@@ -38,8 +40,10 @@ __all__ = [
     "Population",
     "Progress",
     "Proportion",
+    "Restricted",
     "RobustError",
     "Row",
+    "Sensitivity",
     "Trace",
     "accuracy",
     "anytime_interval",
@@ -50,6 +54,7 @@ __all__ = [
     "describe_platform",
     "executors",
     "faults",
+    "groups",
     "inject",
     "mcnemar",
     "paired",
@@ -57,6 +62,7 @@ __all__ = [
     "quantile",
     "robust_error",
     "run",
+    "sensitivity",
     "trials_for",
     "worst_mean",
 ]

@@ -1,41 +1,23 @@
-"""Accuracy, and robust error: what is left of accuracy on faulty chips."""
+"""Accuracy, and robust error: the test error of a model whose stored bits fail, over simulated chips."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import closing
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.execution.chips import ChipRun, Chips, Entry, Stop
 from holdfast.execution.condition import Fault
-from holdfast.execution.injection import inject
-from holdfast.execution.run import Progress, predict
-from holdfast.execution.statistics import MeanEstimate, Proportion
-from holdfast.seeds import derive
-
-
-@dataclass(frozen=True)
-class RobustError:
-    """Test error on simulated chips.
-
-    Attributes:
-        clean: error without faults, over the test images (binomial interval).
-        per_chip: error of each chip, images that are wrong *after* the bit errors (Stutz et al., their RErr).
-        per_chip_or_clean: the same counting an image wrong if it is wrong clean or faulty, as their released code does.
-        mean: mean of ``per_chip`` with Student's t interval over chips.
-    """
-
-    clean: Proportion
-    per_chip: tuple[float, ...]
-    per_chip_or_clean: tuple[float, ...]
-    mean: MeanEstimate
-
-    @property
-    def worst(self) -> float:
-        """Error of the worst chip."""
-        return max(self.per_chip)
+from holdfast.execution.executors import build_executor
+from holdfast.execution.over_chips import RobustError
+from holdfast.execution.run import Progress, one_thread, predict
+from holdfast.execution.sequences import sequence_named
+from holdfast.execution.statistics import Proportion
 
 
 def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None) -> Proportion:
@@ -45,7 +27,7 @@ def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress
         InvalidConfig: the data has no labels, or labels that the model has no output for.
     """
     outputs = predict(model, data, batch_size=batch_size, progress=progress)
-    right = ~_wrong(outputs, data)
+    right = ~wrong_images(outputs, data)
     return Proportion.wilson(int(right.sum()), len(data))
 
 
@@ -56,35 +38,93 @@ def robust_error(
     *,
     at: str = "weights",
     chips: int = 10,
+    half_width: float | None = None,
+    max_chips: int = 1000,
     seed: int = 0,
+    confidence: float = 0.95,
+    method: str = "betting",
     batch_size: int = 128,
+    executor: str = "inline",
+    store: Path | str | None = None,
+    name: str = "robust-error",
     progress: Progress | None = None,
 ) -> RobustError:
-    """Evaluate ``model`` on ``chips`` realisations of ``fault``.
+    """Evaluate ``model`` on realisations of ``fault``: chips 0, 1, 2, ... of ``seed``.
 
     Chip k of one seed is the same for every model with the same sites, so models compare on common random numbers. An
-    output with NaN counts as wrong.
+    output with NaN counts as wrong. The result depends neither on the executor nor on interruptions; torch runs on one
+    thread meanwhile.
+
+    Args:
+        model: any classifier, (batch, ...) to (batch, classes).
+        data: labelled images, all of them met by every chip.
+        fault: the law that draws a chip.
+        at: selection of sites that may fail.
+        chips: how many; with ``half_width``, how many at least.
+        half_width: go on until ``RobustError.anytime`` is at most this wide on each side, 0..1.
+        max_chips: the end of that, in any case.
+        seed: root of all chips.
+        confidence: of the intervals.
+        method: of ``anytime``: ``betting`` or ``empirical-bernstein``.
+        batch_size: images per forward pass.
+        executor: ``inline`` or ``processes:N``.
+        store: SQLite file that takes finished chips; the same call resumes from it, with more chips it continues.
+        name: of this measurement in the store.
+        progress: called with (chips done, most chips) after each.
 
     Raises:
-        InvalidConfig: no chips, or an empty or unlabelled dataset.
+        InvalidConfig: no chips, an unlabelled dataset, or a store that holds other chips under this name.
+        NoSuchSite: nothing matches ``at``.
+        StorageError: the store cannot be written.
     """
-    if chips < 1:
-        raise InvalidConfig(f"robust error needs at least one chip, not {chips}")
-    wrong = _wrong(predict(model, data, batch_size=batch_size), data)
-    rates, or_rates = [], []
-    for chip in range(chips):
-        with inject(model, fault, at=at, seed=derive(seed, "chip", chip), example=data.example):
-            faulty = _wrong(predict(model, data, batch_size=batch_size), data)
-        rates.append(float(faulty.double().mean()))
-        or_rates.append(float((faulty | wrong).double().mean()))
-        if progress is not None:
-            progress(chip + 1, chips)
-    clean = Proportion.wilson(int(wrong.sum()), len(data))
-    return RobustError(clean, tuple(rates), tuple(or_rates), MeanEstimate.student_t(rates))
+    stop, workers = Stop(chips=chips, half_width=half_width, max_chips=max_chips), build_executor(executor)
+    sequence, found = sequence_named(method, confidence), list[Entry]()
+    with one_thread():
+
+        def measure() -> Entry:
+            return _measured(predict(model, data, batch_size=batch_size), data)
+
+        clean = measure()
+        drawn = Chips(model=model, fault=fault, at=at, seed=seed, example=data.example)
+        plan = drawn.plan("robust-error", data.digest, batch_size=batch_size)
+        run = ChipRun(chips=drawn, measure=measure, plan=plan, clean=clean, store=store, name=name)
+        with closing(run.entries(workers, stop)) as entries:
+            for entry in entries:
+                found.append(entry)
+                interval = sequence.add(float(_unpacked(entry, len(data)).mean()))
+                if progress is not None:
+                    progress(len(found), stop.most)
+                if stop.reached(len(found), interval.width / 2):
+                    break
+    wrong = np.stack([_unpacked(entry, len(data)) for entry in found])
+    return RobustError.of(
+        _unpacked(clean, len(data)),
+        wrong,
+        anytime=sequence.estimate,
+        nonfinite=[entry["nonfinite"] for entry in found],
+        flips=[entry["flips"] for entry in found],
+        confidence=confidence,
+        question=drawn.question(data.digest) | {"classes": len(data.classes)},
+    )
 
 
-def _wrong(outputs: Tensor, data: Dataset) -> Tensor:
-    """Return which images are classified wrongly, bool, shape (n,)."""
+def _measured(outputs: Tensor, data: Dataset) -> Entry:
+    wrong = np.packbits(wrong_images(outputs, data).cpu().numpy())
+    return {"wrong": wrong.tobytes().hex(), "nonfinite": int((~torch.isfinite(outputs)).any(1).sum())}
+
+
+def _unpacked(entry: Entry, images: int) -> np.ndarray:
+    """Return which images are wrong, bool, shape (n,)."""
+    packed = np.frombuffer(bytes.fromhex(entry["wrong"]), np.uint8)
+    return np.unpackbits(packed, count=images).astype(bool)
+
+
+def wrong_images(outputs: Tensor, data: Dataset) -> Tensor:
+    """Return which images are classified wrongly, bool, shape (n,); an output with NaN is wrong.
+
+    Raises:
+        InvalidConfig: the data has no labels, or labels that the model has no output for.
+    """
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0:
         raise InvalidConfig(f"{data.name} has no labels to compare with", hint="error rates take labelled images")

@@ -28,11 +28,8 @@ class Proportion:
         _check(successes, n, confidence)
         if n == 0:
             return cls(0.0, 0.0, 1.0, 0, 0)
-        z, p = float(stats.norm.ppf(0.5 + confidence / 2)), successes / n
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = max(0.0, centre - half), min(1.0, centre + half)
-        return cls(p, low if successes else 0.0, high if successes < n else 1.0, n, successes)
+        found = wilson_of_mean(successes / n, n, confidence)
+        return cls(found.value, found.low, found.high, n, successes)
 
     @classmethod
     def clopper_pearson(cls, successes: int, n: int, confidence: float = 0.95) -> Proportion:
@@ -109,6 +106,24 @@ class Estimate:
     def measurement(self, unit: str = "1") -> Measurement:
         """Return it as a measurement of a record."""
         return Measurement(self.value, self.low, self.high, self.n, unit)
+
+
+def wilson_of_mean(mean: float, n: int, confidence: float = 0.95) -> Estimate:
+    """Return Wilson's interval around the mean of ``n`` independent values in [0, 1].
+
+    The variance of such values is at most that of coins with the same mean, which is what the interval assumes.
+
+    Raises:
+        InvalidConfig: no values, or a mean outside 0..1.
+    """
+    check_confidence(confidence)
+    if n < 1 or not 0 <= mean <= 1:
+        raise InvalidConfig(f"{mean} is no mean of {n} values in [0, 1]")
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Estimate(mean, low if mean > 0 else 0.0, high if mean < 1 else 1.0, n)
 
 
 def quantile(
