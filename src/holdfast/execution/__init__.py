@@ -4,8 +4,10 @@ from holdfast.execution.campaign import campaign
 from holdfast.execution.compare import Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
+from holdfast.execution.guarantee import Guarantee, guarantee, mean_above, published_slack, split_slack
 from holdfast.execution.injection import inject
 from holdfast.execution.over_chips import RobustError
+from holdfast.execution.pairs import ChipPairs, pair_chips
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.report import CampaignReport, Paired, paired
@@ -27,12 +29,14 @@ from holdfast.execution.trials import Row
 __all__ = [
     "BettingSequence",
     "CampaignReport",
+    "ChipPairs",
     "Comparison",
     "EmpiricalBernsteinSequence",
     "Estimate",
     "Executor",
     "Fault",
     "Flips",
+    "Guarantee",
     "MeanEstimate",
     "Outcome",
     "Paired",
@@ -55,14 +59,19 @@ __all__ = [
     "executors",
     "faults",
     "groups",
+    "guarantee",
     "inject",
     "mcnemar",
+    "mean_above",
+    "pair_chips",
     "paired",
     "predict",
+    "published_slack",
     "quantile",
     "robust_error",
     "run",
     "sensitivity",
+    "split_slack",
     "trials_for",
     "worst_mean",
 ]
