@@ -1,6 +1,30 @@
 """Bit errors that an adversary chooses, within a budget of bits and DRAM rows."""
 
+from holdfast.faults.adversarial.attack import AttackReport, attack
 from holdfast.faults.adversarial.budget import Budget, LinearMemory
 from holdfast.faults.adversarial.fixed_flips import FixedFlips, FlipList
+from holdfast.faults.adversarial.objective import Objective, Targeted, Untargeted, objectives
+from holdfast.faults.adversarial.progressive_bit_search import ProgressiveBitSearch
+from holdfast.faults.adversarial.projected_gradient import ProjectedGradient
+from holdfast.faults.adversarial.protocol import Attack, attacks
+from holdfast.faults.adversarial.random_bits import RandomBits
+from holdfast.faults.adversarial.victim import Victim
 
-__all__ = ["Budget", "FixedFlips", "FlipList", "LinearMemory"]
+__all__ = [
+    "Attack",
+    "AttackReport",
+    "Budget",
+    "FixedFlips",
+    "FlipList",
+    "LinearMemory",
+    "Objective",
+    "ProgressiveBitSearch",
+    "ProjectedGradient",
+    "RandomBits",
+    "Targeted",
+    "Untargeted",
+    "Victim",
+    "attack",
+    "attacks",
+    "objectives",
+]

@@ -70,15 +70,30 @@ class Ledger:
                 chosen.append((element, bit))
         return chosen
 
-    def open(self, site: Site) -> Tensor:
-        """Return, bool (elements, bits), which bits of a site this budget still allows, each taken by itself."""
-        elements, planes = torch.arange(site.numel).unsqueeze(1), torch.arange(site.bits)
-        allowed = torch.full((site.numel, site.bits), self.bits_left > 0)
+    def reachable(self, site: Site) -> Tensor | None:
+        """Return the elements (int64, ascending) with a bit in a row that may be touched; None stands for all."""
+        if not self.rows_full:
+            return None
+        start, width, row = self.memory.starts[site], site.bits, self.memory.row_bits
+        ends = [((r * row - start) // width, -((start - (r + 1) * row) // width)) for r in sorted(self.rows)]
+        parts = [
+            torch.arange(max(low, 0), min(high, site.numel)) for low, high in ends if low < site.numel and high > 0
+        ]
+        return torch.cat(parts).unique() if parts else torch.empty(0, dtype=torch.int64)
+
+    def spent(self, site: Site) -> list[int]:
+        """Return the elements of a site that have a flip."""
+        return sorted(element for other, element in self._weights if other == site)
+
+    def open(self, site: Site, elements: Tensor) -> Tensor:
+        """Return, bool (n, bits), which bits of ``elements`` (int64, (n,)) may be flipped, each taken by itself."""
+        allowed = torch.full((len(elements), site.bits), self.bits_left > 0)
         if self.rows_full:
-            allowed &= torch.isin(self.memory.rows(site, elements, planes), torch.tensor(sorted(self.rows)))
+            rows = self.memory.rows(site, elements.unsqueeze(1), torch.arange(site.bits))
+            allowed &= torch.isin(rows, torch.tensor(sorted(self.rows)))
         for other, element, bit in self._places:
             if other == site:
-                allowed[element, slice(None) if self.budget.one_per_weight else bit] = False
+                allowed[elements == element, slice(None) if self.budget.one_per_weight else bit] = False
         return allowed
 
     def _fork(self) -> Ledger:

@@ -53,7 +53,20 @@ def test_what_is_open_is_what_is_afforded(one_per_weight: bool) -> None:
     for places in ([], [(0, 3)], [(3, 5)], [(3, 4), (3, 30)] if not one_per_weight else [(4, 1)]):
         ledger.spend(B, places)
         expected = [[ledger.affords(B, e, b) for b in range(B.bits)] for e in range(B.numel)]
-        assert ledger.open(B).tolist() == expected
+        assert ledger.open(B, torch.arange(B.numel)).tolist() == expected
+        assert ledger.open(B, torch.tensor([3, 0])).tolist() == [expected[3], expected[0]]
+
+
+def test_reachable_elements_are_those_with_a_bit_in_an_open_row() -> None:
+    for site in (A, B):
+        for rows in range(1, 5):
+            ledger = Ledger(Budget(bits=8, rows=1, row_bytes=8), MEMORY)
+            assert ledger.reachable(site) is None
+            ledger.rows = {rows - 1}
+            expected = [
+                e for e in range(site.numel) if any(MEMORY.row(site, e, b) == rows - 1 for b in range(site.bits))
+            ]
+            assert ledger.reachable(site).tolist() == expected
 
 
 def test_a_budget_names_the_limit_that_was_broken() -> None:
