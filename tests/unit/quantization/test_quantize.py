@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,9 @@ from holdfast.data import dataset
 from holdfast.errors import InvalidConfig, NoSuchSite, UnsupportedFormat
 from holdfast.execution import inject
 from holdfast.faults import BitErrors
-from holdfast.models import build_architecture, card, load, save, select
+from holdfast.models import build_architecture, card, load, manifest_of, save, select, sites
 from holdfast.numerics import bits
+from holdfast.numerics.formats import formats
 from holdfast.quantization import codes, quantize
 
 
@@ -39,9 +42,9 @@ def test_int8_codes_by_hand(model: nn.Module) -> None:
 def test_selection(model: nn.Module) -> None:
     small = quantize(model, "rquant8", at="weights:conv*")
     assert set(card(small).lenses) == {"conv1.weight", "conv2.weight", "conv3.weight"}
-    formats = {site.name: (site.format, site.bits) for site in select(small, "weights")}
-    assert formats["conv1.weight"][1] == 8
-    assert formats["norm1.weight"] == ("fp32", 32)
+    found = {site.name: (site.format, site.bits) for site in select(small, "weights")}
+    assert found["conv1.weight"][1] == 8
+    assert found["norm1.weight"] == ("fp32", 32)
     with pytest.raises(NoSuchSite, match="not stored as codes"):
         codes(small, "norm1.weight")
 
@@ -64,6 +67,19 @@ def test_faults_hit_the_codes_and_leave_again(model: nn.Module, format: str) -> 
         assert lens.matches(small.get_parameter("conv3.weight"))
     assert torch.equal(codes(small, "conv3.weight"), before)
     assert bits.bit_equal(small.get_parameter("conv3.weight").detach(), value)
+
+
+@pytest.mark.parametrize("format", formats.names())
+def test_every_format_is_injected_undone_saved_and_loaded(model: nn.Module, format: str, tmp_path: Path) -> None:
+    small = quantize(model, format)
+    digest, found = manifest_of(small).digest, {site.kind for site in sites(small)}
+    before = {name: value.detach().clone() for name, value in small.named_parameters()}
+    with inject(small, BitErrors(rate=0.05), at="weights, qparams" if "qparams" in found else "weights", seed=1):
+        assert not all(bits.bit_equal(value.detach(), before[name]) for name, value in small.named_parameters())
+    assert all(bits.bit_equal(value.detach(), before[name]) for name, value in small.named_parameters())
+    assert manifest_of(small).digest == digest
+    save(small, tmp_path)
+    assert manifest_of(load(tmp_path)).digest == digest
 
 
 def test_lineage_and_artifact(model: nn.Module, tmp_path: object) -> None:

@@ -37,7 +37,7 @@ class FixedPoint:
     bits: int = 8  # 2..8, 16 or 32; unsigned up to 8
     symmetric: bool = True  # range [-r, r] instead of [min, max]
     signed: bool = True
-    granularity: Literal["tensor", "channel", "group"] = "channel"  # channel: one range per index of dimension 0
+    granularity: Literal["tensor", "channel", "group", "tile"] = "channel"  # channel: per index of dimension 0
     rounding: Literal["half-even", "truncate"] = "half-even"  # truncate: for study of the published defect
     clip: float | None = None  # w_max: values beyond are clipped first; the upper end of a fixed range
     range: Literal["adaptive", "clipped", "fixed"] = "adaptive"  # adaptive with a clip is clipped
@@ -45,7 +45,7 @@ class FixedPoint:
     centred: bool = False  # asymmetric: 2**bits - 1 levels about the middle, not 2**bits from the low end
     epsilon: float = 0.0  # added to r when symmetric; widens an asymmetric range by this fraction
     saturate: bool = False  # decoded values stay within the range whatever a fault does to a code
-    group: int = 32  # elements that share a range when granularity=group
+    group: int = 32  # elements that share a range when granularity=group; side of a tile
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.range == "adaptive":
