@@ -21,6 +21,7 @@ SPECS = {
         f"asymmetric-bit-errors:rate_0_to_1={up},rate_1_to_0={down}" for up, down in ((0.1, 0.01), (0, 0.3), (1, 1))
     ],
     "bursts": ["bursts:rate=0.02,length=5", "bursts:rate=1"],
+    "error-map": [],  # reads a file: tests/unit/faults/test_error_map.py checks the contract
     "exact-errors": [f"exact-errors:count={count}" for count in (0, 1, 200, 320)],
     "intermittent-errors": ["intermittent-errors:rate=0.1,share=0.3,transient=0.01"],
     "line-failures": [
@@ -33,6 +34,7 @@ SPECS = {
         "regional-errors:rate=0.03,weak=0.2,layout=linear/1x8x16",
         "regional-errors:rate=0.01,line=bank,layout=interleaved/4x4x16/stripe=8",
     ],
+    "sram-voltage": ["sram-voltage:voltage=0.8", "sram-voltage:voltage=1"],
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
     "transient-errors": ["transient-errors:rate=0.02"],
     "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],

@@ -5,7 +5,10 @@ from holdfast.faults.asymmetric import AsymmetricBitErrors
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
 from holdfast.faults.bursts import Bursts
+from holdfast.faults.error_map import ErrorMapErrors
 from holdfast.faults.exact import ExactErrors
+from holdfast.faults.map_file import ErrorMap, read_error_map, write_error_map
+from holdfast.faults.memory_profile import SRAM_14NM, MemoryProfile, SramVoltage
 from holdfast.faults.regions import LineFailures, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
 from holdfast.faults.stuck_at import StuckAt
@@ -13,18 +16,25 @@ from holdfast.faults.transient import IntermittentErrors, TransientErrors
 from holdfast.faults.upsets import MultiBitUpsets
 
 __all__ = [
+    "SRAM_14NM",
     "AsymmetricBitErrors",
     "BitErrors",
     "BitFlip",
     "Bursts",
+    "ErrorMap",
+    "ErrorMapErrors",
     "ExactErrors",
     "FileInjection",
     "FixedFlips",
     "IntermittentErrors",
     "LineFailures",
+    "MemoryProfile",
     "MultiBitUpsets",
     "RegionalErrors",
+    "SramVoltage",
     "StuckAt",
     "TransientErrors",
     "inject_file",
+    "read_error_map",
+    "write_error_map",
 ]
