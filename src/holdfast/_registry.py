@@ -88,16 +88,46 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split ``name:key=value,key=value`` into its name and its options, all text."""
+    """Split ``name:key=value,key=value`` into its name and its options, all text.
+
+    A value in parentheses may hold commas of its own, as a nested specification does: ``a:b=(c:d=1,e=2),f=3``.
+    """
     name, _, tail = spec.partition(":")
     options: dict[str, str] = {}
-    for item in filter(None, tail.split(",")):
+    for item in filter(None, _split(tail, spec)):
         key, equals, value = item.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key or key in options:
             raise InvalidConfig(f"cannot read {item!r} in {spec!r}", hint="write name:key=value,key=value")
-        options[key] = value.strip()
+        options[key] = _bare(value.strip())
     return name.strip(), options
+
+
+def _split(text: str, spec: str) -> list[str]:
+    """Split at the commas outside values that are in parentheses; only ``=(`` opens such a value."""
+    items, depth = [""], 0
+    for place, letter in enumerate(text):
+        if letter == "(" and (depth or text[place - 1 : place] == "="):
+            depth += 1
+        elif letter == ")" and depth:
+            depth -= 1
+        if letter == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += letter
+    if depth:
+        raise InvalidConfig(f"a parenthesis in {spec!r} is not closed", hint="write key=(name:key=value,key=value)")
+    return items
+
+
+def _bare(value: str) -> str:
+    """Return ``value`` without the parentheses around all of it, if there are such."""
+    depth = 0
+    for place, letter in enumerate(value):
+        depth += (letter == "(") - (letter == ")")
+        if depth <= 0:
+            return value[1:-1] if value.startswith("(") and place == len(value) - 1 else value
+    return value
 
 
 def coerce(factory: Callable[..., object], options: Mapping[str, object], *, what: str) -> dict[str, Any]:
