@@ -38,6 +38,17 @@ SPECS = {
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
     "transient-errors": ["transient-errors:rate=0.02"],
     "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],
+    "protected": [
+        f"protected:by={by},fault=bit-errors:rate={rate}"
+        for by in (
+            "secded",
+            "(secded:matrix=hamming,ways=3,on-detect=zero)",
+            "on-die-sec",
+            "parity-zero",
+            "(parity-zero:word=13,on-detect=leave)",
+        )
+        for rate in ("0", "0.02", "1")
+    ],
 }
 
 

@@ -9,6 +9,7 @@ from holdfast.faults.error_map import ErrorMapErrors
 from holdfast.faults.exact import ExactErrors
 from holdfast.faults.map_file import ErrorMap, read_error_map, write_error_map
 from holdfast.faults.memory_profile import SRAM_14NM, MemoryProfile, SramVoltage
+from holdfast.faults.protection import Protected
 from holdfast.faults.regions import LineFailures, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
 from holdfast.faults.stuck_at import StuckAt
@@ -30,6 +31,7 @@ __all__ = [
     "LineFailures",
     "MemoryProfile",
     "MultiBitUpsets",
+    "Protected",
     "RegionalErrors",
     "SramVoltage",
     "StuckAt",
