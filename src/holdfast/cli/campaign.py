@@ -2,58 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, say, stages
+from holdfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from holdfast.evidence.record import Record
 
 app = make_app()
 
 
 @app.command(
-    epilog="Example: holdfast campaign model/ --data digits --fault bit-flip --at activations --trials 1000 -o run/"
+    epilog="Example: holdfast campaign model/ --data digits --fault bit-flip --at activations --trials 1000 -o run/\n\n"
+    "Example: holdfast campaign model/ --data digits --fault bit-errors --rates 0.1%,1% --chips 50 -o run/"
 )
 def campaign(
     model: Annotated[Path, typer.Argument(help="Artifact folder, .safetensors or state dict.")],
     data: DataSpec,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for campaign.sqlite and the record.")],
-    fault: Annotated[str, typer.Option(help="Law of one fault: bit-flip, bit-errors:rate=0.001.")] = "bit-flip",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the record.")],
+    fault: Annotated[
+        str | None,
+        typer.Option(help="Law: bit-flip, bit-errors:rate=0.001. [default: bit-flip for trials, bit-errors for chips]"),
+    ] = None,
     at: Annotated[
-        str, typer.Option(help="Sites: activations, weights:conv*, ... (kind:glob, comma-separated).")
-    ] = "activations",
+        str | None,
+        typer.Option(
+            help="Sites: activations, weights:conv*, ... (kind:glob, comma-separated). "
+            "[default: activations for trials, weights for chips]"
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials; or give --margin.", min=1)] = None,
-    margin: Annotated[float | None, typer.Option(help="Half-width wanted for every share, 0..1.")] = None,
+    margin: Annotated[str | None, typer.Option(help="Half-width wanted for every share of trials, 0..1 or %.")] = None,
+    chips: Annotated[
+        int | None, typer.Option(help="Evaluate all data on so many simulated chips, instead of trials.", min=1)
+    ] = None,
+    rates: Annotated[str | None, typer.Option(help="Bit-error rates on the same chips: 0.001,0.01 or 0.1%,1%.")] = None,
+    half_width: Annotated[
+        str | None, typer.Option(help="More chips until the error is known to within this, 0..1 or %.")
+    ] = None,
+    max_chips: Annotated[int, typer.Option(help="Where --half-width gives up.", min=1)] = 1000,
+    compare: Annotated[Path | None, typer.Option(help="Another model, met by the same chips.")] = None,
+    by: Annotated[str | None, typer.Option(help="Sensitivity by site, role, bit or field.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals, 0..1.")] = 0.95,
     executor: Annotated[str, typer.Option(help="inline or processes:N.")] = "inline",
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Inject faults one by one and count what becomes of them.
+    """Inject faults one by one and count what becomes of them, or evaluate whole chips with bit errors.
 
-    An interrupted campaign resumes when the same call is repeated.
+    A campaign over *trials* draws one fault and one input at a time. A campaign over *chips* draws all errors of a
+    chip at once and evaluates all data on it: robust error. An interrupted campaign resumes when the same call is
+    repeated.
     """
+    over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}
+    common = {"confidence": confidence, "seed": seed, "executor": executor}
+    if _chosen(over_chips, {"--trials": trials, "--margin": margin}):
+        what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
+        points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
+        wanted = None if half_width is None else _share(half_width, "--half-width")
+        most = chips or (50 if wanted is None else 10)
+        sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips}
+        record = _chips(what, points, sizes | common)
+    else:
+        sizes = {"at": at or "activations", "trials": trials}
+        sizes["margin"] = None if margin is None else _share(margin, "--margin")
+        record = _trials(_What(model, arch, data, fault or "bit-flip", out), sizes | common)
+    if json:
+        emit(record)
+
+
+@dataclass(frozen=True)
+class _What:
+    model: Path
+    arch: str | None
+    data: str
+    fault: str
+    out: Path
+    compare: Path | None = None
+    by: str | None = None
+
+
+def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object]) -> bool:
+    """Say whether the options ask for chips.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    one, other = ([name for name, value in side.items() if value is not None] for side in (over_chips, over_trials))
+    if one and other:
+        hint = "trials draw single faults, chips whole realisations; choose one"
+        raise UsageError(f"{one[0]} and {other[0]} contradict each other", hint=hint)
+    if over_chips["--by"] is not None and (also := {"--rates", "--compare"} & set(one)):
+        raise UsageError(f"--by and {min(also)} contradict each other", hint="one model and one rate at a time")
+    return bool(one)
+
+
+def _share(text: str, option: str) -> float:
+    """Read ``0.005`` or ``0.5%``."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no number", hint="write 0.005 or 0.5%") from None
+    return value / 100 if text.strip().endswith("%") else value
+
+
+def _trials(what: _What, options: dict[str, Any]) -> Record:
     from holdfast.assessment.campaigns import campaign_record
     from holdfast.data import dataset
     from holdfast.models import load
 
     with stages() as announce:
-        record = campaign_record(
-            load(model, arch=arch),
-            dataset(data),
-            fault,
-            at=at,
-            trials=trials,
-            margin=margin,
-            confidence=confidence,
-            seed=seed,
-            executor=executor,
-            folder=out,
-            progress=announce("trials"),
-        )
+        model, images = load(what.model, arch=what.arch), dataset(what.data)
+        record = campaign_record(model, images, what.fault, folder=what.out, progress=announce("trials"), **options)
     for name, item in record.measured.items():
         say(f"{name:<16} {item.value:.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}")
-    if json:
-        emit(record)
+    return record
+
+
+def _chips(what: _What, rates: list[float], options: dict[str, Any]) -> Record:
+    from holdfast.assessment.chips import ChipOptions, robust_error_record, sensitivity_record
+    from holdfast.cli._tables import robust_error_table, sensitivity_table
+    from holdfast.data import dataset
+    from holdfast.models import load
+
+    with stages() as announce:
+        sizes = ChipOptions(folder=what.out, announce=announce, **options)
+        model, images = load(what.model, arch=what.arch), dataset(what.data)
+        if what.by is not None:
+            record, table = sensitivity_record(model, images, what.fault, sizes, by=what.by), sensitivity_table
+        else:
+            other = None if what.compare is None else load(what.compare, arch=what.arch)
+            record = robust_error_record(model, images, what.fault, sizes, rates=rates, against=other)
+            table = robust_error_table
+    for line in table(record):
+        say(line)
+    return record

@@ -96,6 +96,12 @@ def _fields(site: Site) -> Sequence[str]:
     return own if kind is None else [f"{kind[1]}: {field}" for field in own]
 
 
+def _short(site: Site) -> str:
+    """Return the kind of format and its width: what a range or a granularity does to the values is left out."""
+    kind, options, _ = site.format.partition(":")
+    return f"{kind}-{site.bits}" if options else kind
+
+
 def _roles(site: Site) -> list[str]:
     return [re.sub(r"(?<=[._/:])\d+(?=[._/]|$)", "*", site.address)] * site.bits
 
@@ -103,7 +109,7 @@ def _roles(site: Site) -> list[str]:
 _NAMES: dict[str, Callable[[Site], Sequence[str]]] = {
     "site": lambda site: [site.address] * site.bits,
     "role": _roles,
-    "bit": lambda site: [f"{site.format} bit {bit}" for bit in range(site.bits)],
+    "bit": lambda site: [f"{_short(site)} bit {bit}" for bit in range(site.bits)],
     "field": _fields,
 }
 

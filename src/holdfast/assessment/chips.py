@@ -1,0 +1,233 @@
+"""Campaigns over chips and their records: robust error by rate, two models on the same chips, and sensitivity."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from holdfast._files import make_folder, write_atomic
+from holdfast._registry import parse_spec
+from holdfast.assessment.context import silent, tool
+from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig
+from holdfast.evidence.record import Measurement, Record
+from holdfast.execution import (
+    ChipPairs,
+    Fault,
+    MeanEstimate,
+    Progress,
+    RobustError,
+    Sensitivity,
+    describe_platform,
+    faults,
+    guarantee,
+    pair_chips,
+    robust_error,
+    sensitivity,
+)
+from holdfast.models import card, manifest_of, model_subject
+from holdfast.seeds import derive
+
+STORE = "chips.sqlite"
+WORST, QUANTILES, DELTA = 0.1, (0.5, 0.9), 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipOptions:
+    """What every campaign over chips takes; ``folder`` receives the store and the record."""
+
+    folder: Path
+    at: str = "weights"
+    chips: int = 50
+    half_width: float | None = None
+    max_chips: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    executor: str = "inline"
+    announce: Callable[[str], Progress] = silent
+
+    def measured(self) -> dict[str, Any]:
+        """Return the keyword arguments of one measurement."""
+        names = ("at", "chips", "half_width", "max_chips", "confidence", "seed", "executor")
+        return {name: getattr(self, name) for name in names} | {"store": make_folder(self.folder) / STORE}
+
+    def procedure(self, kind: str, fault: str) -> dict[str, Any]:
+        """Return what a record says about how it was measured."""
+        names = ("at", "chips", "half_width", "max_chips", "confidence")
+        return {"type": kind, "version": 1, "fault": fault} | {name: getattr(self, name) for name in names}
+
+
+def laws(fault: str, rates: Sequence[float] = ()) -> dict[str, Fault]:
+    """Return the law of each rate by label, ``p=0.01``; without rates, the one law that ``fault`` specifies.
+
+    Raises:
+        InvalidConfig: a rate twice or outside 0..1, rates for a law without any, or a rate given in both places.
+    """
+    takes, given = inspect.signature(faults.get(parse_spec(fault)[0])).parameters, parse_spec(fault)[1]
+    if rates and "rate" not in takes:
+        raise InvalidConfig(f"the law {fault} has no rate", hint="give --rates with a law such as bit-errors")
+    for name, parameter in takes.items():
+        if parameter.default is parameter.empty and name not in given and not (rates and name == "rate"):
+            raise InvalidConfig(f"the law {fault} needs its {name}", hint=f"write {fault}:{name}=VALUE")
+    if not rates:
+        law = faults.build(fault)
+        return {f"p={law.rate:g}" if hasattr(law, "rate") else fault: law}
+    if "rate" in given:
+        raise InvalidConfig(f"{fault} has a rate already", hint="give the rates in one place")
+    if len(set(rates)) < len(rates):
+        raise InvalidConfig("a rate occurs twice")
+    return {f"p={rate:g}": faults.build(fault, rate=rate) for rate in rates}
+
+
+def robust_error_record(
+    model: nn.Module,
+    data: Dataset,
+    fault: str,
+    options: ChipOptions,
+    *,
+    rates: Sequence[float] = (),
+    against: nn.Module | None = None,
+) -> Record:
+    """Measure robust error at every rate and write ``robust-error.json`` beside the store.
+
+    Args:
+        model: any classifier.
+        data: labelled images.
+        fault: specification, ``bit-errors:rate=0.01``, or ``bit-errors`` with ``rates``.
+        options: sizes, seed and folder.
+        rates: several, on common chips: the errors of a lower rate are among those of a higher one.
+        against: a second model on the same chips; differences are its error minus that of ``model``.
+    """
+    measured: dict[str, Measurement] = {}
+    points: dict[str, Any] = {}
+    for label, law in laws(fault, rates).items():
+        first = _error(model, data, law, options, label)
+        measured |= _measures(first, label)
+        points[label] = _facts(first, options.seed)
+        if against is not None:
+            second = _error(against, data, law, options, f"{label}, other model")
+            found = pair_chips(first, second)
+            measured[f"difference@{label}"] = found.difference.measurement("proportion", least=-1.0, most=1.0)
+            points[label] |= {"other": _facts(second, options.seed), "pairs": _pairs(found)}
+    procedure = options.procedure("robust-error", fault) | {"rates": list(rates)}
+    inputs = {"evaluation": data.digest}
+    if against is not None:
+        inputs["other-model"] = manifest_of(against).digest
+    return _written("robust-error", model, options, procedure, inputs, measured, {"points": points})
+
+
+def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: ChipOptions, *, by: str) -> Record:
+    """Measure every group of bits by itself and write ``bit-error-sensitivity.json`` beside the store.
+
+    Args:
+        model: any classifier.
+        data: labelled images.
+        fault: specification with its rate.
+        options: sizes, seed and folder.
+        by: ``site``, ``role``, ``bit`` or ``field``.
+    """
+    ((label, law),) = laws(fault).items()
+    progress = options.announce(f"by {by}, {label}")
+    parts = sensitivity(model, data, law, by=by, progress=progress, name=label, **options.measured())
+    measured = {f"increase[{part.group}]": _cut(part.increase) for part in parts}
+    measured["error"] = parts[0].error.clean.measurement()
+    facts = {"by": by, "groups": [_group(part, options.seed) for part in parts]}
+    procedure = options.procedure("bit-error-sensitivity", fault) | {"by": by}
+    return _written("bit-error-sensitivity", model, options, procedure, {"evaluation": data.digest}, measured, facts)
+
+
+def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, label: str) -> RobustError:
+    progress = options.announce(f"chips, {label}")
+    return robust_error(model, data, law, name=label, progress=progress, **options.measured())
+
+
+def _measures(error: RobustError, label: str) -> dict[str, Measurement]:
+    found = {
+        "robust-error": error.mean.measurement("proportion", least=0.0, most=1.0),
+        "robust-error-or-clean": error.mean_or_clean.measurement("proportion", least=0.0, most=1.0),
+        "robust-error-anytime": error.anytime.measurement("proportion"),
+        "robust-error-test-set": error.test_set.measurement("proportion"),
+    }
+    found |= {f"robust-error-q{100 * q:g}": error.quantile(q).measurement("proportion") for q in QUANTILES}
+    return {"error": error.clean.measurement()} | {f"{name}@{label}": item for name, item in found.items()}
+
+
+def _facts(error: RobustError, seed: int) -> dict[str, Any]:
+    """Return what has no interval, as JSON."""
+    chip, bounds = error.worst_chip, guarantee(error, DELTA)
+    return {
+        "chips": list(error.per_chip),
+        "chips_or_clean": list(error.per_chip_or_clean),
+        "std": _finite(error.mean.std),
+        "cvar": {"share": WORST, "error": error.cvar(WORST)},
+        "worst": {"chip": chip, "error": error.worst, "seed": f"{derive(seed, 'chip', chip).key:032x}"},
+        "flips": list(error.flips),
+        "nonfinite_images": list(error.nonfinite),
+        "nonfinite_chips": error.nonfinite_chips,
+        "guarantee": {
+            "delta": bounds.delta,
+            "published": bounds.published,
+            "split": bounds.split,
+            "adaptive": bounds.adaptive,
+            "sentences": bounds.sentences(),
+        },
+    }
+
+
+def _pairs(found: ChipPairs) -> dict[str, Any]:
+    return {
+        "anytime": [found.anytime.low, found.anytime.high],
+        "over_images": [_finite(found.over_images.low), _finite(found.over_images.high)],
+        "p_t_test": found.t_test,
+        "p_wilcoxon": found.wilcoxon,
+        "p_sign": found.sign,
+        "first_better": found.first_better,
+        "second_better": found.second_better,
+        "correlation": _finite(found.correlation),
+    }
+
+
+def _group(part: Sensitivity, seed: int) -> dict[str, Any]:
+    facts = _facts(part.error, seed)
+    kept = ("chips", "std", "worst", "flips", "nonfinite_chips")
+    return {"group": part.group, "bits": part.bits, "per_flip": part.per_flip} | {key: facts[key] for key in kept}
+
+
+def _cut(change: MeanEstimate) -> Measurement:
+    return change.measurement("proportion", least=-1.0, most=1.0)
+
+
+def _finite(value: float) -> float | None:
+    """Return the value, or None where there is none, as of a spread over one chip: JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _written(
+    kind: str,
+    model: nn.Module,
+    options: ChipOptions,
+    procedure: dict[str, Any],
+    inputs: dict[str, str],
+    measured: dict[str, Measurement],
+    facts: dict[str, Any],
+) -> Record:
+    record = Record(
+        kind=kind,
+        subject=model_subject(model),
+        procedure=procedure,
+        measured=measured,
+        inputs=inputs,
+        facts=facts,
+        seed=options.seed,
+        platform=describe_platform().to_json(),
+        lineage=tuple(step.to_json() for step in card(model).lineage),
+        tool=tool(),
+    )
+    write_atomic(make_folder(options.folder) / f"{kind}.json", record.to_bytes())
+    return record

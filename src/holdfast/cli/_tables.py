@@ -1,0 +1,106 @@
+"""Tables of campaigns over chips for the terminal, made from nothing but their record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.evidence.record import Measurement, Record
+
+
+def robust_error_table(record: Record) -> Iterator[str]:
+    """Yield the lines of a ``robust-error`` record: one row per rate, then comparisons and guarantees."""
+    measured, points = record.measured, record.facts["points"]
+    yield f"clean error {_interval(measured['error'])}, {measured['error'].n} images"
+    head = ("", "chips", "mean", _level(record), "any time", "test set", "± std", "or clean",
+            "median", "q90", "CVaR 10 %", "worst (chip)", "NaN/Inf")  # fmt: skip
+    yield from _aligned([head, *(_row(measured, label, facts) for label, facts in points.items())])
+    for label, facts in points.items():
+        if "pairs" in facts:
+            yield from _pairs(measured[f"difference@{label}"], label, facts["pairs"])
+    yield f"guarantees, which fail with probability {next(iter(points.values()))['guarantee']['delta']:g}:"
+    for label, facts in points.items():
+        yield from (f"  {label}  {sentence}" for sentence in facts["guarantee"]["sentences"])
+
+
+def sensitivity_table(record: Record) -> Iterator[str]:
+    """Yield the lines of a ``bit-error-sensitivity`` record, the most sensitive group first."""
+    yield f"clean error {_interval(record.measured['error'])}; increase of the error when only one group can fail"
+    groups = record.facts["groups"]
+    increases = {part["group"]: record.measured[f"increase[{part['group']}]"] for part in groups}
+    head = (record.facts["by"], "bits", "flips", "increase", _level(record), "per flip", "worst", "NaN/Inf")
+    rows = [
+        (
+            part["group"],
+            f"{part['bits']:,}",
+            _mean_flips(part["flips"]),
+            _points(increases[part["group"]].value),
+            _span(increases[part["group"]]),
+            "-" if part["per_flip"] is None else _points(part["per_flip"]),
+            _share(part["worst"]["error"]),
+            str(part["nonfinite_chips"]),
+        )
+        for part in sorted(groups, key=lambda part: -increases[part["group"]].value)
+    ]
+    yield from _aligned([head, *rows])
+
+
+def _row(measured: Any, label: str, facts: dict[str, Any]) -> tuple[str, ...]:
+    mean, anytime = measured[f"robust-error@{label}"], measured[f"robust-error-anytime@{label}"]
+    worst = facts["worst"]
+    return (
+        label,
+        str(mean.n),
+        _share(mean.value),
+        _span(mean),
+        _span(anytime),
+        _span(measured[f"robust-error-test-set@{label}"]),
+        "-" if facts["std"] is None else _share(facts["std"]),
+        _share(measured[f"robust-error-or-clean@{label}"].value),
+        _share(measured[f"robust-error-q50@{label}"].value),
+        _share(measured[f"robust-error-q90@{label}"].value),
+        _share(facts["cvar"]["error"]),
+        f"{_share(worst['error'])} ({worst['chip']})",
+        str(facts["nonfinite_chips"]),
+    )
+
+
+def _pairs(difference: Measurement, label: str, facts: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"{label}: the other model's error minus this one's, on the same chips: {_points(difference.value)} points "
+        f"{_span(difference)}; lower on {facts['second_better']}, higher on {facts['first_better']} of {difference.n}"
+    )
+    yield f"  p = {facts['p_t_test']:.2g} (t), {facts['p_wilcoxon']:.2g} (Wilcoxon), {facts['p_sign']:.2g} (sign)"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
+        yield "  ".join([f"{first:<{widths[0]}}", *cells]).rstrip()
+
+
+def _level(record: Record) -> str:
+    return f"{100 * record.procedure['confidence']:g} %"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _points(value: float) -> str:
+    return f"{round(100 * value, 2) + 0.0:+.2f}"  # no minus before a zero
+
+
+def _span(item: Measurement) -> str:
+    return f"[{100 * item.low:.2f}, {100 * item.high:.2f}]"
+
+
+def _interval(item: Measurement) -> str:
+    return f"{_share(item.value)} {_span(item)}"
+
+
+def _mean_flips(flips: Sequence[int | None]) -> str:
+    counted = [count for count in flips if count is not None]
+    return f"{sum(counted) / len(counted):,.1f}" if counted else "-"

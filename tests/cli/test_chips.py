@@ -1,0 +1,89 @@
+"""``holdfast campaign`` over chips: the table, the record, and one clear sentence for every contradiction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli import main
+from holdfast.models import build_architecture, save
+from holdfast.quantization import quantize
+
+CALL = ["campaign", "m", "--data", "digits", "-o", "run"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    model = build_architecture("digits-cnn:channels=8")
+    save(quantize(model, "rquant8"), tmp_path / "m")
+    save(quantize(model, "int8"), tmp_path / "other")
+    return tmp_path
+
+
+def test_rates_comparison_and_resumption(capsys: pytest.CaptureFixture[str]) -> None:
+    call = [*CALL, "--rates", "0.1%,0.05", "--chips", "3", "--compare", "other", "--json"]
+    assert main(call) == 0
+    seen = capsys.readouterr()
+    record = json.loads(seen.out)
+    assert record["kind"] == "robust-error"
+    assert set(record["facts"]["points"]) == {"p=0.001", "p=0.05"}
+    assert record["measured"]["robust-error@p=0.05"]["n"] == 3
+    assert json.loads(Path("run/robust-error.json").read_text()) == record
+    line = next(line for line in seen.err.splitlines() if line.startswith("p=0.05 "))
+    assert f"{record['measured']['robust-error@p=0.05']['value']:.2%}" in line
+    assert "on the same chips" in seen.err
+    assert "vacuous" in seen.err
+    assert main(call) == 0
+    assert json.loads(capsys.readouterr().out) == record
+
+
+def test_sensitivity_lists_the_worst_group_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--by", "bit", "--fault", "bit-errors:rate=0.05", "--chips", "2", "--json"]) == 0
+    seen = capsys.readouterr()
+    increases = {k: v["value"] for k, v in json.loads(seen.out)["measured"].items() if k.startswith("increase")}
+    assert set(increases) == {f"increase[fixed-point-8 bit {bit}]" for bit in range(8)}
+    rows = [line.split("  ")[0] for line in seen.err.splitlines() if " bit " in line and "group" not in line]
+    worst = max(increases.values())
+    assert increases[f"increase[{rows[0]}]"] == worst
+
+
+def test_until_a_half_width(capsys: pytest.CaptureFixture[str]) -> None:
+    call = [*CALL, "--fault", "bit-errors:rate=0", "--half-width", "10%", "--json"]
+    assert main(call) == 0
+    item = json.loads(capsys.readouterr().out)["measured"]["robust-error-anytime@p=0"]
+    assert item["high"] - item["low"] <= 0.2
+    assert item["n"] > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--rates", "2"], "between 0 and 1, not 2"),
+        (["--rates", "-0.1"], "between 0 and 1"),
+        (["--rates", "one"], "'one' is no number"),
+        (["--chips", "3", "--trials", "3"], "--chips and --trials contradict"),
+        (["--half-width", "0.1", "--margin", "0.1"], "contradict"),
+        (["--by", "site", "--rates", "0.1"], "--by and --rates contradict"),
+        (["--by", "site", "--compare", "other", "--fault", "bit-errors:rate=0.1"], "--by and --compare contradict"),
+        (["--by", "layer", "--fault", "bit-errors:rate=0.1"], "unknown division"),
+        (["--chips", "3"], "needs its rate"),
+        (["--chips", "3", "--fault", "bit-errors:rate=1.5"], "between 0 and 1"),
+        (["--half-width", "50", "--fault", "bit-errors:rate=0.1"], "half-width"),
+        (["--rates", "0.1", "--fault", "bit-flip"], "has no rate"),
+        (["--rates", "0.1", "--at", "weights:nothing*"], "no site matches"),
+    ],
+)
+def test_contradictions(options: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, *options]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_of_other_chips_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.01", "--chips", "2"]) == 0
+    assert main([*CALL, "--rates", "0.01", "--chips", "2", "--seed", "5"]) == 2
+    assert "differ in seed" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Records of campaigns over chips: what they say equals what was measured, and they can be repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast.assessment.chips import ChipOptions, laws, robust_error_record, sensitivity_record
+from holdfast.data import Dataset, dataset
+from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.evidence.record import Record
+from holdfast.execution import accuracy, inject, robust_error
+from holdfast.faults import BitErrors
+from holdfast.models import build_architecture
+from holdfast.quantization import quantize
+from holdfast.seeds import Seed
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return quantize(build_architecture("digits-cnn:channels=8", seed=1).eval(), "rquant8")
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    return dataset("digits", split="test").take(80)
+
+
+def test_the_record_says_what_was_measured(model: nn.Module, images: Dataset, tmp_path: Path) -> None:
+    options = ChipOptions(folder=tmp_path / "run", chips=6, seed=3)
+    record = robust_error_record(model, images, "bit-errors", options, rates=(0.01, 0.05))
+    for rate in (0.01, 0.05):
+        found = robust_error(model, images, BitErrors(rate=rate), chips=6, seed=3)
+        item, facts = record.measured[f"robust-error@p={rate}"], record.facts["points"][f"p={rate}"]
+        assert (item.value, item.n) == (found.mean.value, 6)
+        assert item.low == max(0.0, found.mean.low)
+        assert facts["chips"] == list(found.per_chip)
+        assert facts["cvar"]["error"] == found.cvar(0.1)
+        assert len(facts["guarantee"]["sentences"]) == 3
+    assert record.measured["error"].value == pytest.approx(1 - accuracy(model, images).value)
+    assert Record.from_bytes((tmp_path / "run" / "robust-error.json").read_bytes()) == record
+
+
+def test_the_recorded_seed_of_the_worst_chip_is_that_chip(model: nn.Module, images: Dataset, tmp_path: Path) -> None:
+    options = ChipOptions(folder=tmp_path, chips=5, seed=1)
+    record = robust_error_record(model, images, "bit-errors:rate=0.05", options)
+    worst = record.facts["points"]["p=0.05"]["worst"]
+    with inject(model, BitErrors(rate=0.05), seed=Seed(int(worst["seed"], 16))):
+        assert 1 - accuracy(model, images).value == pytest.approx(worst["error"])
+
+
+def test_repeating_the_call_reads_the_store(model: nn.Module, images: Dataset, tmp_path: Path) -> None:
+    options = ChipOptions(folder=tmp_path, chips=4)
+    first = robust_error_record(model, images, "bit-errors:rate=0.01", options)
+    assert robust_error_record(model, images, "bit-errors:rate=0.01", options) == first
+    with pytest.raises(InvalidConfig, match="differ in"):
+        robust_error_record(model, images.take(10), "bit-errors:rate=0.01", options)
+
+
+def test_two_models_on_common_chips(model: nn.Module, images: Dataset, tmp_path: Path) -> None:
+    other = quantize(build_architecture("digits-cnn:channels=8", seed=2).eval(), "rquant8")
+    options = ChipOptions(folder=tmp_path, chips=6)
+    record = robust_error_record(model, images, "bit-errors:rate=0.02", options, against=other)
+    facts, item = record.facts["points"]["p=0.02"], record.measured["difference@p=0.02"]
+    gaps = [b - a for a, b in zip(facts["chips"], facts["other"]["chips"], strict=True)]
+    assert item.value == pytest.approx(sum(gaps) / 6)
+    assert facts["pairs"]["second_better"] == sum(gap < 0 for gap in gaps)
+    assert set(record.inputs) == {"evaluation", "other-model"}
+
+
+class _OneUsefulLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(64, 10), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x.flatten(1))
+
+
+def test_sensitivity_by_site_names_the_layer_that_matters(images: Dataset, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _OneUsefulLayer().eval()
+    options = ChipOptions(folder=tmp_path, chips=4)
+    record = sensitivity_record(model, images, "bit-errors:rate=0.02", options, by="site")
+    assert record.measured["increase[weights:idle.weight]"].value == 0.0
+    changed = [part for part in record.facts["groups"] if len(set(part["chips"])) > 1]
+    assert {part["group"] for part in changed} <= {"weights:used.weight", "weights:used.bias"}
+    assert changed
+    assert Record.from_bytes((tmp_path / "bit-error-sensitivity.json").read_bytes()) == record
+
+
+def test_laws() -> None:
+    assert laws("bit-errors:rate=0.01") == {"p=0.01": BitErrors(rate=0.01)}
+    assert list(laws("bit-errors", (0.001, 0.01))) == ["p=0.001", "p=0.01"]
+    assert list(laws("bit-flip")) == ["bit-flip"]
+    for fault, rates, text in (
+        ("bit-errors", (), "needs its rate"),
+        ("bit-errors:rate=0.1", (0.1,), "already"),
+        ("bit-errors", (0.1, 0.1), "twice"),
+        ("bit-errors", (1.5,), "between 0 and 1"),
+        ("bit-flip", (0.1,), "has no rate"),
+    ):
+        with pytest.raises(InvalidConfig, match=text):
+            laws(fault, rates)
+    with pytest.raises(UnknownName):
+        laws("biterrors")
