@@ -21,7 +21,9 @@ SPECS = {
         f"asymmetric-bit-errors:rate_0_to_1={up},rate_1_to_0={down}" for up, down in ((0.1, 0.01), (0, 0.3), (1, 1))
     ],
     "bursts": ["bursts:rate=0.02,length=5", "bursts:rate=1"],
-    "error-map": [],  # reads a file: tests/unit/faults/test_error_map.py checks the contract
+    "dram-retention": [],  # these three read a file: tests/unit/faults checks their contracts
+    "dram-voltage": [],
+    "error-map": [],
     "exact-errors": [f"exact-errors:count={count}" for count in (0, 1, 200, 320)],
     "intermittent-errors": ["intermittent-errors:rate=0.1,share=0.3,transient=0.01"],
     "line-failures": [

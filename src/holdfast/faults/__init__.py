@@ -5,6 +5,7 @@ from holdfast.faults.asymmetric import AsymmetricBitErrors
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
 from holdfast.faults.bursts import Bursts
+from holdfast.faults.dram_voltage import DramRetention, DramVoltage
 from holdfast.faults.error_map import ErrorMapErrors
 from holdfast.faults.exact import ExactErrors
 from holdfast.faults.map_file import ErrorMap, read_error_map, write_error_map
@@ -22,6 +23,8 @@ __all__ = [
     "BitErrors",
     "BitFlip",
     "Bursts",
+    "DramRetention",
+    "DramVoltage",
     "ErrorMap",
     "ErrorMapErrors",
     "ExactErrors",

@@ -58,9 +58,11 @@ def _first_distinct(size: int, count: int, seed: Seed) -> np.ndarray:
 
     The set does not depend on what is drawn but the numbers themselves, so by symmetry all sets are equally likely.
     """
-    generator, found = seed.numpy(), NOTHING
+    stream, found = seed.numpy().bit_generator, NOTHING
+    last = np.uint64(2**64 - 1 - 2**64 % size) if count else 0  # words above would favour the small numbers
     while len(found) < count:
-        drawn = union([generator.integers(size, size=count - len(found), dtype=np.int64)])
+        raw = stream.random_raw(count - len(found))
+        drawn = union([(raw[raw <= last] % np.uint64(size)).astype(np.int64)])
         found = np.sort(np.concatenate([found, _missing(drawn, found)]), kind="stable")  # merges two sorted runs
     return found
 
@@ -70,4 +72,5 @@ def _missing(drawn: np.ndarray, found: np.ndarray) -> np.ndarray:
     if not len(found):
         return drawn
     place = np.minimum(np.searchsorted(found, drawn), len(found) - 1)
-    return drawn[found[place] != drawn]
+    missing: np.ndarray = drawn[found[place] != drawn]
+    return missing

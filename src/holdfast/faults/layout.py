@@ -84,13 +84,15 @@ class Interleaved(Layout):
         stripe, inside = np.divmod(place, self.stripe)
         die, stripe = np.divmod(stripe, self.die // self.stripe)
         turn, bank = np.divmod(stripe, self.banks)
-        return die * self.die + bank * self.bank + turn * self.stripe + inside
+        cells: np.ndarray = die * self.die + bank * self.bank + turn * self.stripe + inside
+        return cells
 
     def _places(self, cells: np.ndarray) -> np.ndarray:
         die, cell = np.divmod(cells, self.die)
         bank, within = np.divmod(cell, self.bank)
         turn, inside = np.divmod(within, self.stripe)
-        return die * self.die + (turn * self.banks + bank) * self.stripe + inside
+        place: np.ndarray = die * self.die + (turn * self.banks + bank) * self.stripe + inside
+        return place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +107,14 @@ class Multiplexed(Layout):
     def _cells(self, place: np.ndarray) -> np.ndarray:
         row, column = np.divmod(place, self.columns)
         word, bit = np.divmod(column, self.word)
-        return row * self.columns + bit * (self.columns // self.word) + word
+        cells: np.ndarray = row * self.columns + bit * (self.columns // self.word) + word
+        return cells
 
     def _places(self, cells: np.ndarray) -> np.ndarray:
         row, column = np.divmod(cells, self.columns)
         bit, word = np.divmod(column, self.columns // self.word)
-        return row * self.columns + word * self.word + bit
+        place: np.ndarray = row * self.columns + word * self.word + bit
+        return place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,8 @@ class Tiled(Layout):
         tile, inside = np.divmod(place, self.height * self.width)
         down, across = np.divmod(tile, self.columns // self.width)  # tiles of a column, over all banks and dies
         row, column = np.divmod(inside, self.width)
-        return (down * self.height + row) * self.columns + across * self.width + column
+        cells: np.ndarray = (down * self.height + row) * self.columns + across * self.width + column
+        return cells
 
     def _places(self, cells: np.ndarray) -> np.ndarray:
         line, column = np.divmod(cells, self.columns)

@@ -23,8 +23,8 @@ def words(seed: Seed, index: np.ndarray) -> np.ndarray:
     # 64 bits of the seed key the cipher, the other 64 fill the half of the counter that the index leaves free
     rest = np.full_like(place, high)
     first, second, _, _ = philox((place & _LOW, place >> _HALF, rest & _LOW, rest >> _HALF), low)
-    drawn: np.ndarray = (first | second << _HALF).view(np.int64)
-    return drawn
+    word: np.ndarray = (first | second << _HALF).view(np.int64)
+    return word
 
 
 def coins(seed: Seed, index: np.ndarray) -> np.ndarray:

@@ -112,16 +112,16 @@ def length(layout: Layout, line: Line) -> int:
 def line_of(layout: Layout, line: Line, cells: np.ndarray) -> np.ndarray:
     """Return the number of the row, column or bank of each cell (both int64)."""
     if line == "column":
-        return cells // layout.bank * layout.columns + cells % layout.columns
-    return cells // length(layout, line)
+        return np.asarray(cells // layout.bank * layout.columns + cells % layout.columns)
+    return np.asarray(cells // length(layout, line))
 
 
 def cells_of(layout: Layout, line: Line, number: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return cell ``inside`` of row, column or bank ``number``; both are int64, and broadcast."""
     if line == "column":
         bank, column = np.divmod(number, layout.columns)
-        return bank * layout.bank + inside * layout.columns + column
-    return number * length(layout, line) + inside
+        return np.asarray(bank * layout.bank + inside * layout.columns + column)
+    return np.asarray(number * length(layout, line) + inside)
 
 
 def within(layout: Layout, cells: np.ndarray, population: Population) -> np.ndarray:

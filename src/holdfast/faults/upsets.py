@@ -112,7 +112,8 @@ def _several(base: np.ndarray, steps: np.ndarray, word: np.ndarray) -> np.ndarra
     patterns = patterns[np.bitwise_count(patterns) >= 2]
     chosen = patterns[word.view(np.uint64) % np.uint64(len(patterns))]
     row, column = np.nonzero(chosen[:, None] >> np.arange(len(steps)) & 1)
-    return base[row] + steps[column]
+    places: np.ndarray = base[row] + steps[column]
+    return places
 
 
 def _two(anchor: np.ndarray, seed: Seed) -> np.ndarray:
@@ -130,7 +131,8 @@ def _three(anchor: np.ndarray, seed: Seed) -> np.ndarray:
 
 def _second(anchor: np.ndarray, seed: Seed) -> np.ndarray:
     offset = anchor % ENTRY
-    return anchor - offset + _PARTNERS[offset, _choose(seed, anchor, _PARTNERS.shape[1])]
+    second: np.ndarray = anchor - offset + _PARTNERS[offset, _choose(seed, anchor, _PARTNERS.shape[1])]
+    return second
 
 
 def _choose(seed: Seed, anchor: np.ndarray, count: int) -> np.ndarray:
