@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.execution.condition import Flips, Population, faults
-from holdfast.faults.addresses import changes_at
-from holdfast.faults.rates import check_count, check_rate, errors, per_site, union
+from holdfast.faults.addresses import NOTHING, changes_at
+from holdfast.faults.rates import check_count, check_rate, errors, per_site
 from holdfast.seeds import Seed
 
 
@@ -31,9 +31,11 @@ class Bursts:
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
         """Return the flips of chip ``seed``."""
-        reach = np.arange(self.length)
-        found = []
+        found = [NOTHING]
         for site, start, own in per_site(population, seed):
-            hit = (errors(site.population, self.rate, own)[:, None] + reach).ravel()
-            found.append(start + hit[hit < site.population])
-        return changes_at(population, flip=union(found))
+            begins = errors(site.population, self.rate, own)
+            # a burst that meets the next one stops there, since the next is as long; the last stops with the site
+            runs = np.minimum(np.diff(begins, append=site.population), self.length)
+            inside = np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
+            found.append(start + np.repeat(begins, runs) + inside)
+        return changes_at(population, flip=np.concatenate(found))

@@ -22,7 +22,7 @@ from holdfast.seeds import Seed
 class ErrorMapErrors:
     """The errors of a measured chip: the population lies in its memory, and again from the start where that is full.
 
-    Weights are mapped linearly from an offset, as in Stutz et al. (MLSys 2021, section 5.3). Without a fixed
+    Weights are mapped linearly from an offset, as in Stutz et al. (MLSys 2021). Without a fixed
     ``offset`` each seed draws one, uniform over the memory, so that a mean over seeds is their mean over offsets.
     A map of several voltages is read at the one that ``voltage`` names; its errors are a subset of those at a lower.
 

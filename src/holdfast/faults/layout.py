@@ -17,7 +17,7 @@ from holdfast._registry import coerce, unknown
 from holdfast.errors import InvalidConfig
 from holdfast.faults.rates import check_count
 
-DEFAULT = "linear/1x512x64"  # one of the 32 SRAM arrays of Stutz et al., MLSys 2021, section 3
+DEFAULT = "linear/1x512x64"  # one of the 32 SRAM arrays of Stutz et al., MLSys 2021
 _MOST = 2**40  # cells of a die
 
 

@@ -1,7 +1,7 @@
 """Voltage, bit error rate and energy of a memory, as a table that may be read both ways.
 
-The default profile is that of 32 SRAM arrays of 512 x 64 bits in 14 nm (Stutz et al., MLSys 2021, section 3 and
-figure 1): voltages are relative to the lowest at which no bit failed, the energy of an access is the voltage squared.
+The default profile is that of 32 SRAM arrays of 512 x 64 bits in 14 nm (Stutz et al., MLSys 2021): voltages are
+relative to the lowest at which no bit failed, and the energy of an access is the voltage squared.
 The interpolation between the measured voltages is ours: the logarithm of the rate is linear in the voltage, and between
 the last voltage with an error and the first without one, where that has no meaning, the rate itself is.
 """
