@@ -14,17 +14,20 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_CHUNK = 2**14  # places at once: what the rounds touch stays in the cache
 
 
 def words(seed: Seed, index: np.ndarray) -> np.ndarray:
     """Return one uniform 64-bit word per ``index`` (non-negative int64, shape (n,)) as int64, shape (n,)."""
-    place = index.astype(np.uint64)
     high, low = seed.words()
     # 64 bits of the seed key the cipher, the other 64 fill the half of the counter that the index leaves free
-    rest = np.full_like(place, high)
-    first, second, _, _ = philox((place & _LOW, place >> _HALF, rest & _LOW, rest >> _HALF), low)
-    word: np.ndarray = (first | second << _HALF).view(np.int64)
-    return word
+    rest = np.array([high], np.uint64)
+    drawn = np.empty(len(index), np.uint64)
+    for start in range(0, len(index), _CHUNK):
+        place = index[start : start + _CHUNK].astype(np.uint64)
+        first, second, _, _ = philox((place & _LOW, place >> _HALF, rest & _LOW, rest >> _HALF), low)
+        drawn[start : start + _CHUNK] = first | second << _HALF
+    return drawn.view(np.int64)
 
 
 def coins(seed: Seed, index: np.ndarray) -> np.ndarray:
