@@ -11,7 +11,7 @@ from holdfast.faults.exact import ExactErrors
 from holdfast.faults.map_file import ErrorMap, read_error_map, write_error_map
 from holdfast.faults.memory_profile import SRAM_14NM, MemoryProfile, SramVoltage
 from holdfast.faults.protection import Protected
-from holdfast.faults.regions import LineFailures, RegionalErrors
+from holdfast.faults.regions import LineFailures, LineRates, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
 from holdfast.faults.stuck_at import StuckAt
 from holdfast.faults.transient import IntermittentErrors, TransientErrors
@@ -32,6 +32,7 @@ __all__ = [
     "FixedFlips",
     "IntermittentErrors",
     "LineFailures",
+    "LineRates",
     "MemoryProfile",
     "MultiBitUpsets",
     "Protected",

@@ -25,7 +25,7 @@ from holdfast.faults.addresses import NOTHING, changes_at
 from holdfast.faults.layout import layout_of
 from holdfast.faults.marks import words
 from holdfast.faults.rates import check_count, check_finite, check_rate, errors, per_site
-from holdfast.faults.regions import within
+from holdfast.faults.regions import errors_by_line
 from holdfast.seeds import Seed, derive
 
 LINE = 512  # bits of a cache line
@@ -122,12 +122,8 @@ class DramRetention(_Measured):
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
         """Return the flips of chip ``seed``."""
-        layout = layout_of(self.layout)
-        dies, found = layout.extent(population.bits) // layout.die, [NOTHING]
-        for bank, rate in enumerate(self.rates):
-            die, inside = np.divmod(errors(dies * layout.bank, rate, derive(seed, "bank", bank)), layout.bank)
-            found.append(within(layout, die * layout.die + bank * layout.bank + inside, population))
-        return changes_at(population, flip=np.concatenate(found))
+        found = errors_by_line(population, layout_of(self.layout), "bank", self.rates, seed)
+        return changes_at(population, flip=found)
 
     def _read(self, rows: list[dict[str, str]]) -> tuple[float, ...]:
         wanted: dict[str, str | float] = {"dimm_name": self.dimm, "vdd": self.voltage}

@@ -15,7 +15,7 @@ import numpy as np
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
-from holdfast.faults.addresses import changes_at
+from holdfast.faults.addresses import NOTHING, changes_at
 from holdfast.faults.layout import DEFAULT, Layout, layout_of
 from holdfast.faults.marks import below
 from holdfast.faults.rates import check_finite, check_rate, errors
@@ -97,6 +97,55 @@ class RegionalErrors:
         mean = 1 - self.weak + self.weak * self.factor
         strong = self.rate / mean if mean else 0.0
         return strong, strong * self.factor
+
+
+@faults.register("line-rates")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineRates:
+    """Bit errors at a rate of its own in each row (column, bank): line n has the n-th of ``rates``, over and over.
+
+    For a memory whose banks, or other parts, were measured apart. The errors of lower rates are a subset of those of
+    higher ones, line by line.
+    """
+
+    rates: str  # per bit, 0..1 each: rate/rate/...
+    line: Line = "bank"
+    layout: str = DEFAULT  # see holdfast.faults.layout
+
+    def __post_init__(self) -> None:
+        _check_line(self.line)
+        layout_of(self.layout)
+        self._rates()
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        """Return the flips of chip ``seed``."""
+        found = errors_by_line(population, layout_of(self.layout), self.line, self._rates(), seed)
+        return changes_at(population, flip=found)
+
+    def _rates(self) -> tuple[float, ...]:
+        try:
+            rates = tuple(float(part) for part in self.rates.split("/"))
+        except (ValueError, AttributeError):
+            hint = "write rate/rate/..., for example 0.001/0.002"
+            raise InvalidConfig(f"cannot read the rates {self.rates!r}", hint=hint) from None
+        for rate in rates:
+            check_rate(rate)
+        return rates
+
+
+def errors_by_line(
+    population: Population, layout: Layout, line: Line, rates: tuple[float, ...], seed: Seed
+) -> np.ndarray:
+    """Return the errors (int64 addresses) of a memory whose line n errs at ``rates[n % len(rates)]``.
+
+    The lines of one rate, laid side by side, are a memory with a chip of its own.
+    """
+    count, size, found = lines(layout, line, population.bits), length(layout, line), [NOTHING]
+    for place, rate in enumerate(rates):
+        turns = len(range(place, count, len(rates)))
+        turn, inside = np.divmod(errors(turns * size, rate, derive(seed, "line", place)), size)
+        found.append(within(layout, cells_of(layout, line, place + turn * len(rates), inside), population))
+    return np.concatenate(found)
 
 
 def lines(layout: Layout, line: Line, bits: int) -> int:

@@ -22,6 +22,7 @@ SPECS: dict[str, str] = {
     "exact-errors:count=17000": "b167d78bb85eea3f",
     "intermittent-errors:rate=0.02,share=0.5,transient=0.001": "12050b46aec5ffd7",
     "line-failures:rate=0.1,layout=tiled/2x16x64": "2de3fc93196a6807",
+    "line-rates:rates=0.01/0.001,line=row": "53beb8028445cdde",
     "multi-bit-upsets:rate=0.005,shares=bit=0.3/byte=0.2/pin=0.1/two=0.1/three=0.1/beat=0.2": "02b364d023e04e7b",
     "regional-errors:rate=0.01,layout=interleaved/2x16x64": "2f35aa59e82d669e",
     "stuck-at:rate=0.02": "a15ce6f3044cb3ca",

@@ -11,7 +11,7 @@ from scipy import stats
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution import Population
-from holdfast.faults import LineFailures, RegionalErrors
+from holdfast.faults import LineFailures, LineRates, RegionalErrors
 from holdfast.faults.layout import layout_of
 from holdfast.faults.regions import Line, cells_of, length, line_of
 from holdfast.models.site import Site
@@ -102,14 +102,39 @@ def test_a_factor_of_one_has_no_structure(memory: Population, draw: Draw) -> Non
     assert len(draw(RegionalErrors(rate=1.0, factor=1.0), memory, 6)) == memory.bits
 
 
+@pytest.mark.parametrize("line", LINES)
+def test_each_line_has_its_rate(line: Line, memory: Population, draw: Draw) -> None:
+    rates = (0.001, 0.0, 0.02)
+    found = draw(LineRates(rates="0.001/0/0.02", line=line, layout=LAYOUT), memory, 8)
+    hit, sizes = counts(found, line), counts(np.arange(memory.bits), line)
+    hit = np.pad(hit, (0, len(sizes) - len(hit)))
+    for place, rate in enumerate(rates):
+        assert stats.binomtest(int(hit[place::3].sum()), int(sizes[place::3].sum()), rate).pvalue > ALPHA
+
+
+def test_higher_rates_of_lines_are_supersets(memory: Population, draw: Draw) -> None:
+    texts = ("0/0", "0/0.001", "0.01/0.001", "0.01/1", "1/1")
+    found = [set(draw(LineRates(rates=text, line="column", layout=LAYOUT), memory, 9).tolist()) for text in texts]
+    assert all(low <= high for low, high in itertools.pairwise(found))
+    assert found[0] == set()
+    assert len(found[-1]) == memory.bits
+
+
+@pytest.mark.parametrize("rates", ["", "0.1/", "much", "0.1/nan", "2", "-1", None])
+def test_bad_rates_of_lines(rates: str) -> None:
+    with pytest.raises(InvalidConfig):
+        LineRates(rates=rates)
+
+
 @pytest.mark.parametrize(
     "law",
     [
+        LineRates(rates="1e-9/0", line="bank", layout="linear/16x8192x1024"),
         LineFailures(rate=1e-7, line="row", share=0.5, layout="interleaved/16x8192x1024/stripe=64"),
         RegionalErrors(rate=1e-9, line="row", weak=1e-6, layout="multiplexed/16x8192x1024/word=32"),
     ],
 )
-def test_addresses_beyond_2_to_the_33(law: LineFailures | RegionalErrors, draw: Draw) -> None:
+def test_addresses_beyond_2_to_the_33(law: LineFailures | LineRates | RegionalErrors, draw: Draw) -> None:
     found = draw(law, Population((Site("weights", "huge", (2**34,), "int8", 8),)), 7)
     assert 20 < len(found) < 40_000
     assert found.max() > 2**35

@@ -22,6 +22,7 @@ SPECS = [
     "bursts:rate=0.002,length=5",
     "exact-errors:count=40",
     "line-failures:rate=0.1,line=column,layout=tiled/2x16x64",
+    "line-rates:rates=0.01/0.001,line=row",
     "multi-bit-upsets:rate=0.002",
     "regional-errors:rate=0.01,line=row,layout=interleaved/2x16x64",
     "sram-voltage:voltage=0.82",
