@@ -200,7 +200,8 @@ def _integer_layer(model: nn.Module, name: str, peak: float, shape: tuple[int, .
 
 def stored_codes(lens: Lens, weight: Tensor) -> Encoded:
     """Return a lens's own symmetric steps as int8; any other format is encoded again from its decoded values."""
-    if not isinstance(lens.format, FixedPoint) or not lens.format.symmetric:
+    own = lens.format
+    if not isinstance(own, FixedPoint) or not own.symmetric or own.bits > 8 or own.granularity in ("group", "tile"):
         return _INT8.encode(weight)
     steps = (lens.decoded().double() / lens.qparams["scale"].double()).round()
     return Encoded(steps.clamp(-128, 127).to(torch.int8), {"scale": lens.qparams["scale"]})

@@ -142,6 +142,17 @@ def test_partition_says_who_sees_what() -> None:
     assert lines[0].startswith("layer")
 
 
+@pytest.mark.parametrize("format", ["int16", "fixed-point:granularity=group,group=8"])
+def test_codes_that_are_no_int8_per_channel_are_encoded_again(format: str) -> None:
+    from holdfast.numerics.formats import formats
+    from holdfast.quantization import quantize
+
+    small = quantize(digits_net(), format)
+    weight = small.get_parameter("head.weight").detach()
+    expected = formats.build("int8").encode(weight)
+    assert torch.equal(int8_model(small, images(8)).head.codes, expected.codes)
+
+
 def test_stored_codes_are_kept() -> None:
     from holdfast.quantization import codes, quantize
 

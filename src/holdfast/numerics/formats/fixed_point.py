@@ -104,7 +104,7 @@ class FixedPoint:
         qparams = dict(qparams) if qparams is not None else self._range(wide)
         near, far = self._reach()
         spread = {key: self.sharing.spread(value, x.shape).double() for key, value in qparams.items()}
-        steps = ((wide - spread["low"]) / spread["scale"]).clamp(near, far)
+        steps = (wide - spread["low"]).div_(spread["scale"]).clamp_(near, far)
         codes = self._rounded(steps, wide, spread) + self._offset()
         return Encoded(codes.to(self._dtype), qparams)
 
@@ -136,13 +136,17 @@ class FixedPoint:
         return _SIGNED.get(self.bits, torch.int8 if self.signed else torch.uint8)
 
     def _decoded(self, codes: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
-        codes = codes.to(torch.int64) & (2**self.bits - 1)
-        if self.signed:
-            codes = torch.where(codes >= 2 ** (self.bits - 1), codes - 2**self.bits, codes)
-        steps: Tensor = (codes - self._offset()).double()
+        steps = self._steps(codes)
         if self.saturate:
-            steps = steps.clamp(*self._reach())
-        return self._narrow(steps * qparams["scale"].double() + qparams["low"].double())
+            steps.clamp_(*self._reach())
+        return self._narrow(steps.mul_(qparams["scale"].double()).add_(qparams["low"].double()))
+
+    def _steps(self, codes: Tensor) -> Tensor:
+        """Return the steps that ``codes`` count, float64, in fresh memory."""
+        if self.bits < 8:  # wider codes fill their container
+            spare = 8 - self.bits
+            codes = codes << spare >> spare if self.signed else codes & (2**self.bits - 1)
+        return codes.to(torch.float64, copy=True).sub_(self._offset())
 
     def _narrow(self, wide: Tensor) -> Tensor:
         return wide if self.bits == 32 else wide.float()
