@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from holdfast.errors import InvalidConfig, UnknownName, UnsupportedFormat
-from holdfast.numerics.formats import Encoded, FixedPoint, format_of_dtype, formats
+from holdfast.numerics.formats import (
+    DynamicInt8,
+    Encoded,
+    FixedPoint,
+    FloatingPoint,
+    Logarithmic,
+    Microscaling,
+    Minifloat,
+    NormalFloat,
+    format_of_dtype,
+    formats,
+)
+from holdfast.numerics.formats.compat import CompatBlockMinifloat
 
 
 def test_presets() -> None:
@@ -200,3 +213,11 @@ def test_bad_arguments() -> None:
     assert "rquant8" in caught.value.hint
     with pytest.raises(UnsupportedFormat, match="int32"):
         format_of_dtype(torch.int32)
+
+
+def test_the_page_of_formats_names_each_of_them(repository: Path) -> None:
+    page = (repository / "docs/formats.md").read_text()
+    described = (FixedPoint, FloatingPoint, Minifloat, Microscaling, Logarithmic, NormalFloat, DynamicInt8)
+    ours = [name for name in formats.names() if isinstance(formats.build(name), (*described, CompatBlockMinifloat))]
+    assert len(ours) > 50
+    assert [name for name in ours if f"`{name}`" not in page] == []
