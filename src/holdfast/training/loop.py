@@ -118,9 +118,10 @@ def _epoch(run: _Run, state: State) -> Measured:
         place = (state.epoch, number)
         for group in state.optimiser.param_groups:
             group["lr"] = recipe.schedule.rate(*place, len(batches))
-        with torch.random.fork_rng(), run.compute.autocast():  # dropout draws from torch's own generator
+        batch = run.batch(indices, *place)
+        with torch.random.fork_rng(), run.compute.autocast():  # the only generator that layers such as dropout know
             torch.manual_seed(derive(run.seed, "layers", *place).words()[1] >> 1)
-            state.loss = _step(recipe, state, *run.batch(indices, *place), derive(run.seed, "faults", *place))
+            state.loss = _step(recipe, state, *batch, derive(run.seed, "faults", *place))
         _require_finite(state, number)
         meter.add(state.loss, len(indices))
     return meter.result(state.epoch, recipe.schedule.rate(state.epoch, 0, len(batches)), time.perf_counter() - began)
