@@ -119,8 +119,7 @@ def _epoch(run: _Run, state: State) -> Measured:
         for group in state.optimiser.param_groups:
             group["lr"] = recipe.schedule.rate(*place, len(batches))
         batch = run.batch(indices, *place)
-        with torch.random.fork_rng(), run.compute.autocast():  # the only generator that layers such as dropout know
-            torch.manual_seed(derive(run.seed, "layers", *place).words()[1] >> 1)
+        with run.compute.step(derive(run.seed, "layers", *place)):
             state.loss = _step(recipe, state, *batch, derive(run.seed, "faults", *place))
         _require_finite(state, number)
         meter.add(state.loss, len(indices))
