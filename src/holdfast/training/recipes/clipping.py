@@ -40,6 +40,8 @@ class Clipped:
         require_positive("clip", self.clip)
         require_one_of("clip_scope", self.clip_scope, ("global", "layer", "learned"))
         require_share("label_smoothing", self.label_smoothing)
+        if not isinstance(self.schedule, Schedule):
+            raise InvalidConfig(f"schedule is {self.schedule!r}", hint="pass a Schedule, or --epochs and --schedule")
         if not 0 <= self.bound_decay < math.inf:
             raise InvalidConfig(f"bound_decay is a penalty of zero or more, not {self.bound_decay}")
         if self.clip is None and self.clip_scope != "global":
