@@ -49,6 +49,8 @@ SPECS = {
             "on-die-sec",
             "parity-zero",
             "(parity-zero:word=13,on-detect=leave)",
+            "chipkill",
+            "(chipkill:data=5,check=4,on-detect=zero)",
         )
         for rate in ("0", "0.02", "1")
     ],
