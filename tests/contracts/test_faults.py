@@ -51,6 +51,8 @@ SPECS = {
             "(parity-zero:word=13,on-detect=leave)",
             "chipkill",
             "(chipkill:data=5,check=4,on-detect=zero)",
+            "voting",
+            "protect-bits:field=msb-2+lsb",
         )
         for rate in ("0", "0.02", "1")
     ],

@@ -1,20 +1,24 @@
 """Protections of memory, applied to the errors that a fault draws: codes, signatures, votes, and bits that are safe."""
 
 from holdfast.faults.protection.chipkill import Chipkill
+from holdfast.faults.protection.fields import ProtectBits
 from holdfast.faults.protection.protected import Protected
 from holdfast.faults.protection.protocol import Protection, Tally, protections
 from holdfast.faults.protection.report import ProtectionReport, report
+from holdfast.faults.protection.voting import Voting
 from holdfast.faults.protection.word_codes import OnDieSec, ParityZero, Secded
 
 __all__ = [
     "Chipkill",
     "OnDieSec",
     "ParityZero",
+    "ProtectBits",
     "Protected",
     "Protection",
     "ProtectionReport",
     "Secded",
     "Tally",
+    "Voting",
     "protections",
     "report",
 ]
