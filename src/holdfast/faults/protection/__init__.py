@@ -4,6 +4,7 @@ from holdfast.faults.protection.chipkill import Chipkill
 from holdfast.faults.protection.fields import ProtectBits
 from holdfast.faults.protection.protected import Protected
 from holdfast.faults.protection.protocol import Protection, Tally, protections
+from holdfast.faults.protection.radar import Radar
 from holdfast.faults.protection.report import ProtectionReport, report
 from holdfast.faults.protection.voting import Voting
 from holdfast.faults.protection.word_codes import OnDieSec, ParityZero, Secded
@@ -16,6 +17,7 @@ __all__ = [
     "Protected",
     "Protection",
     "ProtectionReport",
+    "Radar",
     "Secded",
     "Tally",
     "Voting",
