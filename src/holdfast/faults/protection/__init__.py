@@ -2,6 +2,7 @@
 
 from holdfast.faults.protection.chipkill import Chipkill
 from holdfast.faults.protection.fields import ProtectBits
+from holdfast.faults.protection.in_place import InPlaceEcc, throttle_, throttled
 from holdfast.faults.protection.protected import Protected
 from holdfast.faults.protection.protocol import Protection, Tally, protections
 from holdfast.faults.protection.radar import Radar
@@ -11,6 +12,7 @@ from holdfast.faults.protection.word_codes import OnDieSec, ParityZero, Secded
 
 __all__ = [
     "Chipkill",
+    "InPlaceEcc",
     "OnDieSec",
     "ParityZero",
     "ProtectBits",
@@ -23,4 +25,6 @@ __all__ = [
     "Voting",
     "protections",
     "report",
+    "throttle_",
+    "throttled",
 ]
