@@ -61,8 +61,10 @@ class Registry(Generic[T]):
     def build(self, spec: str, **overrides: object) -> T:
         """Build ``name:key=value,...``; ``overrides`` win over the specification's own keys."""
         name, options = parse_spec(spec)
-        factory = self.get(name)
-        return factory(**(coerce(factory, options, what=f"{self.kind} {name!r}") | overrides))
+        factory, what = self.get(name), f"{self.kind} {name!r}"
+        given = coerce(factory, options, what=what) | overrides
+        _require_all(factory, given, what)
+        return factory(**given)
 
     def name_of(self, factory: object) -> str:
         """Return the name under which ``factory`` is registered."""
@@ -149,6 +151,16 @@ def coerce(factory: Callable[..., object], options: Mapping[str, object], *, wha
             raise InvalidConfig(f"{what} has no option {key!r}", hint=hint)
         result[key] = _convert(value, hints.get(key, str), f"option {key!r} of {what}")
     return result
+
+
+def _require_all(factory: Callable[..., object], given: Mapping[str, object], what: str) -> None:
+    needed = [
+        key
+        for key, item in inspect.signature(factory).parameters.items()
+        if item.default is item.empty and item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)
+    ]
+    if missing := [key for key in needed if key not in given]:
+        raise InvalidConfig(f"{what} needs {', '.join(missing)}", hint=f"write {missing[0].replace('_', '-')}=...")
 
 
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}

@@ -109,15 +109,10 @@ class LinearCode:
             erasing: words given up do not count.
             weights: how many bits of the model each data bit stands for; one, unless given.
         """
-        shares: Counter[int] = Counter()  # bits of one column fare alike
-        for column, weight in zip(self.columns, weights or [1] * self.data, strict=True):
-            shares[column] += weight
-        return sum(
-            share * self._flipped(self.columns.index(column), rate, check_rate, erasing)
-            for column, share in shares.items()
-        )
+        return _leaving(self, rate, check_rate, erasing, tuple(weights or [1] * self.data))
 
-    def _flipped(self, place: int, rate: float, check_rate: float, erasing: bool) -> float:
+    def flipped(self, place: int, rate: float, check_rate: float, erasing: bool) -> float:
+        """Return the exact probability that the data bit at ``place`` reads flipped."""
         others = self._syndromes(rate, check_rate, without=place)
         own = int(self.matrix[place])
         wrongly = others[own] if self.corrects else 0.0
@@ -147,3 +142,12 @@ class LinearCode:
 def encoded(code: LinearCode, layout: Layout, codes: Tensor, word: np.ndarray) -> np.ndarray:
     """Return the check bits that guard ``word`` (int64, (n,)) of a site that stores ``codes``, int64, (n,)."""
     return code.encode(layout.octets(codes, word))
+
+
+@functools.lru_cache(maxsize=1024)
+def _leaving(code: LinearCode, rate: float, check_rate: float, erasing: bool, weights: tuple[int, ...]) -> float:
+    shares: Counter[int] = Counter()  # bits of one column fare alike
+    for column, weight in zip(code.columns, weights, strict=True):
+        shares[column] += weight
+    places = [(code.columns.index(column), share) for column, share in shares.items()]
+    return sum(share * code.flipped(place, rate, check_rate, erasing) for place, share in places)

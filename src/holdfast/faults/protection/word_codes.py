@@ -75,6 +75,11 @@ class WordCode(Protection):
         )
 
 
+def _require_ways(ways: int) -> None:
+    if ways < 1:
+        raise InvalidConfig(f"bits cannot alternate over {ways} words", hint="ways=1 keeps neighbours together")
+
+
 @protections.register("secded")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secded(WordCode):
@@ -89,6 +94,7 @@ class Secded(WordCode):
 
     def __post_init__(self) -> None:
         require_policy(self.on_detect)
+        _require_ways(self.ways)
 
     @property
     def code(self) -> LinearCode:
@@ -108,6 +114,7 @@ class OnDieSec(WordCode):
     on_detect: Policy = "leave"  # nothing is detected
 
     def __post_init__(self) -> None:
+        _require_ways(self.ways)
         if self.on_detect != "leave":
             raise InvalidConfig("an on-die code detects nothing that could be zeroed", hint="use secded or parity-zero")
 
@@ -132,6 +139,7 @@ class ParityZero(WordCode):
 
     def __post_init__(self) -> None:
         require_policy(self.on_detect)
+        _require_ways(self.ways)
         if not 1 <= self.word <= 4096:
             raise InvalidConfig(f"a parity bit guards 1 to 4096 bits, not {self.word}")
 
