@@ -31,7 +31,7 @@ def dataset(spec: str, *, split: str = "test", **options: object) -> Dataset:
     """
     name, _, tail = spec.partition(":")
     reader = datasets.get(name)
-    arguments = coerce(reader, _written(tail) | options | {"split": split}, what=f"dataset {name!r}")
+    arguments = coerce(reader, path_and_options(tail) | options | {"split": split}, what=f"dataset {name!r}")
     for key in ("mean", "std"):
         if isinstance(arguments.get(key), str):
             arguments[key] = _numbers(arguments[key], f"{key} of dataset {name!r}")
@@ -41,7 +41,7 @@ def dataset(spec: str, *, split: str = "test", **options: object) -> Dataset:
     return reader(**arguments)
 
 
-def _written(tail: str) -> dict[str, object]:
+def path_and_options(tail: str) -> dict[str, object]:
     """Read what follows the name: a path, options, or a path and options."""
     if not tail or (match := _TAIL.fullmatch(tail)) is None:
         return {}

@@ -27,6 +27,7 @@ from holdfast.evidence.lineage import Step
 from holdfast.models.card import card
 from holdfast.models.catalogue import build_architecture
 from holdfast.models.description import describe, read_description, restore
+from holdfast.models.hugging_face import CONFIG, architecture_of
 from holdfast.models.tensors import fill, stored_tensors, take_dtype
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -57,7 +58,8 @@ def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, st
     """Load a model in evaluation mode.
 
     Args:
-        path: an artifact folder, a ``.safetensors`` file, or a ``.pt``/``.pth``/``.th`` state dict.
+        path: an artifact folder, a LLaMA as transformers saves it, a ``.safetensors`` file, or a
+            ``.pt``/``.pth``/``.th`` state dict.
         arch: architecture, needed when the file does not name one: ``cifar-resnet20``, ``package.module:factory``, ...
         expected: file name -> SHA-256 (hex) that the bytes must have, from a verified signature.
 
@@ -80,6 +82,8 @@ def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, st
 
 
 def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
+    if not (folder / DESCRIPTION).exists() and (folder / CONFIG).is_file():
+        return _load_hugging_face(folder, arch, expected)
     value = read_description(_checked(folder / DESCRIPTION, expected), str(folder / DESCRIPTION))
     tensors = _parse(folder / WEIGHTS, _checked(folder / WEIGHTS, expected))
     spec = arch or value["architecture"]
@@ -89,6 +93,16 @@ def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | N
     take_dtype(model, tensors)
     fill(model, tensors, value["formats"])
     restore(model, value)
+    return model.eval()
+
+
+def _load_hugging_face(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
+    config, data = (_checked(folder / name, expected) for name in (CONFIG, WEIGHTS))
+    tensors = _parse(folder / WEIGHTS, data)
+    model = build_architecture(arch or architecture_of(config, str(folder / CONFIG)))
+    take_dtype(model, tensors)
+    fill(model, tensors, {})
+    card(model).lineage.append(Step("import", {"file": WEIGHTS}, {"file": digest_both(data).blake3}))
     return model.eval()
 
 
