@@ -6,7 +6,15 @@ from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
 from holdfast.execution.guarantee import Guarantee, guarantee, mean_above, published_slack, split_slack
 from holdfast.execution.injection import inject
+from holdfast.execution.language import (
+    Reading,
+    continue_greedily,
+    language_robustness,
+    language_sensitivity,
+    perplexity,
+)
 from holdfast.execution.over_chips import RobustError
+from holdfast.execution.over_text import LanguageRobustness, edit_distance
 from holdfast.execution.pairs import ChipPairs, pair_chips
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
@@ -37,6 +45,7 @@ __all__ = [
     "Fault",
     "Flips",
     "Guarantee",
+    "LanguageRobustness",
     "MeanEstimate",
     "Outcome",
     "Paired",
@@ -44,6 +53,7 @@ __all__ = [
     "Population",
     "Progress",
     "Proportion",
+    "Reading",
     "Restricted",
     "RobustError",
     "Row",
@@ -54,17 +64,22 @@ __all__ = [
     "build_executor",
     "campaign",
     "compare",
+    "continue_greedily",
     "describe_fault",
     "describe_platform",
+    "edit_distance",
     "executors",
     "faults",
     "groups",
     "guarantee",
     "inject",
+    "language_robustness",
+    "language_sensitivity",
     "mcnemar",
     "mean_above",
     "pair_chips",
     "paired",
+    "perplexity",
     "predict",
     "published_slack",
     "quantile",
