@@ -141,8 +141,8 @@ def test_wrong_options_are_named():
     with pytest.raises(UnknownName, match="gm") as caught:
         build_architecture("simplenet:norm=gm")
     assert "gn" in caught.value.hint
-    with pytest.raises(InvalidConfig, match="16 pixels"):
-        build_architecture("simplenet:size=8")
+    with pytest.raises(InvalidConfig, match="positive"):
+        build_architecture("simplenet:channels=0")
     with pytest.raises(InvalidConfig, match="6n \\+ 4"):
         build_architecture("wide-resnet:depth=29")
     with pytest.raises(InvalidConfig, match="channel"):

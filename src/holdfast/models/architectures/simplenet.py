@@ -11,8 +11,6 @@ from holdfast.models.catalogue import architectures
 from holdfast.models.norms import norm_layer
 from holdfast.models.whitening import Whitening
 
-_SMALLEST = 16  # five poolings leave one pixel of it
-
 
 def _plan(c: int, size: int) -> list[tuple[int, int]]:
     """Return (channels, kernel) in order, (0, 0) for pooling; 32x32 inputs have one stage more than smaller ones."""
@@ -40,16 +38,16 @@ def simplenet(
         classes: logits.
         channels: feature maps of the first convolution.
         channels_in: of the images.
-        size: of the images, 16 or more.
+        size: of the images; those below 32 pixels have one stage less.
         norm: one of :data:`holdfast.models.norms.NORMS`.
         whitening: begin with a :class:`~holdfast.models.whitening.Whitening` layer over images in 0..1.
 
     Raises:
         UnknownName: no such norm.
-        InvalidConfig: images too small for five poolings, or nothing to count.
+        InvalidConfig: a size or a count below one.
     """
-    if size < _SMALLEST or min(classes, channels, channels_in) < 1:
-        raise InvalidConfig(f"simplenet takes images of {_SMALLEST} pixels or more and positive counts")
+    if min(classes, channels, channels_in, size) < 1:
+        raise InvalidConfig("classes, channels and sizes are positive")
     layers: list[nn.Module] = [Whitening(channels_in)] if whitening else []
     width = channels_in
     for given, kernel in _plan(channels, size):
