@@ -13,6 +13,7 @@ VERBS = {
     "campaign": "inject faults and count what becomes of them",
     "check": "hold an assessment against a deployment policy",
     "digest": "print the digests of files and folders",
+    "experiment": "train and measure what a paper did, beside what it published",
     "harden": "add range guards, profiled on data, to a model",
     "identify": "tell which platform produced a trace",
     "inject": "write a broken copy of a stored model",

@@ -1,0 +1,91 @@
+"""Running a whole experiment: every arm on the same data and the same chips, and what came out as JSON and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdfast._files import write_atomic
+from holdfast.data import Dataset, dataset
+from holdfast.errors import MissingDevice
+from holdfast.evidence import canonical
+from holdfast.evidence.record import Record
+from holdfast.execution import Progress
+from holdfast.training.experiments.arms import Announce, Setting, run_arm
+from holdfast.training.experiments.experiment import Experiment
+from holdfast.training.experiments.table import comparison, markdown
+
+RESULTS, TABLE = "results.json", "table.md"
+RESULTS_TYPE = "holdfast.experiment-results/v1"
+
+
+def run_experiment(
+    experiment: Experiment,
+    folder: Path | str,
+    *,
+    root: Path | str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    announce: Announce | None = None,
+    finished: Callable[[Record], None] | None = None,
+) -> dict[str, Any]:
+    """Train and measure every arm, and return the results as they stand in ``folder/results.json``.
+
+    An interrupted run goes on when the same call is repeated; ``table.md`` and ``results.json`` are complete after
+    every arm.
+
+    Args:
+        experiment: as read, possibly at a smaller scale or with fewer arms.
+        folder: takes one folder for each arm, ``results.json`` and ``table.md``.
+        root: where the data set lies, for data sets that are read from files.
+        seed: of initial weights, order, augmentation, faults in training and chips in evaluation.
+        device: where networks compute.
+        announce: gives a progress callback for a titled piece of work.
+        finished: called with the record of each arm.
+
+    Raises:
+        MissingDevice: no such device.
+        InvalidConfig: the folder holds a run with other parameters.
+    """
+    _require_device(device)
+    train, test = (_data(experiment, root, split) for split in ("train", "test"))
+    setting = Setting(experiment, train, test, Path(folder), seed, device, announce or _silent)
+    records: list[Record] = []
+    for arm in experiment.arms:
+        records.append(run_arm(setting, arm))
+        results = _results(experiment, records)
+        write_atomic(Path(folder) / RESULTS, canonical.dumps(results))
+        write_atomic(Path(folder) / TABLE, markdown(experiment, records).encode())
+        if finished is not None:
+            finished(records[-1])
+    return results
+
+
+def _data(experiment: Experiment, root: Path | str | None, split: str) -> Dataset:
+    spec = experiment.data.name if root is None else f"{experiment.data.name}:{root}"
+    found = dataset(spec, split=split, **experiment.data.options)
+    return found.take(experiment.train_images) if split == "train" and experiment.train_images else found
+
+
+def _results(experiment: Experiment, records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "type": RESULTS_TYPE,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "scale": experiment.scale,
+        "arms": [{**record.to_json(), "comparison": comparison(record)} for record in records],
+    }
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MissingDevice(f"there is no device {device!r} here", hint="device cpu always works") from error
+
+
+def _silent(_: str) -> Progress:
+    return lambda done, total: None
