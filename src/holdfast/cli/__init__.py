@@ -10,6 +10,7 @@ import sys
 
 VERBS = {
     "assess": "vouch, sweep, inject, harden, trace, shield: the whole job, with a report and a passport",
+    "attack": "search the few stored bits whose flips hurt most, beside random ones",
     "campaign": "inject faults and count what becomes of them",
     "check": "hold an assessment against a deployment policy",
     "digest": "print the digests of files and folders",

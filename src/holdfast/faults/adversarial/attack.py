@@ -10,10 +10,10 @@ from torch import nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution.injection import inject
+from holdfast.execution.injection import STORED, inject
 from holdfast.execution.run import Progress, evaluating
 from holdfast.execution.statistics import Proportion
-from holdfast.faults.adversarial.budget import STORED, Budget, LinearMemory
+from holdfast.faults.adversarial.budget import Budget, LinearMemory
 from holdfast.faults.adversarial.fixed_flips import FixedFlips, FlipList
 from holdfast.faults.adversarial.objective import Objective, Untargeted, evaluate
 from holdfast.faults.adversarial.protocol import Attack

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips
+from holdfast.execution.injection import STORED
 from holdfast.faults.adversarial.changes import bits_of, places_of
 from holdfast.models import sites
 from holdfast.models.site import Site
 from holdfast.numerics import bits
-
-STORED = ("weights", "buffers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class LinearMemory:
 
     @classmethod
     def of_model(cls, model: nn.Module, row_bytes: int) -> LinearMemory:
-        """Lay out all weights and buffers of ``model``, attacked or not."""
+        """Lay out everything that ``model`` stores, attacked or not."""
         return cls.of((site for site in sites(model) if site.kind in STORED), row_bytes)
 
     def row(self, site: Site, element: int, bit: int) -> int:

@@ -19,6 +19,7 @@ from holdfast.models.site import Site
 from holdfast.seeds import Seed, derive
 
 _SHUFFLED = 2**22  # so many bits are shuffled whole
+_REDRAWN = 64  # times that rows are drawn before it is said that no rows hold so many bits
 
 
 @attacks.register("random-bits")
@@ -53,23 +54,36 @@ def draw_flips(victim: Victim, budget: Budget, seed: Seed, *, msb: bool = False,
     """Return exactly ``budget.bits`` different random bits of the attacked sites, within the budget.
 
     Without further limits every such set is equally likely. With a limit of rows, the rows are drawn first, each in
-    proportion to its attacked bits, and the bits within them.
+    proportion to its attacked bits, and the bits within them; rows that hold too few are drawn again.
 
     Raises:
         InvalidConfig: there are fewer such bits, and ``exact`` does not make do with them.
     """
+    generator, best = seed.numpy(), dict[Site, list[Place]]()
+    for _ in range(1 if budget.rows is None else _REDRAWN):
+        left, chosen = _drawn(victim, budget, generator, msb=msb)
+        if left == 0:
+            return [flips_of(site, places) for site, places in chosen.items()]
+        best = max(best, chosen, key=lambda found: sum(map(len, found.values())))
+    if exact:
+        raise InvalidConfig(
+            f"there are no {budget.bits} bits to flip within the budget", hint="ask for fewer, or select more sites"
+        )
+    return [flips_of(site, places) for site, places in best.items()]
+
+
+def _drawn(
+    victim: Victim, budget: Budget, generator: np.random.Generator, *, msb: bool
+) -> tuple[int, dict[Site, list[Place]]]:
+    """Return one draw by site, and how many bits it is short of the budget."""
     ledger, chosen = Ledger(budget, victim.memory), dict[Site, list[Place]]()
-    for site, element, bit in _stream(victim, budget, seed.numpy()):
+    for site, element, bit in _stream(victim, budget, generator):
         if (not msb or bit == site.bits - 1) and ledger.affords(site, element, bit):
             ledger.spend(site, [(element, bit)])
             chosen.setdefault(site, []).append((element, bit))
             if not ledger.bits_left:
                 break
-    if exact and ledger.bits_left:
-        raise InvalidConfig(
-            f"there are no {budget.bits} bits to flip within the budget", hint="ask for fewer, or select more sites"
-        )
-    return [flips_of(site, places) for site, places in chosen.items()]
+    return ledger.bits_left, chosen
 
 
 def _stream(victim: Victim, budget: Budget, generator: np.random.Generator) -> Iterator[tuple[Site, int, int]]:
