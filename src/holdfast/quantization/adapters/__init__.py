@@ -1,1 +1,24 @@
-"""Weights that other tools packed, read as codes and parameters and written back bit for bit."""
+"""Weights that other tools packed, read as codes and parameters, written back bit for bit, and open to faults in place.
+
+GPTQ, AWQ and compressed-tensors in safetensors, and GGUF; :func:`open_packed` is the door.
+"""
+
+from holdfast.quantization.adapters.ggml import ggml
+from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
+from holdfast.quantization.adapters.layout import Layout, floating
+from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, open_packed
+from holdfast.quantization.adapters.writing import write_packed
+
+__all__ = [
+    "Layout",
+    "PackedFile",
+    "PackedTensor",
+    "Place",
+    "awq",
+    "compressed_tensors",
+    "floating",
+    "ggml",
+    "gptq",
+    "open_packed",
+    "write_packed",
+]

@@ -1,0 +1,293 @@
+"""The door: a packed file, opened by memory map, as named tensors of codes and parameters with an address for each bit.
+
+::
+
+    with open_packed("model-Q4_K.gguf") as file:
+        tensor = file["blk.0.ffn_up.weight"]
+        tensor.scheme, tensor.shape, tensor.encoded().codes, tensor.decode()
+        byte, bit = tensor.address("scale", torch.tensor([17]), torch.tensor([3]))
+        file.locate(int(byte), int(bit))  # Place(name="blk.0.ffn_up.weight", part="scale", element=17, bit=3)
+
+A file opened for writing takes faults in place, a flip costing a flip whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.errors import HoldfastError, InvalidConfig, NoSuchSite, UnreadableArtifact, UnsupportedFormat
+from holdfast.execution import Flips, Population
+from holdfast.models import Site
+from holdfast.numerics import bits
+from holdfast.numerics.formats import Encoded, Format
+from holdfast.quantization.adapters import gguf_file, safetensors_file, schemes
+from holdfast.quantization.adapters.field import Octets
+from holdfast.quantization.adapters.ggml import ggml
+from holdfast.quantization.adapters.layout import CODES, Extent, Layout, require_finite_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one bit of a packed file is."""
+
+    name: str  # of the tensor
+    part: str  # codes, or a parameter
+    element: int  # flat
+    bit: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensor:
+    """One tensor of a packed file; nothing is read before it is asked for."""
+
+    layout: Layout
+    memory: Mapping[str, Octets]  # stored tensor -> its bytes, mapped
+    extents: Mapping[str, Extent]
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor."""
+        return self.layout.name
+
+    @property
+    def scheme(self) -> str:
+        """How it is packed, see :class:`Layout`."""
+        return self.layout.scheme
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that the codes stand for."""
+        return self.layout.shape
+
+    @property
+    def format(self) -> Format:
+        """What codes and parameters mean."""
+        return self.layout.format
+
+    def encoded(self, *, damaged: bool = False) -> Encoded:
+        """Return codes and parameters, copied out of the file.
+
+        Raises:
+            UnreadableArtifact: a parameter is NaN or infinite, unless ``damaged`` files are wanted.
+        """
+        found = self.layout.unpack(self.memory)
+        if not damaged:
+            require_finite_parameters(self.layout, found)
+        return found
+
+    def decode(self, *, damaged: bool = False) -> Tensor:
+        """Return the numbers, of the tensor's shape."""
+        return self.format.decode(self.encoded(damaged=damaged))
+
+    def store(self, encoded: Encoded) -> None:
+        """Write codes and parameters into the file; it must be open for writing."""
+        self.require_writable()
+        self.layout.pack_(self.memory, encoded)
+
+    def address(self, part: str, element: Tensor, bit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the byte of the file and the bit in it that hold ``bit`` of flat ``element`` of ``part``; all int64.
+
+        Raises:
+            InvalidConfig: a part, an element or a bit that the tensor does not have.
+        """
+        if part not in self.layout.parts:
+            raise InvalidConfig(f"{self.name} has no {part!r}", hint=f"it has {', '.join(self.layout.parts)}")
+        field = self.layout.parts[part].field
+        offset = field.offset(element, bit) + 8 * self.extents[field.tensor].start
+        return offset // 8, offset % 8
+
+    def locate(self, byte: Tensor, bit: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return, for every part, (element, bit) of each bit of the file; -1 and -1 where it is not that part's."""
+        found = {}
+        for key, part in self.layout.parts.items():
+            place = self.extents[part.field.tensor]
+            offset = 8 * (byte - place.start) + bit
+            inside = (byte >= place.start) & (byte < place.start + place.nbytes) & (bit >= 0) & (bit < 8)
+            found[key] = part.field.locate(torch.where(inside, offset, -1))
+        return found
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the population of its bits: the codes under its name, parameter k under ``name#k``."""
+        return tuple(
+            Site(
+                "weights", self.name if key == CODES else f"{self.name}#{key}", part.shape, part.format, part.field.bits
+            )
+            for key, part in self.layout.parts.items()
+        )
+
+    def require_writable(self) -> None:
+        """Raise :class:`InvalidConfig` when the file is open for reading only."""
+        if not all(self.memory[name].flags.writeable for name in self.layout.stored):
+            raise InvalidConfig(f"the file of {self.name} is open for reading", hint="open_packed(path, writable=True)")
+
+
+class PackedFile(Mapping[str, PackedTensor]):
+    """The tensors of a packed file by name, in the order of their names.
+
+    Attributes:
+        path: of the file.
+        container: ``safetensors`` or ``gguf``.
+        metadata: of the container.
+        unread: stored tensors that no layout takes, and why.
+    """
+
+    def __init__(self, path: Path, octets: Octets, config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.unread: dict[str, HoldfastError] = {}
+        self._octets = octets
+        self.container, self.metadata, extents, found = self._read(config)
+        memory = self._memory(extents)
+        self._tensors = {name: PackedTensor(found[name], memory, extents) for name in sorted(found)}
+        taken = [(extents[stored], tensor) for tensor in self.values() for stored in tensor.layout.stored]
+        starts = [(item.start, tensor) for item, tensor in taken if item.nbytes]
+        self._starts = sorted(starts, key=lambda item: item[0])
+
+    def _read(self, config: Mapping[str, Any]) -> tuple[str, Any, Mapping[str, Extent], dict[str, Layout]]:
+        if self._octets[:4].tobytes() == gguf_file.MAGIC:
+            self.header = gguf_file.read_header(self._octets)
+            found: dict[str, Layout] = {}
+            for name, item in self.header.tensors.items():
+                try:
+                    found[name] = ggml(name, item.dtype, item.shape)
+                except UnsupportedFormat as error:
+                    self.unread[name] = error
+            return "gguf", self.header.metadata, self.header.tensors, found
+        extents, metadata = safetensors_file.read_header(self._octets)
+        config = config or schemes.config_beside(self.path)
+        layouts, self.unread = schemes.layouts_of(extents, self._memory(extents), config)
+        return "safetensors", metadata, extents, layouts
+
+    def _memory(self, extents: Mapping[str, Extent]) -> dict[str, Octets]:
+        return {name: self._octets[item.start : item.start + item.nbytes] for name, item in extents.items()}
+
+    def __getitem__(self, name: str) -> PackedTensor:
+        if name in self._tensors:
+            return self._tensors[name]
+        if name in self.unread:
+            raise self.unread[name]
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def locate(self, byte: int, bit: int) -> Place | None:
+        """Return what one bit of the file is; None for headers, padding and stored tensors that are not read."""
+        candidates = bisect_right([start for start, _ in self._starts], byte)
+        for _, tensor in reversed(self._starts[:candidates][-1:]):
+            for part, (element, place) in tensor.locate(torch.tensor([byte]), torch.tensor([bit])).items():
+                if int(element) >= 0:
+                    return Place(tensor.name, part, int(element), int(place))
+        return None
+
+    def population(self, at: str = "*") -> Population:
+        """Return the bits of the sites whose names match one of the comma-separated globs of ``at``.
+
+        ``*#*`` are parameters alone; a site is as much a site as a model's, so every law of faults draws from it.
+
+        Raises:
+            NoSuchSite: a glob matches nothing.
+        """
+        sites = [site for tensor in self.values() for site in tensor.sites()]
+        globs = [glob.strip() for glob in at.split(",")]
+        for glob in globs:
+            if not any(fnmatchcase(site.name, glob) for site in sites):
+                raise NoSuchSite(f"no site of {self.path.name} matches {glob}", hint=f"it has {len(self)} tensors")
+        chosen = tuple(site for site in sites if any(fnmatchcase(site.name, glob) for glob in globs))
+        return Population(chosen, self._codes)
+
+    @contextmanager
+    def applied(self, flips: Sequence[Flips]) -> Iterator[None]:
+        """Have drawn ``flips`` in the file for the length of the block; afterwards every byte is what it was.
+
+        Raises:
+            InvalidConfig: the file is open for reading only.
+        """
+        done: list[Flips] = []
+        try:
+            for item in flips:
+                masked = self._masked(item)
+                self.xor_(masked)
+                done.append(masked)
+            yield
+        finally:
+            for item in reversed(done):
+                self.xor_(item)
+
+    def xor_(self, flips: Flips) -> None:
+        """Flip the bits ``mask`` of the elements ``index`` of one site, in the file; once more undoes it."""
+        tensor, part = self._split(flips.site)
+        tensor.require_writable()
+        field = tensor.layout.parts[part].field
+        field.xor_(tensor.memory[field.tensor], flips.index, flips.mask)
+
+    def _masked(self, item: Flips) -> Flips:
+        """Return changes as flips alone: what is to rise or fall depends on what is stored."""
+        tensor, part = self._split(item.site)
+        field = tensor.layout.parts[part].field
+        held = field.take(tensor.memory[field.tensor], item.index)
+        return replace(item, mask=item.against(held), rise=None, fall=None)
+
+    def _codes(self, site: Site) -> Tensor:
+        tensor, part = self._split(site)
+        field = tensor.layout.parts[part].field
+        return bits.int_view(field.unpack(tensor.memory[field.tensor])).flatten()
+
+    def _split(self, site: Site) -> tuple[PackedTensor, str]:
+        name, _, part = site.name.rpartition("#")
+        if name in self._tensors and part in self._tensors[name].layout.parts:
+            return self._tensors[name], part
+        if site.name not in self._tensors:
+            raise NoSuchSite(f"{self.path.name} has no site {site.name}")
+        return self._tensors[site.name], CODES
+
+    def close(self) -> None:
+        """Write what has changed to the disk."""
+        if isinstance(self._octets, np.memmap):
+            self._octets.flush()
+
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_packed(path: Path | str, *, writable: bool = False, config: Mapping[str, Any] | None = None) -> PackedFile:
+    """Open a packed file: GGUF, or safetensors with GPTQ, AWQ, compressed-tensors or plain floating-point weights.
+
+    Args:
+        path: of the file; it is mapped, never read as a whole.
+        writable: map it for writing, so that faults and codes go into the file itself. Work on a copy.
+        config: what the producing tool says (``quant_method``, ``bits``, ``group_size``, ``checkpoint_format``);
+            without it, ``quantize_config.json`` or ``config.json`` beside the file is asked. A GPTQ file that says
+            nothing of its zeros is taken to be of the first convention.
+
+    Raises:
+        UnreadableArtifact: missing, truncated, malformed, or tensors that do not fit together.
+        UnsupportedFormat, UnsupportedVersion: well-formed, but of a kind that is not read.
+    """
+    path = Path(path)
+    try:
+        octets = np.memmap(path, np.uint8, "r+" if writable else "r")
+    except (OSError, ValueError) as error:
+        raise UnreadableArtifact(f"cannot open {path}: {error}") from error
+    return PackedFile(path, octets, config or {})
