@@ -1,12 +1,14 @@
 """Weights that other tools packed, read as codes and parameters, written back bit for bit, and open to faults in place.
 
-GPTQ, AWQ and compressed-tensors in safetensors, and GGUF; :func:`open_packed` is the door.
+GPTQ, AWQ and compressed-tensors in safetensors, and GGUF; :func:`open_packed` is the door. The tensors of torchao,
+which live in memory, come in and out through :func:`read_torchao` and :func:`write_torchao`.
 """
 
 from holdfast.quantization.adapters.ggml import ggml
 from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
 from holdfast.quantization.adapters.layout import Layout, floating
 from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, open_packed
+from holdfast.quantization.adapters.torchao_tensors import read_torchao, torchao_layout, torchao_memory, write_torchao
 from holdfast.quantization.adapters.writing import write_packed
 
 __all__ = [
@@ -20,5 +22,9 @@ __all__ = [
     "ggml",
     "gptq",
     "open_packed",
+    "read_torchao",
+    "torchao_layout",
+    "torchao_memory",
     "write_packed",
+    "write_torchao",
 ]
