@@ -4,6 +4,7 @@ GPTQ, AWQ and compressed-tensors in safetensors, and GGUF; :func:`open_packed` i
 which live in memory, come in and out through :func:`read_torchao` and :func:`write_torchao`.
 """
 
+from holdfast.quantization.adapters.attach import load_packed
 from holdfast.quantization.adapters.ggml import ggml
 from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
 from holdfast.quantization.adapters.layout import Layout, floating
@@ -21,6 +22,7 @@ __all__ = [
     "floating",
     "ggml",
     "gptq",
+    "load_packed",
     "open_packed",
     "read_torchao",
     "torchao_layout",

@@ -1,0 +1,128 @@
+"""A model that stands on a packed file: the same codes, the same faults, and the verbs of every other model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.execution import inject
+from holdfast.faults import BitErrors
+from holdfast.models import card, sites
+from holdfast.models.tensors import fill, stored_tensors
+from holdfast.numerics import bits
+from holdfast.quantization import codes
+from holdfast.quantization.adapters import Layout, floating, ggml, gptq, load_packed, open_packed, write_packed
+from holdfast.quantization.adapters.layout import extent
+from holdfast.seeds import derive
+
+
+def net(dtype: torch.dtype = torch.float32) -> nn.Module:
+    layers = nn.Linear(64, 32), nn.ReLU(), nn.BatchNorm1d(32), nn.Linear(32, 32, bias=False)
+    return nn.Sequential(*layers).to(dtype).eval()
+
+
+LAYOUTS = {
+    "gptq": lambda name, shape: gptq(name, shape, bits=4, size=32),
+    "gguf": lambda name, shape: ggml(name, "Q4_1", shape),
+}
+
+
+def packed(folder: Path, scheme: str) -> Path:
+    """The two matrices of a net as codes, the rest in float32."""
+    tensors: list[tuple[Layout, object]] = []
+    generator = torch.Generator().manual_seed(0)
+    for name, value in net().state_dict().items():
+        if name.endswith("tracked"):
+            continue
+        matrix = value.dim() == 2
+        layout = LAYOUTS[scheme](name, tuple(value.shape)) if matrix else plain(scheme, name, tuple(value.shape))
+        tensors.append((layout, layout.format.encode(torch.rand(value.shape, generator=generator) - 0.3 * matrix)))
+    path = folder / f"model.{'gguf' if scheme == 'gguf' else 'safetensors'}"
+    write_packed(path, tensors)  # type: ignore[arg-type]
+    return path
+
+
+def plain(scheme: str, name: str, shape: tuple[int, ...]) -> Layout:
+    return ggml(name, "F32", shape) if scheme == "gguf" else floating(name, extent(torch.float32, *shape))
+
+
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_the_model_holds_what_the_file_stores(scheme: str, tmp_path: Path) -> None:
+    file, original = open_packed(packed(tmp_path, scheme)), net()
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    model = load_packed(original, file)
+    assert torch.equal(codes(model, "0.weight"), file["0.weight"].encoded().codes)
+    assert torch.equal(model.get_parameter("3.weight"), file["3.weight"].decode().float())
+    assert torch.equal(model.get_buffer("2.running_var"), file["2.running_var"].decode())
+    known = {site.address: (site.format, site.bits) for site in sites(model)}
+    assert known["weights:0.weight"] == (file["0.weight"].format.name, 4)
+    assert known["weights:0.bias"] == ("fp32", 32)
+    assert card(model).lineage[-1].parameters["file"] == file.path.name
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items()), "a copy is returned"
+    assert not card(original).lenses
+
+
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_a_chip_makes_the_same_errors_in_the_model_and_in_the_file(scheme: str, tmp_path: Path) -> None:
+    path = packed(tmp_path, scheme)
+    law, x = BitErrors(rate=0.03), torch.rand(4, 64, generator=torch.Generator().manual_seed(1))
+    model = load_packed(net(), open_packed(path))
+    clean = model(x)
+    with inject(model, law, at="weights:*.weight", seed=7) as faulty:
+        expected = faulty(x)
+    with open_packed(path, writable=True) as file:
+        flips = law.flips(file.population("0.weight,2.weight,3.weight"), derive(7, "inject"))
+        with file.applied(flips):
+            damaged = load_packed(net(), file)
+            assert bits.bit_equal(damaged(x), expected)
+    assert not torch.equal(clean, expected)
+    assert bits.bit_equal(model(x), clean)
+
+
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_an_artifact_of_it_loads_again(scheme: str, tmp_path: Path) -> None:
+    model = load_packed(net(), open_packed(packed(tmp_path, scheme)))
+    tensors = stored_tensors(model)
+    assert "0.weight#scale" in tensors
+    again = net()
+    fill(again, tensors, {name: lens.format.name for name, lens in card(model).lenses.items()})
+    assert torch.equal(codes(again, "0.weight"), codes(model, "0.weight"))
+    x = torch.rand(4, 64)
+    assert bits.bit_equal(again(x), model(x))
+
+
+def test_names_of_the_file_may_be_others(tmp_path: Path) -> None:
+    file = open_packed(packed(tmp_path, "gguf"))
+    wrapped = nn.ModuleDict({"body": net()})
+    model = load_packed(wrapped, file, rename=lambda name: f"body.{name}")
+    assert torch.equal(codes(model, "body.0.weight"), file["0.weight"].encoded().codes)
+    with pytest.raises(UnreadableArtifact, match=r"the model has no 0\.bias"):
+        load_packed(wrapped, file)
+    with pytest.raises(InvalidConfig, match="one name"):
+        load_packed(wrapped, file, rename=lambda name: "body.0.weight")
+
+
+def test_what_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    file = open_packed(packed(tmp_path, "gptq"))
+    with pytest.raises(UnreadableArtifact, match=r"0\.bias has shape \[32\], the model's 0\.bias has \[16\]"):
+        load_packed(nn.Sequential(nn.Linear(64, 16), *list(net())[1:]), file)
+    with pytest.raises(UnreadableArtifact, match=r"the file lacks 4\.weight"):
+        load_packed(nn.Sequential(*net(), nn.Linear(32, 2, bias=False)), file)
+    with pytest.raises(UnreadableArtifact, match="does not fit"):
+        load_packed(net(torch.bfloat16), file)
+    with pytest.raises(InvalidConfig, match="already stored"):
+        load_packed(load_packed(net(), file), file)
+
+
+def test_a_damaged_scale_stops_the_import(tmp_path: Path) -> None:
+    path = packed(tmp_path, "gptq")
+    with open_packed(path, writable=True) as file:
+        encoded = file["0.weight"].encoded()
+        encoded.qparams["scale"][0, 0] = torch.nan
+        file["0.weight"].store(encoded)
+        with pytest.raises(UnreadableArtifact, match=r"0\.weight#scale holds NaN"):
+            load_packed(net(), file)
