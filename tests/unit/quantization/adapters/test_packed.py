@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -249,3 +251,31 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path / "empty.gguf", tmp_path):
         with pytest.raises(UnreadableArtifact, match="cannot open"):
             open_packed(path)
+
+
+def test_a_flip_costs_a_flip_beyond_four_billion_bits(tmp_path: Path) -> None:
+    """A file with holes of two gigabytes, 2**34 bits: addresses are 64 bits wide and memory stays small."""
+    layout = ggml("w", "Q8_0", (2**16, 2**15))
+    head = open_packed(written(tmp_path, "Q8_0")).path
+    entry = (1).to_bytes(8, "little") + b"w" + struct.pack("<IQQIQ", 2, 2**15, 2**16, TYPES["Q8_0"][0], 0)
+    front = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + entry
+    with head.open("wb") as handle:
+        handle.write(front + bytes(-len(front) % 32))
+        handle.truncate(-(-len(front) // 32) * 32 + layout.stored["w"].nbytes)
+    tracemalloc.start()
+    with open_packed(head, writable=True) as file:
+        assert file.population().bits == 8 * layout.stored["w"].nbytes > 2**34
+        flips = BitErrors(rate=1e-8).flips(file.population(), derive(0))
+        drawn = sum(int(bits.popcount(item.mask).sum()) for item in flips)
+        with file.applied(flips):
+            for item in flips:
+                part = file["w"].layout.parts["scale" if item.site.name.endswith("#scale") else "codes"]
+                assert torch.equal(part.field.take(file["w"].memory["w"], item.index), item.mask)
+                byte, bit = file["w"].address("codes", torch.tensor([2**31 - 1]), torch.tensor([7]))
+                assert file.locate(int(byte), int(bit)) == Place("w", "codes", 2**31 - 1, 7)
+        for item in flips:
+            part = file["w"].layout.parts["scale" if item.site.name.endswith("#scale") else "codes"]
+            assert not part.field.take(file["w"].memory["w"], item.index).any()
+    assert 100 < drawn < 260
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
