@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -127,46 +128,64 @@ def awq(name: str, shape: tuple[int, int], *, size: int, scale: Real = "fp16") -
 
 
 def compressed_tensors(
-    name: str, shape: tuple[int, int], *, bits: int, size: int, scale: Real = "bf16", zeros: bool = False
+    name: str,
+    shape: tuple[int, int],
+    *,
+    bits: int,
+    size: int,
+    scale: Real = "bf16",
+    zeros: bool = False,
+    act: bool = False,
 ) -> Layout:
-    """Return the layout of a ``pack-quantized`` weight of 4 or 8 bits; ``shape`` is outputs and inputs.
+    """Return the layout of a ``pack-quantized`` weight of 2 to 8 bits; ``shape`` is outputs and inputs.
 
-    Codes are stored with ``2**(bits-1)`` added, and so are the zero points, if there are any.
+    Codes are stored with ``2**(bits-1)`` added, and so are the zero points, if there are any. With ``act`` the group of
+    each input is stored too.
 
     Raises:
-        InvalidConfig: another width.
+        InvalidConfig: another width, or one that crosses words on sides that do not fill them.
     """
-    if bits not in (4, 8):
-        raise InvalidConfig(f"pack-quantized has 4 or 8 bits, not {bits}")
+    if not 2 <= bits <= 8:
+        raise InvalidConfig(f"pack-quantized has 2 to 8 bits, not {bits}")
     outputs, inputs = shape
-    lanes, groups = 32 // bits, -(-inputs // size)
-    packed, scales, points, sides = (f"{name}_{tail}" for tail in ("packed", "scale", "zero_point", "shape"))
-    format = Affine(
-        bits=bits, zero="stored" if zeros else "middle", size=size, scale=scale, values=_values(bits, scale)
+    groups = -(-inputs // size)
+    packed, scales, points, index, sides = (
+        f"{name}_{tail}" for tail in ("packed", "scale", "zero_point", "g_idx", "shape")
     )
-    words = -(-inputs // lanes)
-    codes = Field(
-        tensor=packed, rows=outputs, columns=inputs, table=sequence(bits, lanes), dtype=torch.uint8,
-        block=32, other=32 * words,
+    format = Affine(
+        bits=bits, zero="stored" if zeros else "middle", size=size, scale=scale, values=_values(bits, scale),
+        order="act" if act else "row",
     )  # fmt: skip
     parts = {
-        CODES: Part(codes, shape, format.name),
+        CODES: Part(_dense(packed, outputs, inputs, bits, packed=1), shape, format.name),
         "scale": Part(plain(scales, REALS[scale], outputs, groups), (outputs, groups), scale),
     }
     stored: dict[str, Extent] = {
-        packed: extent(torch.int32, outputs, words),
+        packed: extent(torch.int32, outputs, -(-inputs * bits // 32)),
         scales: extent(REALS[scale], outputs, groups),
         sides: extent(torch.int64, 2),
     }
     if zeros:
-        field = Field(
-            tensor=points, rows=outputs, columns=groups, table=sequence(bits, lanes), dtype=torch.uint8, packed=0,
-            block=32 * groups, other=32,
-        )  # fmt: skip
-        parts["zero_point"] = Part(field, (outputs, groups), f"uint{bits}")
-        stored[points] = extent(torch.int32, -(-outputs // lanes), groups)
+        parts["zero_point"] = Part(_dense(points, outputs, groups, bits, packed=0), (outputs, groups), f"uint{bits}")
+        stored[points] = extent(torch.int32, -(-outputs * bits // 32), groups)
+    if act:
+        parts["group"] = Part(plain(index, torch.int32, 1, inputs), (inputs,), "int32")
+        stored[index] = extent(torch.int32, inputs)
     fixed = {sides: b"".join(side.to_bytes(8, "little") for side in shape)}
     return Layout(name=name, scheme="compressed-tensors", format=format, parts=parts, stored=stored, fixed=fixed)
+
+
+def _dense(tensor: str, rows: int, columns: int, bits: int, *, packed: int) -> Field:
+    """Return the field of codes that follow one another without padding through the words of one dimension."""
+    words = bits // math.gcd(bits, 32)
+    lanes = 32 * words // bits
+    if words > 1:
+        _require_multiple(tensor, columns if packed else rows, lanes)
+    step, line = (32, 32 * -(-columns * bits // 32)) if packed else (32 * columns, 32)
+    return Field(
+        tensor=tensor, rows=rows, columns=columns, table=sequence(bits, lanes), dtype=torch.uint8, packed=packed,
+        block=words * step, other=line, word=step, word_bits=32,
+    )  # fmt: skip
 
 
 def _beside(name: str, tail: str) -> str:

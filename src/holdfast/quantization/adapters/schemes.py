@@ -117,6 +117,7 @@ def _pack_quantized(packed: str, extents: Extents, memory: Memory, config: Confi
         size=_group_size({}, shape[1], scales[1], packed),
         scale=cast(Real, real_of(extents, f"{name}_scale")),
         zeros=f"{name}_zero_point" in extents,
+        act=f"{name}_g_idx" in extents,
     )
 
 
@@ -134,8 +135,8 @@ def _width(packed: str, config: Config) -> int:
     groups = config.get("config_groups", {})
     weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)] if groups else []
     widths = {item.get("num_bits") for item in weights if isinstance(item, dict)}
-    if len(widths) > 1 or widths - {4, 8}:
-        raise UnsupportedFormat(f"{packed} has widths {sorted(map(str, widths))}", hint="one width, 4 or 8, is read")
+    if len(widths) > 1 or widths - set(range(2, 9)):
+        raise UnsupportedFormat(f"{packed} has widths {sorted(map(str, widths))}", hint="one width, 2 to 8, is read")
     return cast(int, widths.pop()) if widths else 4
 
 

@@ -152,6 +152,36 @@ def test_compressed_tensors_pack_rows_and_pad_them(bits: int, zeros: bool, tmp_p
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("act", [True, False])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_what_compressed_tensors_packs(bits: int, act: bool, tmp_path: Path) -> None:
+    """The peer packs signed codes and zero points; widths that cross words need sides that fill them."""
+    name = "compressed_tensors.compressors.pack_quantized.helpers"
+    peer = pytest.importorskip(name, reason="compressed-tensors is the peer")
+    half, (outputs, inputs) = 2 ** (bits - 1), (64, 96) if bits in (3, 5, 6, 7) else (12, 60)
+    codes = torch.from_numpy(numbers(2**bits, outputs, inputs) - half).to(torch.int8)
+    zeros = torch.from_numpy(numbers(2**bits, outputs, 3, seed=1) - half).to(torch.int8)
+    group = torch.from_numpy(numbers(3, inputs, seed=2)).int() if act else torch.arange(inputs) // (inputs // 3)
+    tensors = {
+        "m.weight_packed": peer.pack_to_int32(codes, bits),
+        "m.weight_zero_point": peer.pack_to_int32(zeros, bits, packed_dim=0),
+        "m.weight_scale": torch.rand(outputs, 3).half(),
+        "m.weight_shape": torch.tensor([outputs, inputs]),
+    } | ({"m.weight_g_idx": group} if act else {})
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"config_groups": {"group_0": {"weights": {"num_bits": bits}}}}
+    tensor = open_packed(tmp_path / "model.safetensors", config=config)["m.weight"]
+    encoded = tensor.encoded()
+    assert torch.equal(encoded.codes.int() - half, codes.int())
+    assert torch.equal(encoded.qparams["zero_point"].int() - half, zeros.int())
+    product = (codes.float() - zeros.float()[:, group]) * tensors["m.weight_scale"].float()[:, group]
+    assert torch.equal(tensor.decode(), product.half())
+    write_packed(tmp_path / "ours.safetensors", [(tensor.layout, encoded)])
+    ours = load_file(tmp_path / "ours.safetensors")
+    assert torch.equal(peer.unpack_from_int32(ours["m.weight_packed"], bits, codes.shape), codes)
+    assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("sides", "message"), [([12, 68], "weight_packed is"), ([13, 60], "weight_packed is"), ([2**40, 60], "claims")]
 )
@@ -263,6 +293,7 @@ def test_groups_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         lambda: gptq("m", (64, 64), bits=4, size=32),
         lambda: awq("m.weight", (60, 64), size=32),
         lambda: compressed_tensors("m.weight", (8, 8), bits=3, size=8),
+        lambda: compressed_tensors("m.weight", (8, 8), bits=9, size=8),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(build: object) -> None:

@@ -37,6 +37,7 @@ SCHEMES: dict[str, Layout] = {
     "gptq-8": gptq("m.weight", (16, 64), bits=8, size=64, scale="fp32"),
     "awq": awq("m.weight", (16, 64), size=32),
     "compressed-4": compressed_tensors("m.weight", (12, 60), bits=4, size=20, zeros=True),
+    "compressed-5": compressed_tensors("m.weight", (32, 64), bits=5, size=32, zeros=True, act=True),
     "compressed-8": compressed_tensors("m.weight", (12, 62), bits=8, size=62, scale="fp16"),
     **{name: ggml("m.weight", name, (2, 2 * TYPES[name][1])) for name in BLOCKS},
     "F16": ggml("m.weight", "F16", (3, 5)),
@@ -45,8 +46,9 @@ SCHEMES: dict[str, Layout] = {
 
 
 def config_of(scheme: str) -> dict[str, object]:
-    groups = {"g": {"weights": {"num_bits": 8}}}
-    return {"gptq-3": {"checkpoint_format": "gptq_v2"}, "compressed-8": {"config_groups": groups}}.get(scheme, {})
+    if scheme.startswith("compressed"):
+        return {"config_groups": {"g": {"weights": {"num_bits": int(scheme[-1])}}}}
+    return {"checkpoint_format": "gptq_v2"} if scheme == "gptq-3" else {}
 
 
 def written(folder: Path, scheme: str) -> Path:
