@@ -73,6 +73,12 @@ def test_every_zero_means_what_it_says(zero: str, order: str) -> None:
     assert format.decode(encoded).tolist() == expected
 
 
+def test_bits_above_the_width_mean_nothing() -> None:
+    format, encoded = grouped("stored-minus-one")
+    high = dict(encoded.qparams) | {"zero_point": encoded.qparams["zero_point"] | 0x30}
+    assert torch.equal(format.decode(Encoded(encoded.codes | 0xC0, high)), format.decode(encoded))
+
+
 def test_signed_codes_are_two_s_complement_in_their_width() -> None:
     format = Affine(bits=4, signed=True, zero="none", granularity="tensor", scale="fp32")
     codes = torch.tensor([7, 8, 15, -1, -8], dtype=torch.int8)

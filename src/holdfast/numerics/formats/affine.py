@@ -153,6 +153,8 @@ class Affine:
         if not self.zero.startswith("stored"):
             return 0
         zero: Tensor = each["zero_point"].to(torch.int32)
+        if not self.signed:
+            zero = zero & (2**self.bits - 1)
         if self.zero == "stored":
             return zero
         following: Tensor = zero + 1

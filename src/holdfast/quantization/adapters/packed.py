@@ -118,13 +118,14 @@ class PackedTensor:
         return found
 
     def sites(self) -> tuple[Site, ...]:
-        """Return the population of its bits: the codes under its name, parameter k under ``name#k``."""
+        """Return the population of its bits: codes are ``weights:NAME``, parameter k is ``qparams:NAME/k``."""
         return tuple(
-            Site(
-                "weights", self.name if key == CODES else f"{self.name}#{key}", part.shape, part.format, part.field.bits
-            )
+            Site(*self._address(key), part.shape, part.format, part.field.bits)
             for key, part in self.layout.parts.items()
         )
+
+    def _address(self, key: str) -> tuple[str, str]:
+        return ("weights", self.name) if key == CODES else ("qparams", f"{self.name}/{key}")
 
     def require_writable(self) -> None:
         """Raise :class:`InvalidConfig` when the file is open for reading only."""
@@ -196,21 +197,25 @@ class PackedFile(Mapping[str, PackedTensor]):
                     return Place(tensor.name, part, int(element), int(place))
         return None
 
-    def population(self, at: str = "*") -> Population:
-        """Return the bits of the sites whose names match one of the comma-separated globs of ``at``.
+    def population(self, at: str | None = None) -> Population:
+        """Return the bits that ``at`` selects: comma-separated ``kind:glob``, a bare kind being all of it; or all bits.
 
-        ``*#*`` are parameters alone; a site is as much a site as a model's, so every law of faults draws from it.
+        The kinds are ``weights`` and ``qparams``; a site is as much a site as a model's, so every law of faults draws
+        from it.
 
         Raises:
-            NoSuchSite: a glob matches nothing.
+            NoSuchSite: a part matches nothing.
         """
-        sites = [site for tensor in self.values() for site in tensor.sites()]
-        globs = [glob.strip() for glob in at.split(",")]
-        for glob in globs:
-            if not any(fnmatchcase(site.name, glob) for site in sites):
-                raise NoSuchSite(f"no site of {self.path.name} matches {glob}", hint=f"it has {len(self)} tensors")
-        chosen = tuple(site for site in sites if any(fnmatchcase(site.name, glob) for glob in globs))
-        return Population(chosen, self._codes)
+        sites = tuple(site for tensor in self.values() for site in tensor.sites())
+        if at is None:
+            return Population(sites, self._codes)
+        parts = [part.strip() for part in at.split(",")]
+        for part in parts:
+            if not any(_matches(site, part) for site in sites):
+                raise NoSuchSite(
+                    f"no site of {self.path.name} matches {part}", hint="write weights:GLOB or qparams:GLOB"
+                )
+        return Population(tuple(site for site in sites if any(_matches(site, part) for part in parts)), self._codes)
 
     @contextmanager
     def applied(self, flips: Sequence[Flips]) -> Iterator[None]:
@@ -250,12 +255,10 @@ class PackedFile(Mapping[str, PackedTensor]):
         return bits.int_view(field.unpack(tensor.memory[field.tensor])).flatten()
 
     def _split(self, site: Site) -> tuple[PackedTensor, str]:
-        name, _, part = site.name.rpartition("#")
-        if name in self._tensors and part in self._tensors[name].layout.parts:
-            return self._tensors[name], part
-        if site.name not in self._tensors:
-            raise NoSuchSite(f"{self.path.name} has no site {site.name}")
-        return self._tensors[site.name], CODES
+        name, _, part = site.name.rpartition("/") if site.kind == "qparams" else (site.name, "", CODES)
+        if site.kind not in ("weights", "qparams") or name not in self or part not in self[name].layout.parts:
+            raise NoSuchSite(f"{self.path.name} has no site {site.address}")
+        return self[name], part
 
     def close(self) -> None:
         """Write what has changed to the disk."""
@@ -269,6 +272,11 @@ class PackedFile(Mapping[str, PackedTensor]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _matches(site: Site, part: str) -> bool:
+    kind, _, glob = part.partition(":")
+    return site.kind == kind and fnmatchcase(site.name, glob or "*")
 
 
 def open_packed(path: Path | str, *, writable: bool = False, config: Mapping[str, Any] | None = None) -> PackedFile:

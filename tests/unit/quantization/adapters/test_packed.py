@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from holdfast.errors import InvalidConfig, NoSuchSite, UnreadableArtifact
 from holdfast.execution import Fault, Flips
 from holdfast.faults import BitErrors, BitFlip
+from holdfast.models import Site
 from holdfast.numerics import bits
 from holdfast.numerics.formats import Encoded
 from holdfast.quantization.adapters import (
@@ -124,7 +125,9 @@ def test_laws_of_faults_act_on_the_file_and_leave_no_trace(law: Fault, scheme: s
     original = path.read_bytes()
     with opened(path, scheme, writable=True) as file:
         before = all_parts(file["m.weight"].encoded())
-        population = file.population("m.weight*")
+        population = file.population(
+            "weights:m.weight,qparams:m.*" if len(file["m.weight"].sites()) > 1 else "weights:m.weight"
+        )
         flips = law.flips(population, derive(0, "chip"))
         with file.applied(flips):
             file.close()
@@ -147,7 +150,7 @@ def test_what_rises_and_falls_depends_on_what_is_stored(tmp_path: Path) -> None:
     with opened(path, "gptq-4", writable=True) as file:
         site = file["m.weight"].sites()[0]
         codes = file["m.weight"].encoded().codes.view(-1).long()
-        assert torch.equal(file.population("m.weight").codes(site).long(), codes)
+        assert torch.equal(file.population("weights:m.weight").codes(site).long(), codes)
         index, none = torch.arange(16 * 64), torch.zeros(16 * 64, dtype=torch.int64)
         stuck = Flips(site, index, none, rise=none + 0b1000, fall=none + 0b0001)
         with file.applied([stuck]):
@@ -171,13 +174,22 @@ def test_selections_and_lookups(tmp_path: Path) -> None:
     path = written(tmp_path, "gptq-4")
     file = open_packed(path)
     assert list(file) == ["a", "m.weight", "z"]
-    names = ["a", "m.weight", "m.weight#scale", "m.weight#zero_point", "z"]
-    assert [site.name for site in file.population().sites] == names
-    assert [site.name for site in file.population("*#*").sites] == names[2:4]
-    assert [site.name for site in file.population("z, m.weight").sites] == ["m.weight", "z"]
-    assert file.population("m.weight#scale").bits == 16 * 2 * 16
-    with pytest.raises(NoSuchSite, match="matches q"):
-        file.population("m.weight,q")
+    scales = ["qparams:m.weight/scale", "qparams:m.weight/zero_point"]
+    everything = ["weights:a", "weights:m.weight", *scales, "weights:z"]
+    assert [site.address for site in file.population().sites] == everything
+    assert [site.address for site in file.population("qparams").sites] == scales
+    assert [site.address for site in file.population("weights:z, weights:m.*").sites] == [
+        "weights:m.weight",
+        "weights:z",
+    ]
+    assert file.population("qparams:*/scale").bits == 16 * 2 * 16
+    with pytest.raises(NoSuchSite, match="matches weights:q"):
+        file.population("weights,weights:q")
+    with pytest.raises(NoSuchSite, match="matches buffers"):
+        file.population("buffers")
+    gone = Flips(Site("qparams", "m.weight/low", (1,), "fp16", 16), torch.tensor([0]), torch.tensor([1]))
+    with pytest.raises(NoSuchSite, match=r"no site qparams:m\.weight/low"), file.applied([gone]):
+        pass
     with pytest.raises(KeyError):
         file["q"]
     with pytest.raises(InvalidConfig, match="no 'low'"):
@@ -193,7 +205,7 @@ def test_a_file_open_for_reading_takes_no_faults(tmp_path: Path) -> None:
     path = written(tmp_path, "Q4_0")
     original = path.read_bytes()
     file = open_packed(path)
-    flips = BitFlip().flips(file.population("m.weight"), derive(0))
+    flips = BitFlip().flips(file.population("weights:m.weight"), derive(0))
     with pytest.raises(InvalidConfig, match="open for reading"), file.applied(flips):
         pass
     with pytest.raises(InvalidConfig, match="open for reading"):
@@ -271,12 +283,12 @@ def test_a_flip_costs_a_flip_beyond_four_billion_bits(tmp_path: Path) -> None:
         drawn = sum(int(bits.popcount(item.mask).sum()) for item in flips)
         with file.applied(flips):
             for item in flips:
-                part = file["w"].layout.parts["scale" if item.site.name.endswith("#scale") else "codes"]
+                part = file["w"].layout.parts["scale" if item.site.kind == "qparams" else "codes"]
                 assert torch.equal(part.field.take(file["w"].memory["w"], item.index), item.mask)
                 byte, bit = file["w"].address("codes", torch.tensor([2**31 - 1]), torch.tensor([7]))
                 assert file.locate(int(byte), int(bit)) == Place("w", "codes", 2**31 - 1, 7)
         for item in flips:
-            part = file["w"].layout.parts["scale" if item.site.name.endswith("#scale") else "codes"]
+            part = file["w"].layout.parts["scale" if item.site.kind == "qparams" else "codes"]
             assert not part.field.take(file["w"].memory["w"], item.index).any()
     assert 100 < drawn < 260
     assert tracemalloc.get_traced_memory()[1] < 2**22
