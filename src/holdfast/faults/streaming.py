@@ -23,10 +23,10 @@ from holdfast.execution.condition import Fault, Flips, Population
 from holdfast.models.artifact import DESCRIPTION
 from holdfast.models.description import read_description
 from holdfast.models.site import Site
-from holdfast.models.sites import chosen
+from holdfast.models.sites import chosen, stored_format
 from holdfast.models.tensor_file import TensorSpan, tensor_spans, weight_files
 from holdfast.numerics import bits
-from holdfast.numerics.formats import format_of_dtype, formats
+from holdfast.numerics.formats import Format, formats
 from holdfast.seeds import Seed, derive
 
 
@@ -70,7 +70,8 @@ def inject_file(
     it is complete.
 
     Args:
-        source: a ``.safetensors`` file, a folder of such shards, or an artifact folder, whose codes then fail as codes.
+        source: a ``.safetensors`` file, a folder of such shards, or an artifact folder, whose codes then fail as
+            codes and whose scales are ``qparams``.
         out: the copy, a file or a folder like ``source``; the folder's other files are copied as they are.
         fault: the law.
         at: selection, such as ``weights:model.layers.*``.
@@ -124,33 +125,37 @@ def _copied(source: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def _sites(source: Path) -> dict[Site, TensorSpan]:
-    codes = _formats(source)
+    known = _formats(source)
     result: dict[Site, TensorSpan] = {}
     seen: dict[str, Path] = {}
     for span in (span for file in weight_files(source) for span in tensor_spans(file)):
         if (other := seen.setdefault(span.name, span.file)) != span.file:
             raise UnreadableArtifact(f"{span.name} is in {other.name} and in {span.file.name}")
-        if (site := _site(span, codes)) is not None:
+        if (site := _site(span, known)) is not None:
             result[site] = span
     return dict(sorted(result.items(), key=lambda item: item[0].name))  # the same however the file is sharded
 
 
-def _formats(source: Path) -> dict[str, str]:
-    """Return tensor name -> format of the codes that an artifact holds."""
+def _formats(source: Path) -> dict[str, Format]:
+    """Return parameter name -> format of the codes that an artifact holds."""
     path = source / DESCRIPTION
     if not source.is_dir() or not path.exists():
         return {}
     known = read_description(read_bytes(path, "model file"), str(path))["formats"]
-    return {f"{name}#codes": spec for name, spec in known.items()}
+    return {name: formats.build(spec) for name, spec in known.items()}
 
 
-def _site(span: TensorSpan, codes: Mapping[str, str]) -> Site | None:
-    if span.name in codes:
-        format = formats.build(codes[span.name])
-        return Site("weights", span.name.removesuffix("#codes"), span.shape, format.name, format.bits)
-    if "#" in span.name or span.dtype is None or not span.dtype.is_floating_point:
+def _site(span: TensorSpan, known: Mapping[str, Format]) -> Site | None:
+    """Return the site that ``span`` holds the bits of, or None where bits are none of a model's weights."""
+    name, _, part = span.name.partition("#")
+    if span.dtype is None or not (part or span.dtype.is_floating_point) or (part and name not in known):
         return None
-    return Site("weights", span.name, span.shape, format_of_dtype(span.dtype), bits.bit_width(span.dtype))
+    if part == "codes":
+        return Site("weights", name, span.shape, known[name].name, known[name].bits)
+    if part and part not in getattr(known[name], "stored_qparams", (part,)):
+        return None  # the format fixes it
+    kind, name = ("qparams", f"{name}/{part}") if part else ("weights", name)
+    return Site(kind, name, span.shape, stored_format(span.dtype), bits.bit_width(span.dtype))
 
 
 def _octets(span: TensorSpan, mode: Literal["c", "r+"] = "c") -> np.ndarray:

@@ -57,15 +57,16 @@ def _buffers(model: nn.Module) -> list[Site]:
 def _qparams(model: nn.Module) -> list[Site]:
     """Return the scales, offsets and zero points beside stored codes, as ``qparams:PARAMETER/KEY``."""
     return [
-        Site("qparams", f"{name}/{key}", tuple(value.shape), _format_of(value), bits.bit_width(value.dtype))
+        Site("qparams", f"{name}/{key}", tuple(value.shape), stored_format(value.dtype), bits.bit_width(value.dtype))
         for name, _ in model.named_parameters()
         if (lens := card(model).lenses.get(name)) is not None
         for key, value in lens.stored_qparams().items()
     ]
 
 
-def _format_of(value: Tensor) -> str:
-    return format_of_dtype(value.dtype) if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+def stored_format(dtype: torch.dtype) -> str:
+    """Return what a site calls the elements of a stored tensor: a number format, or else the integer type."""
+    return format_of_dtype(dtype) if dtype.is_floating_point else str(dtype).removeprefix("torch.")
 
 
 def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Site:

@@ -21,7 +21,7 @@ from holdfast.numerics import bits
 from holdfast.quantization import quantize
 from holdfast.seeds import Seed
 
-PARAMETERS = "weights:*.weight,weights:*.bias"
+PARAMETERS = "weights:*.weight,weights:*.bias"  # and no buffer, which a file would count among the weights
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,16 @@ def test_a_broken_file_holds_what_injection_puts_into_the_loaded_model(
 ) -> None:
     stored = model if format is None else quantize(model, format)
     save(stored, tmp_path / "whole")
-    done = inject_file(tmp_path / "whole", tmp_path / "broken", fault, at=PARAMETERS, seed=7)
+    at = PARAMETERS if format is None else f"{PARAMETERS},qparams"
+    done = inject_file(tmp_path / "whole", tmp_path / "broken", fault, at=at, seed=7)
     clean = stored_tensors(stored)
-    with inject(stored, fault, at=PARAMETERS, seed=7):
-        lenses = card(stored).lenses
-        floats = {name: value.detach().clone() for name, value in stored.state_dict().items() if name not in lenses}
-        expected = clean | floats | {f"{name}#codes": lens.codes.clone() for name, lens in lenses.items()}
+    with inject(stored, fault, at=at, seed=7):
+        expected = dict(clean)
+        for name, value in stored.state_dict().items():
+            expected[name] = value.detach().clone()
+        for name, lens in card(stored).lenses.items():
+            parts = {"codes": lens.codes, **lens.qparams}
+            expected |= {f"{name}#{key}": item.clone() for key, item in parts.items()}
     found = load_file(tmp_path / "broken" / "model.safetensors")
     assert same_bits(found, {name: expected[name] for name in clean})
     changed = sum(
