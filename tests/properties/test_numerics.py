@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.errors import UnsupportedFormat
 from holdfast.numerics import bits
 from holdfast.numerics.formats import FixedPoint, formats
 from holdfast.numerics.packing import pack, unpack
@@ -74,6 +75,21 @@ def test_fixed_point_is_idempotent(chosen: FixedPoint, values: list[float], rows
     decoded = chosen.decode(encoded)
     assert torch.equal(chosen.encode(decoded, encoded.qparams).codes, encoded.codes)
     assert formats.build(chosen.name) == chosen
+
+
+@given(name=st.sampled_from(formats.names()), values=weights, rows=st.integers(1, 3))
+@settings(max_examples=300, deadline=None)
+def test_every_format_is_idempotent_or_refuses(name: str, values: list[float], rows: int) -> None:
+    x = torch.tensor(values).expand(rows, -1) * torch.arange(1, rows + 1).unsqueeze(1)
+    chosen = formats.build(name)
+    try:
+        encoded = chosen.encode(x)
+    except UnsupportedFormat:
+        return
+    decoded = chosen.decode(encoded)
+    again = chosen.encode(decoded, encoded.qparams)
+    assert torch.equal(again.codes, encoded.codes)
+    assert bits.bit_equal(chosen.decode(again), decoded)
 
 
 @given(values=weights, width=st.integers(2, 8), symmetric=st.booleans())

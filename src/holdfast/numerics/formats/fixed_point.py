@@ -8,6 +8,7 @@ stored with the codes and never derived twice, constant tensors are exact, and r
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -158,7 +159,7 @@ class FixedPoint:
     def _rounded(self, steps: Tensor, wide: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
         nearest = steps.round()
         if self.rounding == "half-even":
-            return nearest
+            return nearest if not self.saturate else nearest.clamp_(*map(_nearest_inside, self._reach()))
         # a decoded code, and the end of a range, may lie a rounding error below themselves; truncating those would
         # lose a step at each pass
         error = (wide - (nearest * qparams["scale"] + qparams["low"])).abs()
@@ -201,3 +202,11 @@ class FixedPoint:
             bound = bound.clamp(max=self.clip) if self.range == "clipped" else bound
             return symmetric_range(least, most, bound, self.bits)
         return asymmetric_range(least, most, self._span(), self.epsilon, self.bits)
+
+
+def _nearest_inside(reach: float) -> float:
+    """Return the whole step nearest to the end of a range, the inner one of two that are equally near.
+
+    A value at that end is stored with a rounding error of its own and could otherwise go either way.
+    """
+    return math.copysign(math.floor(abs(reach) * (1 - 2.0**-22) + 0.5), reach)
