@@ -99,5 +99,11 @@ def test_bad_requests(model: nn.Module) -> None:
         quantize(model, "int8", at="buffers")
     with torch.no_grad():
         model.get_parameter("conv1.weight")[0, 0, 0, 0] = torch.nan
-    with pytest.raises(UnsupportedFormat, match="NaN"):
+    with pytest.raises(UnsupportedFormat, match=r"conv1\.weight: .* cannot hold NaN"):
         quantize(model, "int8")
+    with torch.no_grad():
+        model.get_parameter("conv1.weight")[0, 0, 0, 0] = 100.0
+    with pytest.raises(UnsupportedFormat, match=r"conv1\.weight: .* beyond 15\.5"):
+        quantize(model, "fp8-e3m4")
+    with pytest.raises(InvalidConfig, match="no option 'blocks'"):
+        quantize(model, "nf4:blocks=3")

@@ -29,6 +29,9 @@ class Format(Protocol):
 
     ``decode(encode(x))`` is idempotent under frozen ``qparams``: encoding a decoded tensor gives back its codes. Ranges
     are never derived again from quantised values; codes and qparams are the state.
+
+    Two attributes are optional. ``stored_qparams`` names the qparams that differ from tensor to tensor, and so are
+    sites that a fault can hit (default: all of them). A false ``has_zero`` says that zero is no number of the format.
     """
 
     @property
