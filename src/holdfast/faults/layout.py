@@ -49,8 +49,15 @@ class Layout:
         return self.banks * self.bank
 
     def extent(self, bits: int) -> int:
-        """Return the number of cells, in whole dies, that hold a population of so many ``bits``."""
-        return -(-(self.offset + bits) // self.die) * self.die if bits else 0
+        """Return the number of cells, in whole banks, among which a population of so many ``bits`` lies."""
+        return -(-self._filled(self.offset + bits) // self._unit) * self._unit if bits else 0
+
+    @property
+    def _unit(self) -> int:
+        return self.bank  # what is full before the next one begins
+
+    def _filled(self, places: int) -> int:
+        return places
 
     def cells(self, bits: np.ndarray) -> np.ndarray:
         """Return the cell of each bit of the population (both int64, shape (n,))."""
@@ -79,6 +86,10 @@ class Interleaved(Layout):
 
     def _check(self) -> None:
         _divides(self.stripe, self.bank, "a stripe", "a bank")
+
+    @property
+    def _unit(self) -> int:
+        return self.die
 
     def _cells(self, place: np.ndarray) -> np.ndarray:
         stripe, inside = np.divmod(place, self.stripe)
@@ -150,10 +161,8 @@ class EccWords(Layout):
     data: int = 64
     check: int = 8
 
-    def extent(self, bits: int) -> int:
-        """Return the number of cells, in whole dies, that hold the data and the check bits."""
-        words = -(-(self.offset + bits) // self.data)
-        return -(-words * (self.data + self.check) // self.die) * self.die if bits else 0
+    def _filled(self, places: int) -> int:
+        return -(-places // self.data) * (self.data + self.check)
 
     def _cells(self, place: np.ndarray) -> np.ndarray:
         word, bit = np.divmod(place, self.data)

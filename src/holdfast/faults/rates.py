@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -15,29 +16,29 @@ from holdfast.models.site import Site
 from holdfast.seeds import Seed, derive
 
 
-def check_rate(value: float, what: str = "bit error rate") -> None:
+def check_rate(value: object, what: str = "bit error rate") -> None:
     """Accept a number from 0 to 1.
 
     Raises:
         InvalidConfig: outside, not a number, or of another type.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise InvalidConfig(f"a {what} lies between 0 and 1, not {value!r}", hint="0.01 is one percent")
 
 
-def check_count(value: int, what: str, *, least: int = 1, most: int = 2**62) -> None:
+def check_count(value: object, what: str, *, least: int = 1, most: int = 2**62) -> None:
     """Accept a whole number from ``least`` to ``most``.
 
     Raises:
         InvalidConfig: outside, or of another type.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise InvalidConfig(f"{what} is a whole number from {least} to {most}, not {value!r}")
 
 
-def check_finite(value: float, what: str) -> None:
+def check_finite(value: object, what: str) -> None:
     """Accept a finite number, else raise :class:`InvalidConfig`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InvalidConfig(f"{what} is a finite number, not {value!r}")
 
 

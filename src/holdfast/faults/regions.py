@@ -22,6 +22,7 @@ from holdfast.faults.rates import check_finite, check_rate, errors
 from holdfast.seeds import Seed, derive
 
 Line = Literal["row", "column", "bank"]
+_CHUNK = 2**20  # bits at once
 
 
 @faults.register("line-failures")
@@ -48,7 +49,7 @@ class LineFailures:
         """Return the flips of chip ``seed``."""
         layout = layout_of(self.layout)
         failing = errors(lines(layout, self.line, population.bits), self.rate, derive(seed, "lines"))
-        cells = cells_of(layout, self.line, failing, np.arange(length(layout, self.line))[:, None]).ravel()
+        cells = _whole(layout, self.line, failing, population.bits)
         cells = cells[below(derive(seed, "cells"), cells, self.share)]
         return changes_at(population, flip=within(layout, cells, population))
 
@@ -171,6 +172,18 @@ def cells_of(layout: Layout, line: Line, number: np.ndarray, inside: np.ndarray)
         bank, column = np.divmod(number, layout.columns)
         return np.asarray(bank * layout.bank + inside * layout.columns + column)
     return np.asarray(number * length(layout, line) + inside)
+
+
+def _whole(layout: Layout, line: Line, number: np.ndarray, bits: int) -> np.ndarray:
+    """Return the cells of the given lines, or of those only that hold one of so many ``bits`` where these are fewer."""
+    size = length(layout, line)
+    if len(number) * size <= bits:
+        return cells_of(layout, line, number[:, None], np.arange(size)).ravel()
+    found = [NOTHING]
+    for start in range(0, bits, _CHUNK):
+        cells = layout.cells(np.arange(start, min(bits, start + _CHUNK)))
+        found.append(cells[np.isin(line_of(layout, line, cells), number)])
+    return np.concatenate(found)
 
 
 def within(layout: Layout, cells: np.ndarray, population: Population) -> np.ndarray:

@@ -77,6 +77,12 @@ def test_places_by_hand(text: str, bit: int, expected: tuple[int, int, int, int]
     assert place(text, bit) == expected
 
 
+def test_no_more_banks_than_needed() -> None:
+    assert [layout_of("linear/4x8x8").extent(bits) for bits in (0, 1, 64, 65)] == [0, 64, 64, 128]
+    assert layout_of("interleaved/4x8x8/stripe=8").extent(1) == 256
+    assert layout_of("ecc/2x8x9/data=8/check=1").extent(65) == 144
+
+
 def test_check_cells_hold_no_bit() -> None:
     assert layout_of("ecc/1x1x72").bits(np.arange(60, 76)).tolist() == [60, 61, 62, 63, *[-1] * 8, 64, 65, 66, 67]
 

@@ -53,6 +53,23 @@ def test_lines_fail_as_often_as_they_should_and_whole(line: Line, rate: float, m
     assert stats.binomtest(int((hit > 0).sum()), int((everything > 0).sum()), rate).pvalue > ALPHA
 
 
+def test_a_small_population_in_a_large_memory(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank of 2**29 cells that fails under a few bits costs these bits, and flips what its enumeration would."""
+    small = Population((Site("weights", "w", (500,), "int8", 8),))
+    huge = LineFailures(rate=1.0, line="bank", share=1.0, layout="linear/8x65536x8192/offset=99")
+    assert len(draw(huge, small, 1)) == small.bits
+    law = LineFailures(rate=0.4, line="column", layout="interleaved/4x256x64/stripe=16")
+    few = draw(law, small, 2)
+    monkeypatch.setattr(
+        "holdfast.faults.regions._whole",
+        lambda layout, line, number, bits: cells_of(
+            layout, line, number[:, None], np.arange(length(layout, line))
+        ).ravel(),
+    )
+    assert np.array_equal(draw(law, small, 2), few)
+    assert 0 < len(few) < small.bits
+
+
 def test_a_failing_line_reads_noise(memory: Population, draw: Draw) -> None:
     found = draw(LineFailures(rate=0.05, layout=LAYOUT), memory, 2)
     hit = counts(found, "row")
