@@ -42,21 +42,44 @@ def expand(site: Site, index: np.ndarray, mask: np.ndarray) -> Addresses:
     return found if bool(np.all(np.diff(found) > 0)) else np.sort(found)
 
 
-def flips_at(site: Site, flipped: Addresses, fallen: Addresses = NONE) -> Flips | None:
-    """Return the changes that flip the bits at ``flipped`` and clear those at ``fallen``; the two must not overlap."""
-    if not len(flipped) and not len(fallen):
-        return None
-    element = np.unique(np.concatenate([flipped // site.bits, fallen // site.bits]))
-    mask = _masks(site, element, flipped)
-    fall = _masks(site, element, fallen) if len(fallen) else None
-    return Flips(site, torch.from_numpy(element), mask, fall=fall)
+Masks = tuple[np.ndarray, np.ndarray]
+"""Elements, int64, ascending and unique, and a mask for each, int64."""
 
 
-def _masks(site: Site, element: np.ndarray, addresses: Addresses) -> Tensor:
-    mask = np.zeros(len(element), np.int64)
-    where, bit = np.divmod(addresses, site.bits)
-    np.bitwise_or.at(mask, np.searchsorted(element, where), np.int64(1) << bit)
-    return torch.from_numpy(mask)
+def masks_at(site: Site, addresses: Addresses) -> Masks:
+    """Return ascending bit addresses as elements and masks."""
+    element, bit = np.divmod(addresses, site.bits)
+    firsts = np.flatnonzero(np.diff(element, prepend=-1))
+    if not len(firsts):
+        return NONE, NONE
+    return element[firsts], np.bitwise_or.reduceat(np.int64(1) << bit, firsts)
+
+
+def flips_at(site: Site, flipped: Addresses, cleared: Masks = (NONE, NONE)) -> Flips | None:
+    """Return the changes that flip the bits at ``flipped`` and clear those of ``cleared``; the two must not overlap."""
+    element, mask = masks_at(site, flipped)
+    if not len(cleared[0]):
+        return Flips(site, torch.from_numpy(element), torch.from_numpy(mask)) if len(element) else None
+    every = runs(np.sort(np.concatenate([element, cleared[0]])))[0]
+    columns = [_spread(every, *item) for item in ((element, mask), cleared)]
+    return Flips(site, torch.from_numpy(every), columns[0], fall=columns[1])
+
+
+def _spread(every: np.ndarray, element: np.ndarray, mask: np.ndarray) -> Tensor:
+    column = np.zeros(len(every), np.int64)
+    column[np.searchsorted(every, element)] = mask
+    return torch.from_numpy(column)
+
+
+def runs(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different values of an ascending array, and how often each stands there."""
+    firsts = np.flatnonzero(np.diff(ascending, prepend=ascending[:1] - 1))
+    return ascending[firsts], np.diff(firsts, append=len(ascending))
+
+
+def whole(site: Site, element: np.ndarray) -> Masks:
+    """Return all bits of ascending elements."""
+    return element, np.full(len(element), -1 if site.bits == 64 else (1 << site.bits) - 1, np.int64)
 
 
 def either(one: Addresses, other: Addresses) -> Addresses:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.errors import InvalidConfig, UnsupportedFormat
-from holdfast.faults.protection.addresses import flips_at
+from holdfast.faults.protection.addresses import flips_at, runs
 from holdfast.faults.protection.protocol import (
     CHECK_FORMAT,
     Cost,
@@ -56,11 +56,12 @@ class ProtectBits(Protection):
 
     def decode(self, site: Site, raw: Raw) -> Decoded:
         """Return the errors outside the safe bits."""
-        left = raw.data[~np.isin(raw.data % site.bits, self.safe(site))]
-        counts = np.unique(left // site.bits, return_counts=True)[1]
+        exposed = ~np.isin(np.arange(site.bits), self.safe(site))
+        left = raw.data[exposed[raw.data % site.bits]]
+        counts = runs(left // site.bits)[1]
         tally = Tally(
             data_errors=len(raw.data),
-            affected=len(np.unique(raw.data // site.bits)),
+            affected=len(runs(raw.data // site.bits)[0]),
             failed=len(counts),
             missed=len(counts),
             wrong=len(counts),

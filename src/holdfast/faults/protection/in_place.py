@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import UnsupportedFormat
+from holdfast.faults.protection.addresses import Masks, whole
 from holdfast.faults.protection.columns import hsiao
 from holdfast.faults.protection.linear import LinearCode
 from holdfast.faults.protection.protocol import (
@@ -54,7 +55,7 @@ class Blocks:
     word: int = _DATA
 
     @property
-    def whole(self) -> int:
+    def blocks(self) -> int:
         """Number of blocks that are coded."""
         return self.site.numel // BLOCK
 
@@ -66,22 +67,22 @@ class Blocks:
     def places(self, address: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the block of each bit address and its position in the code; in the rest, all are data bits."""
         block, bit = np.divmod(address, 64)
-        return block, np.where(block < self.whole, _POSITION[bit], bit)
+        return block, np.where(block < self.blocks, _POSITION[bit], bit)
 
     def addresses(self, word: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Return the bit addresses of positions."""
-        address = word * 64 + np.where(word < self.whole, _BIT[position], position)
+        address = word * 64 + np.where(word < self.blocks, _BIT[position], position)
         return np.where(address < self.site.population, address, -1)
 
     def reads(self, word: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each data position and its address, and once more the spare bit beside a wrong sign."""
         address = self.addresses(word, position)
-        copied = np.flatnonzero((word < self.whole) & _SIGNS[position])
+        copied = np.flatnonzero((word < self.blocks) & _SIGNS[position])
         return np.concatenate([np.arange(len(word)), copied]), np.concatenate([address, address[copied] - 1])
 
-    def every(self, word: np.ndarray) -> np.ndarray:
-        """Return the addresses of all bits of blocks."""
-        return (word[:, None] * 64 + np.arange(64)[None, :]).ravel()
+    def cleared(self, word: np.ndarray) -> Masks:
+        """Return all bits of blocks."""
+        return whole(self.site, (word[:, None] * BLOCK + np.arange(BLOCK)[None, :]).ravel())
 
 
 @protections.register("in-place-ecc")
@@ -136,7 +137,7 @@ class InPlaceEcc(Protection):
     def cost(self, site: Site) -> Cost:
         """Return the blocks; no memory is added."""
         layout = Blocks(site)
-        return Cost(words=layout.whole + (layout.rest > 0))
+        return Cost(words=layout.blocks + (layout.rest > 0))
 
     def expected(self, site: Site, rate: float, check_rate: float) -> Expectation:
         """Return failed and detected words and residual bits, all exact; a wrong sign counts two bits."""
@@ -144,14 +145,14 @@ class InPlaceEcc(Protection):
         weights = (1 + _SIGNS).tolist()
         left = _CODE.leaving(rate, rate, erasing=self.on_detect == "zero", weights=weights)
         return Expectation(
-            failed=layout.whole * _CODE.failing(rate, rate) + beyond([rate] * layout.rest, 0),
-            detected=layout.whole * _CODE.detecting(rate, rate),
-            residual=layout.whole * left + layout.rest * rate,
+            failed=layout.blocks * _CODE.failing(rate, rate) + beyond([rate] * layout.rest, 0),
+            detected=layout.blocks * _CODE.detecting(rate, rate),
+            residual=layout.blocks * left + layout.rest * rate,
         )
 
 
 def _verdict(errors: Errors, layout: Blocks) -> Verdict:
-    coded = errors.word < layout.whole
+    coded = errors.word < layout.blocks
     inside = Errors(errors.word[coded], errors.position[coded], _DATA, 64)
     verdict = _CODE.decode(inside, layout)
     plain = len(errors.words) - len(inside.words)  # the rest comes last, and nothing is known about it
@@ -186,8 +187,8 @@ def throttled(codes: Tensor) -> Tensor:
     The paper applies it after every step of training, so that the weights settle within the range.
     """
     result = codes.clone()
-    whole = len(codes) // BLOCK * BLOCK
-    result[:whole].view(-1, BLOCK)[:, :SMALL].clamp_(-64, 63)
+    end = len(codes) // BLOCK * BLOCK
+    result[:end].view(-1, BLOCK)[:, :SMALL].clamp_(-64, 63)
     return result
 
 

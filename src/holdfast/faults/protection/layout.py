@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
+from holdfast.faults.protection.addresses import Masks, masks_at
 from holdfast.models.site import Site
 
 _CHUNK = 2**14  # words whose bits are unpacked at once
@@ -61,10 +62,11 @@ class Layout:
         """Return the bits of the model that read flipped if these data positions do: which of them, and its address."""
         return np.arange(len(word)), self.addresses(word, position)
 
-    def every(self, word: np.ndarray) -> np.ndarray:
-        """Return the addresses of all data bits of ``word`` (int64, shape (n,)), ascending."""
+    def cleared(self, word: np.ndarray) -> Masks:
+        """Return all data bits of ``word`` (int64, shape (n,), ascending)."""
         found = self.addresses(word[:, None], np.arange(self.word)[None, :]).ravel()
-        return np.sort(found[found >= 0])
+        found = found[found >= 0]
+        return masks_at(self.site, found if self.ways == 1 else np.sort(found))
 
     def octets(self, codes: Tensor, word: np.ndarray) -> np.ndarray:
         """Return the data of words, packed: uint8, shape (n, ceil(word / 8)), bit j of byte i is position 8 i + j.

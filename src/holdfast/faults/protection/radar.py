@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig, UnsupportedFormat
+from holdfast.faults.protection.addresses import Masks, whole
 from holdfast.faults.protection.protocol import (
     Cost,
     Decoded,
@@ -62,10 +63,10 @@ class Groups:
         """Return every position and its address."""
         return np.arange(len(word)), self.addresses(word, position)
 
-    def every(self, word: np.ndarray) -> np.ndarray:
-        """Return the addresses of all bits of groups, ascending."""
-        found = self.addresses(word[:, None], np.arange(self.word)[None, :]).ravel()
-        return np.sort(found[found >= 0])
+    def cleared(self, word: np.ndarray) -> Masks:
+        """Return all bits of groups."""
+        element = np.sort((np.arange(self.size)[:, None] * self.groups + word[None, :]).ravel())
+        return whole(self.site, element[element < self.site.numel])
 
     def values(self, codes: Tensor, word: np.ndarray) -> np.ndarray:
         """Return the low bits of the members' codes, int64, shape (n, size); a missing member is zero."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from holdfast.faults.protection.addresses import NONE, either, flips_at
+from holdfast.faults.protection.addresses import NONE, Masks, either, flips_at
 from holdfast.faults.protection.protocol import Decoded, Policy, Raw, Tally
 from holdfast.models.site import Site
 
@@ -38,8 +38,8 @@ class Placement(Protocol):
         """Return the bits of the model that read flipped if these data positions do: which of them, and its address."""
         ...
 
-    def every(self, word: np.ndarray) -> np.ndarray:
-        """Return the addresses of all bits that are cleared when ``word`` reads as zero, ascending."""
+    def cleared(self, word: np.ndarray) -> Masks:
+        """Return the bits that are cleared when ``word`` (int64, shape (n,), ascending) reads as zero."""
         ...
 
 
@@ -117,7 +117,7 @@ def settle(layout: Placement, errors: Errors, verdict: Verdict, policy: Policy) 
     zeroed = verdict.given_up & (policy == "zero")
     reads = of_data & ~zeroed[row]
     which, flipped = layout.reads(left.word[reads], left.position[reads])
-    erased = layout.every(words[zeroed])
+    cleared = layout.cleared(words[zeroed])
     counts = np.bincount(row[reads][which], minlength=rows)
     right = np.bincount(errors.rows[errors.position < errors.data], minlength=rows) == 0
     failed = (np.bincount(row, minlength=rows) > 0) | verdict.given_up
@@ -134,6 +134,6 @@ def settle(layout: Placement, errors: Errors, verdict: Verdict, policy: Policy) 
         wrong=int((counts > 0).sum()),
         residual=int(counts.sum()),
         squares=int((counts**2).sum()),
-        erased=len(erased),
+        erased=int(np.bitwise_count(cleared[1].view(np.uint64)).sum()),
     )
-    return Decoded(flips=flips_at(layout.site, np.sort(flipped), erased), tally=tally)
+    return Decoded(flips=flips_at(layout.site, np.sort(flipped), cleared), tally=tally)

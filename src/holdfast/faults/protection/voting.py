@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from holdfast.faults.protection.addresses import flips_at
+from holdfast.faults.protection.addresses import flips_at, runs
 from holdfast.faults.protection.protocol import (
     Cost,
     Decoded,
@@ -36,14 +36,13 @@ class Voting(Protection):
 
     def decode(self, site: Site, raw: Raw) -> Decoded:
         """Vote: a bit reads wrong if two or three of its copies are."""
-        errors = np.concatenate([raw.data, raw.check % max(1, site.population)])
-        bits, copies = np.unique(errors, return_counts=True)
+        bits, copies = runs(np.sort(np.concatenate([raw.data, raw.check % max(1, site.population)])))
         flipped = bits[copies >= 2]
-        counts = np.unique(flipped // site.bits, return_counts=True)[1]
+        counts = runs(flipped // site.bits)[1]
         tally = Tally(
             data_errors=len(raw.data),
             check_errors=len(raw.check),
-            affected=len(np.unique(bits // site.bits)),
+            affected=len(runs(bits // site.bits)[0]),
             failed=len(counts),
             missed=len(counts),
             wrong=len(counts),

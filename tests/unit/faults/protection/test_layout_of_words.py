@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from holdfast.errors import InvalidConfig
-from holdfast.faults.protection.addresses import addresses_of, either, flips_at
+from holdfast.faults.protection.addresses import addresses_of, either, flips_at, masks_at, runs
 from holdfast.faults.protection.layout import Layout
 from holdfast.models.site import Site
 
@@ -24,7 +24,9 @@ def test_places_and_addresses_are_inverse(bits: int, numel: int, word: int, ways
     assert number.max() + 1 == layout.words == sum(layout.lengths().values())
     counts = np.bincount(np.bincount(number))
     assert {length: int(counts[length]) for length in np.flatnonzero(counts)} == layout.lengths()
-    assert np.array_equal(layout.every(np.arange(layout.words)), every)
+    element, mask = layout.cleared(np.arange(layout.words))
+    assert np.array_equal(element, np.arange(numel))
+    assert (mask == (-1 if bits == 64 else 2**bits - 1)).all()
     for absent in (word, word + 3):
         assert (layout.addresses(np.arange(layout.words), np.full(layout.words, absent)) == -1).all()
 
@@ -66,7 +68,7 @@ def test_no_words_of_nothing() -> None:
 def test_addresses_become_changes_and_changes_addresses() -> None:
     site = Site("weights", "w", (9,), "fp64", 64)
     flipped, fallen = np.array([0, 63, 64, 300]), np.array([1, 575])
-    item = flips_at(site, flipped, fallen)
+    item = flips_at(site, flipped, masks_at(site, fallen))
     assert item is not None
     assert item.index.tolist() == [0, 1, 4, 8]
     ones = torch.full((9,), -1, dtype=torch.int64)
@@ -74,3 +76,9 @@ def test_addresses_become_changes_and_changes_addresses() -> None:
     assert addresses_of(item, lambda index: ones[index] * 0).tolist() == flipped.tolist()
     assert either(flipped, np.array([63, 301])).tolist() == [0, 64, 300, 301]
     assert flips_at(site, np.empty(0, np.int64)) is None
+
+
+def test_runs_of_a_sorted_array() -> None:
+    values, counts = runs(np.array([-1, -1, 0, 4, 4, 4]))
+    assert (values.tolist(), counts.tolist()) == ([-1, 0, 4], [2, 1, 3])
+    assert [len(part) for part in runs(np.empty(0, np.int64))] == [0, 0]
