@@ -110,18 +110,20 @@ class OnDieSec(WordCode):
     Two errors are left as they are, or a third, sound bit is flipped beside them; nothing is ever reported.
     """
 
+    design: int = 0  # number of the parity-check matrix: real ones are secret, so any result should hold for several
     ways: int = 1  # words whose bits alternate
     on_detect: Policy = "leave"  # nothing is detected
 
     def __post_init__(self) -> None:
         _require_ways(self.ways)
+        _ = self.code  # a design that is no seed is refused here
         if self.on_detect != "leave":
             raise InvalidConfig("an on-die code detects nothing that could be zeroed", hint="use secded or parity-zero")
 
     @property
     def code(self) -> LinearCode:
         """The (136, 128) code."""
-        return _ON_DIE
+        return _on_die(self.design)
 
 
 @protections.register("parity-zero")
@@ -150,9 +152,13 @@ class ParityZero(WordCode):
 
 
 @functools.cache
+def _on_die(design: int) -> LinearCode:
+    return LinearCode(hamming(128, 8, design), 8, detects=False)
+
+
+@functools.cache
 def _parity(word: int) -> LinearCode:
     return LinearCode(parity(word), 1, corrects=False)
 
 
 _SECDED = {"hsiao": LinearCode(hsiao(64, 8), 8), "hamming": LinearCode(extended_hamming(64, 8), 8)}
-_ON_DIE = LinearCode(hamming(128, 8), 8, detects=False)
