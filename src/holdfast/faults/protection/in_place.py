@@ -44,6 +44,8 @@ _BIT = np.array(
     [k for k in range(64) if k % 8 != _SPARE or k // 8 == SMALL] + [8 * j + _SPARE for j in range(SMALL)], np.int64
 )
 _POSITION = np.argsort(_BIT)
+# the same columns in the order of storage; what a spare bit means to hold counts for nothing
+_ENCODER = LinearCode(tuple(np.where(_POSITION < _DATA, _CODE.matrix[_POSITION], 0).tolist()), SMALL)
 _SIGNS = np.isin(_BIT[:_DATA], [8 * j + 7 for j in range(SMALL)])
 
 
@@ -161,11 +163,8 @@ def _verdict(errors: Errors, layout: Blocks) -> Verdict:
 
 
 def _check_bits(codes: Tensor, block: np.ndarray) -> np.ndarray:
-    unique, back = np.unique(block, return_inverse=True)
-    element = torch.from_numpy(unique[:, None] * BLOCK + np.arange(BLOCK)[None, :])
-    octets = codes.take(element.to(codes.device)).cpu().numpy().view(np.uint8)
-    bits = np.unpackbits(octets, axis=1, bitorder="little")[:, _BIT[:_DATA]]
-    return _CODE.encode(np.packbits(bits, axis=1, bitorder="little"))[back]
+    octets = codes.cpu().contiguous().numpy().view(np.uint8)
+    return _ENCODER.encode(octets[: len(octets) // BLOCK * BLOCK].reshape(-1, BLOCK)[block])
 
 
 def require_int8(site: Site) -> None:

@@ -21,6 +21,7 @@ from holdfast.faults.protection.word_codes import WordCode
 from holdfast.models import card
 from holdfast.models.site import Site
 from holdfast.seeds import Seed, derive
+from holdfast.testing import check_fault
 
 BYTES = Site("weights", "w", (1003,), "int8", 8)
 NIBBLES = Site("weights", "n", (777,), "rquant4", 4)
@@ -143,6 +144,24 @@ def test_reading_is_that_of_plain_integers(by: WordCode, law: Fault, site: Site)
     meant = bits_of(codes_of(site), site.bits)
     assert changed(meant, drawn, site) == expected(law, by, site, seed)
     assert drawn
+
+
+@dataclass(frozen=True)
+class OnBytes:
+    """A fault on the int8 sites of any population, of which all weights are 5."""
+
+    fault: Fault
+
+    def flips(self, population: Population, seed: Seed) -> list[Flips]:
+        sites = tuple(site for site in population.sites if site.format == "int8")
+        fives = Population(sites, lambda site: torch.full(site.shape, 5, dtype=torch.int8))
+        return list(self.fault.flips(fives, seed))
+
+
+@pytest.mark.parametrize("by", ["radar:group=8", "in-place-ecc", "in-place-ecc:on-detect=zero", "secded"])
+@pytest.mark.parametrize("law", [BitErrors(rate=0.02), Stuck(rate=0.1), BitErrors(rate=1.0)], ids=repr)
+def test_protections_that_read_the_codes_keep_the_contract_of_a_fault(by: str, law: Fault) -> None:
+    check_fault(OnBytes(Protected(fault=law, by=by)))
 
 
 def test_a_site_fails_alike_beside_any_others() -> None:
