@@ -119,7 +119,7 @@ def robust_error_record(
     inputs = {"evaluation": data.digest}
     if against is not None:
         inputs["other-model"] = manifest_of(against).digest
-    return _written("robust-error", model, options, procedure, inputs, measured, {"points": points})
+    return write_record("robust-error", model, options, procedure, inputs, measured, {"points": points})
 
 
 def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: ChipOptions, *, by: str) -> Record:
@@ -139,7 +139,9 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
     measured["error"] = parts[0].error.clean.measurement()
     facts = {"by": by, "groups": [_group(part, options.seed) for part in parts]}
     procedure = options.procedure("bit-error-sensitivity", fault) | {"by": by}
-    return _written("bit-error-sensitivity", model, options, procedure, {"evaluation": data.digest}, measured, facts)
+    return write_record(
+        "bit-error-sensitivity", model, options, procedure, {"evaluation": data.digest}, measured, facts
+    )
 
 
 def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, label: str) -> RobustError:
@@ -164,7 +166,7 @@ def _facts(error: RobustError, seed: int) -> dict[str, Any]:
     return {
         "chips": list(error.per_chip),
         "chips_or_clean": list(error.per_chip_or_clean),
-        "std": _finite(error.mean.std),
+        "std": finite(error.mean.std),
         "cvar": {"share": WORST, "error": error.cvar(WORST)},
         "worst": {"chip": chip, "error": error.worst, "seed": f"{derive(seed, 'chip', chip).key:032x}"},
         "flips": list(error.flips),
@@ -183,13 +185,13 @@ def _facts(error: RobustError, seed: int) -> dict[str, Any]:
 def _pairs(found: ChipPairs) -> dict[str, Any]:
     return {
         "anytime": [found.anytime.low, found.anytime.high],
-        "over_images": [_finite(found.over_images.low), _finite(found.over_images.high)],
+        "over_images": [finite(found.over_images.low), finite(found.over_images.high)],
         "p_t_test": found.t_test,
         "p_wilcoxon": found.wilcoxon,
         "p_sign": found.sign,
         "first_better": found.first_better,
         "second_better": found.second_better,
-        "correlation": _finite(found.correlation),
+        "correlation": finite(found.correlation),
     }
 
 
@@ -203,12 +205,12 @@ def _cut(change: MeanEstimate) -> Measurement:
     return change.measurement("proportion", least=-1.0, most=1.0)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """Return the value, or None where there is none, as of a spread over one chip: JSON has no NaN."""
     return value if math.isfinite(value) else None
 
 
-def _written(
+def write_record(
     kind: str,
     model: nn.Module,
     options: ChipOptions,
@@ -217,6 +219,7 @@ def _written(
     measured: dict[str, Measurement],
     facts: dict[str, Any],
 ) -> Record:
+    """Return the record of a campaign over chips, also written into its folder as ``KIND.json``."""
     record = Record(
         kind=kind,
         subject=model_subject(model),

@@ -46,6 +46,40 @@ def sensitivity_table(record: Record) -> Iterator[str]:
     yield from _aligned([head, *rows])
 
 
+def language_table(record: Record) -> Iterator[str]:
+    """Yield the lines of a ``language-bit-errors`` record: one row per rate, or per group of bits."""
+    measured, points, how = record.measured, record.facts["points"], record.procedure
+    clean = measured["perplexity"]
+    yield f"clean perplexity {clean.value:.2f} [{clean.low:.2f}, {clean.high:.2f}] over {clean.n} windows of text"
+    yield f"collapsed: not finite, above {how['collapse']:g} times the clean perplexity, or no better than guessing"
+    head = (record.facts["by"] or "", "chips", "flips", "collapsed", _level(record), "median ratio", "mean",
+            "mean, standing", "predictions moved", "texts changed", "first at", "edits", "NaN/Inf")  # fmt: skip
+    yield from _aligned([head, *(_language_row(measured, label, facts) for label, facts in points.items())])
+
+
+def _language_row(measured: Any, label: str, facts: dict[str, Any]) -> tuple[str, ...]:
+    collapse, first = measured[f"collapse-rate@{label}"], facts["first_divergence"]
+    return (
+        label,
+        str(facts["chips"]),
+        _mean_flips(facts["flips"]),
+        _share(collapse.value),
+        _span(collapse),
+        _ratio(facts["median_ratio"]),
+        _ratio(facts["mean_ratio"]),
+        _ratio(facts["mean_ratio_standing"], missing="-"),
+        _share(measured[f"predictions-moved@{label}"].value),
+        _share(measured[f"texts-changed@{label}"].value),
+        "-" if first is None else f"{first:g}",
+        _share(measured[f"edit-distance@{label}"].value),
+        str(facts["nonfinite_chips"]),
+    )
+
+
+def _ratio(value: float | None, *, missing: str = "inf") -> str:
+    return missing if value is None else f"{value:,.3f}" if value < 1000 else f"{value:.2e}"
+
+
 def _row(measured: Any, label: str, facts: dict[str, Any]) -> tuple[str, ...]:
     mean, anytime = measured[f"robust-error@{label}"], measured[f"robust-error-anytime@{label}"]
     worst = facts["worst"]

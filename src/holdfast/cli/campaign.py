@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, say, stages
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from holdfast.assessment.chips import ChipOptions
     from holdfast.evidence.record import Record
 
 app = make_app()
+_TEXTS = ("wikitext2:", "text:")
 
 
 @app.command(
     epilog="Example: holdfast campaign model/ --data digits --fault bit-flip --at activations --trials 1000 -o run/\n\n"
-    "Example: holdfast campaign model/ --data digits --fault bit-errors --rates 0.1%,1% --chips 50 -o run/"
+    "Example: holdfast campaign model/ --data digits --fault bit-errors --rates 0.1%,1% --chips 50 -o run/\n\n"
+    "Example: holdfast campaign llama/ --data wikitext2:FOLDER --rates 1e-6,1e-5 --chips 20 -o run/"
 )
 def campaign(
     model: Annotated[Path, typer.Argument(help="Artifact folder, .safetensors or state dict.")],
-    data: DataSpec,
+    data: Annotated[
+        str, typer.Option("--data", help="Data: digits, cifar10:ROOT, mnist:ROOT, folder:PATH, wikitext2:ROOT.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the store and the record.")],
     fault: Annotated[
         str | None,
@@ -49,6 +56,9 @@ def campaign(
     max_chips: Annotated[int, typer.Option(help="Where --half-width gives up.", min=1)] = 1000,
     compare: Annotated[Path | None, typer.Option(help="Another model, met by the same chips.")] = None,
     by: Annotated[str | None, typer.Option(help="Sensitivity by site, role, bit or field.")] = None,
+    windows: Annotated[int, typer.Option(help="Of text, for a language model's perplexity.", min=1)] = 32,
+    prompts: Annotated[int, typer.Option(help="That a language model continues.", min=1)] = 8,
+    collapse: Annotated[float, typer.Option(help="Times the clean perplexity at which a model is lost.")] = 10.0,
     confidence: Annotated[float, typer.Option(help="Of the intervals, 0..1.")] = 0.95,
     executor: Annotated[str, typer.Option(help="inline or processes:N.")] = "inline",
     arch: Architecture = None,
@@ -58,18 +68,19 @@ def campaign(
     """Inject faults one by one and count what becomes of them, or evaluate whole chips with bit errors.
 
     A campaign over *trials* draws one fault and one input at a time. A campaign over *chips* draws all errors of a
-    chip at once and evaluates all data on it: robust error. An interrupted campaign resumes when the same call is
-    repeated.
+    chip at once and evaluates all data on it: robust error, or the perplexity of a language model. An interrupted
+    campaign resumes when the same call is repeated.
     """
     over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}
     common = {"confidence": confidence, "seed": seed, "executor": executor}
-    if _chosen(over_chips, {"--trials": trials, "--margin": margin}):
+    reading = {"windows": windows, "prompts": prompts, "collapse": collapse}
+    if _chosen(over_chips, {"--trials": trials, "--margin": margin}, data):
         what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
         points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
         wanted = None if half_width is None else _share(half_width, "--half-width")
         most = chips or (50 if wanted is None else 10)
         sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips}
-        record = _chips(what, points, sizes | common)
+        record = _chips(what, points, sizes | common, reading)
     else:
         sizes = {"at": at or "activations", "trials": trials}
         sizes["margin"] = None if margin is None else _share(margin, "--margin")
@@ -89,7 +100,7 @@ class _What:
     by: str | None = None
 
 
-def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object]) -> bool:
+def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object], data: str) -> bool:
     """Say whether the options ask for chips.
 
     Raises:
@@ -101,6 +112,10 @@ def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object])
         raise UsageError(f"{one[0]} and {other[0]} contradict each other", hint=hint)
     if over_chips["--by"] is not None and (also := {"--rates", "--compare"} & set(one)):
         raise UsageError(f"--by and {min(also)} contradict each other", hint="one model and one rate at a time")
+    if data.startswith(_TEXTS):
+        for name in {"--half-width", "--compare", "--trials", "--margin"} & {*one, *other}:
+            raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
+        return True
     return bool(one)
 
 
@@ -126,21 +141,49 @@ def _trials(what: _What, options: dict[str, Any]) -> Record:
     return record
 
 
-def _chips(what: _What, rates: list[float], options: dict[str, Any]) -> Record:
-    from holdfast.assessment.chips import ChipOptions, robust_error_record, sensitivity_record
-    from holdfast.cli._tables import robust_error_table, sensitivity_table
-    from holdfast.data import dataset
+def _chips(what: _What, rates: list[float], options: dict[str, Any], reading: dict[str, Any]) -> Record:
+    from holdfast.assessment.chips import ChipOptions
     from holdfast.models import load
 
     with stages() as announce:
         sizes = ChipOptions(folder=what.out, announce=announce, **options)
-        model, images = load(what.model, arch=what.arch), dataset(what.data)
-        if what.by is not None:
-            record, table = sensitivity_record(model, images, what.fault, sizes, by=what.by), sensitivity_table
-        else:
-            other = None if what.compare is None else load(what.compare, arch=what.arch)
-            record = robust_error_record(model, images, what.fault, sizes, rates=rates, against=other)
-            table = robust_error_table
-    for line in table(record):
+        model = load(what.model, arch=what.arch)
+        measure = _over_text if what.data.startswith(_TEXTS) else _over_images
+        record, lines = measure(what, model, rates, sizes, reading)
+    for line in lines:
         say(line)
     return record
+
+
+def _over_images(
+    what: _What, model: nn.Module, rates: list[float], sizes: ChipOptions, _: dict[str, Any]
+) -> tuple[Record, Iterator[str]]:
+    from holdfast.assessment.chips import robust_error_record, sensitivity_record
+    from holdfast.cli._tables import robust_error_table, sensitivity_table
+    from holdfast.data import dataset
+    from holdfast.models import load
+
+    images = dataset(what.data)
+    if what.by is not None:
+        record = sensitivity_record(model, images, what.fault, sizes, by=what.by)
+        return record, sensitivity_table(record)
+    other = None if what.compare is None else load(what.compare, arch=what.arch)
+    record = robust_error_record(model, images, what.fault, sizes, rates=rates, against=other)
+    return record, robust_error_table(record)
+
+
+def _over_text(
+    what: _What, model: nn.Module, rates: list[float], sizes: ChipOptions, reading: dict[str, Any]
+) -> tuple[Record, Iterator[str]]:
+    from holdfast.assessment.language import language_record
+    from holdfast.cli._tables import language_table
+    from holdfast.data import text
+    from holdfast.execution import Reading
+
+    beside = sorted(what.model.glob("tok*.bin")) if what.model.is_dir() else []
+    words = text(what.data, tokenizer=beside[0] if len(beside) == 1 else None)
+    how = Reading(windows=reading["windows"], prompts=reading["prompts"])
+    record = language_record(
+        model, words, what.fault, sizes, rates=rates, by=what.by, reading=how, collapse=reading["collapse"]
+    )
+    return record, language_table(record)

@@ -143,7 +143,7 @@ class _Reader:
         bad = int((~torch.isfinite(losses)).sum())
         pairs = list(zip(continued, self.continued(), strict=True))
         return {
-            "nll": None if bad else float(losses.mean()),
+            "nll": None if bad else math.fsum(losses.tolist()) / len(losses),
             "nonfinite": bad,
             "moved": float((now != likeliest).double().mean()),
             "diverged": [_first_difference(a, b) for a, b in pairs],

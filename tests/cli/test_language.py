@@ -1,0 +1,90 @@
+"""``holdfast campaign`` over text: a language model that answers by a rule, and the real one where it is at hand."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli import main
+from holdfast.evidence.record import Record
+from holdfast.models import build_architecture, save
+
+NET = "llama:dim=16,inner=24,layers=2,heads=2,groups=2,vocabulary=263,context=64"
+CALL = ["campaign", "m", "--data", "wikitext2:text", "-o", "run", "--windows", "2", "--prompts", "2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    save(build_architecture(NET), tmp_path / "m")
+    pieces = [b"?", b"<s>", b"</s>"] + [b"<0x%02X>" % byte for byte in range(256)] + [b"a", b"b", b" ", b" a"]
+    body = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
+    (tmp_path / "m" / "tok.bin").write_bytes(struct.pack("<i", 8) + body)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "valid.txt").write_text("abba baab " * 60)
+    return tmp_path
+
+
+def test_rates_over_text(capsys: pytest.CaptureFixture[str]) -> None:
+    call = [*CALL, "--rates", "0,1e-3", "--chips", "3", "--json"]
+    assert main(call) == 0
+    seen = capsys.readouterr()
+    record = json.loads(seen.out)
+    assert record["kind"] == "language-bit-errors"
+    assert record["measured"]["predictions-moved@p=0"]["value"] == 0.0
+    assert record["facts"]["points"]["p=0"]["median_ratio"] == 1.0
+    assert record["measured"]["predictions-moved@p=0.001"]["value"] > 0.1
+    assert record["measured"]["perplexity"]["n"] == 2
+    assert "no better than guessing" in seen.err
+    assert Record.from_bytes(Path("run/language-bit-errors.json").read_bytes()).to_json() == record
+    assert main(call) == 0  # from the store
+    assert json.loads(capsys.readouterr().out) == record
+
+
+def test_fields_over_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--fault", "bit-errors:rate=1e-3", "--by", "field", "--chips", "3", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    moved = {name: measured[f"predictions-moved@{name}"]["value"] for name in ("mantissa", "exponent", "sign")}
+    assert moved["exponent"] > moved["mantissa"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--compare", "m", "--rates", "0.1"], "--compare takes images"),
+        (["--half-width", "0.1"], "--half-width takes images"),
+        (["--trials", "5"], "--trials takes images"),
+        (["--rates", "1.5"], "between 0 and 1"),
+        (["--rates", "0.1", "--collapse", "0.5"], "collapses above"),
+        (["--rates", "0.1", "--at", "activations"], "flows"),
+    ],
+)
+def test_contradictions(options: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, *options]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_a_text_without_a_tokenizer(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "m" / "tok.bin").unlink()
+    assert main([*CALL, "--rates", "0.1"]) == 2
+    assert "names no tokenizer" in capsys.readouterr().err
+
+
+def test_an_image_model_cannot_read(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    save(build_architecture("digits-cnn"), folder / "images")
+    call = ["campaign", "images", "--data", "wikitext2:text,tokenizer=m/tok.bin", "--rates", "0.1", "-o", "run"]
+    assert main(call) == 2
+    assert "how long a context" in capsys.readouterr().err
+
+
+def test_the_real_model(capsys: pytest.CaptureFixture[str], shared_data: Path) -> None:
+    call = ["campaign", str(shared_data / "tiny-llama-260k"), "--data", f"wikitext2:{shared_data / 'wikitext-2'}"]
+    assert main([*call, "--rates", "1e-4", "--chips", "2", "--windows", "4", "-o", "run", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert 200 < measured["perplexity"]["value"] < 400
+    assert measured["texts-changed@p=0.0001"]["value"] == 1.0
