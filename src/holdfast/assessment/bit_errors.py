@@ -8,7 +8,7 @@ from torch import nn
 
 from holdfast.assessment.context import Context, Findings
 from holdfast.evidence.record import Measurement, Record
-from holdfast.execution import RobustError, robust_error
+from holdfast.execution import RobustError, guarantee, robust_error
 from holdfast.faults import BitErrors
 from holdfast.models import manifest_of
 from holdfast.quantization import quantize
@@ -32,7 +32,10 @@ def bit_errors(context: Context) -> Record:
             fault = BitErrors(rate=rate)
             results[name].append(robust_error(arms[name], data, fault, chips=effort.chips, seed=context.seed))
             progress(done + 1, len(todo))
-        return _measured(results, effort.rates), {"curves": _curves(results, effort.rates), "deployed": list(arms)[-1]}
+        deployed = list(arms)[-1]
+        facts = {"curves": _curves(results, effort.rates), "deployed": deployed}
+        facts["guarantees"] = _guarantees(results[deployed], effort.rates)
+        return _measured(results, effort.rates), facts
 
     return context.stage("bit-errors", parameters, {"evaluation": data.digest}, measure)
 
@@ -69,10 +72,18 @@ def _curves(results: dict[str, list[RobustError]], rates: tuple[float, ...]) -> 
                 "mean": error.mean.value,
                 "low": max(0.0, error.mean.low),
                 "high": min(1.0, error.mean.high),
+                "or_clean": error.mean_or_clean.value,
+                "cvar": error.cvar(),
                 "worst": error.worst,
+                "nonfinite_chips": error.nonfinite_chips,
                 "chips": list(error.per_chip),
             }
             for rate, error in zip(rates, errors, strict=True)
         ]
         for arm, errors in results.items()
     }
+
+
+def _guarantees(errors: list[RobustError], rates: tuple[float, ...]) -> list[str]:
+    """Return what each bound says about the lowest rate, where it says most, and what that is worth."""
+    return [f"At a rate of {rates[0]:g}, {sentence}." for sentence in guarantee(errors[0]).sentences()]

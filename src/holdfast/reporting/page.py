@@ -49,7 +49,7 @@ def render(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
     by_kind = {record.kind: record for record in records}
     drawn = figures({kind: record.facts for kind, record in by_kind.items()})
     # the charts escape what they are given, so they may pass as markup
-    sections = [(TITLES[name], Markup(chart), CAPTIONS[name]) for name, chart in drawn.items()]  # noqa: S704
+    sections = [(TITLES[name], Markup(chart), _caption(name, by_kind)) for name, chart in drawn.items()]  # noqa: S704
     page = _template().render(
         extra=extra,
         artifact=by_kind["artifact"],
@@ -59,6 +59,13 @@ def render(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
         pairing=by_kind["fault-campaign-hardened"].facts if "fault-campaign-hardened" in by_kind else {},
     )
     return page.encode()
+
+
+def _caption(name: str, by_kind: Mapping[str, Record]) -> str:
+    """Return the caption of a chart; bit errors end with what is guaranteed beyond these chips and images."""
+    if name != "robust_error":
+        return CAPTIONS[name]
+    return " ".join([CAPTIONS[name], *by_kind["bit-errors"].facts.get("guarantees", [])])
 
 
 __all__ = ["Verdict", "render"]

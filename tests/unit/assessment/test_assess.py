@@ -156,3 +156,17 @@ def test_report_shows_the_records_numbers(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     value = json.loads((finished / "records" / "artifact.json").read_bytes())["measured"]["clean-accuracy"]["value"]
     assert f"{value * 100:.2f}" in page
+
+
+def test_the_report_says_what_the_bit_errors_guarantee(finished: Path) -> None:
+    facts = Record.from_bytes((finished / "records" / "bit-errors.json").read_bytes()).facts
+    assert [sentence.split(", ")[1].split(":")[0] for sentence in facts["guarantees"]] == [
+        "published",
+        "split",
+        "adaptive",
+    ]
+    assert "vacuous" in facts["guarantees"][0]  # two chips and fifty images bound nothing
+    assert facts["guarantees"][0] in (finished / "report.html").read_text()
+    for curve in facts["curves"].values():
+        assert all(point["mean"] <= point["cvar"] <= point["worst"] for point in curve)
+        assert all(point["or_clean"] >= point["mean"] for point in curve)

@@ -70,3 +70,12 @@ def test_an_unidentified_platform_is_no_success() -> None:
     facts = {"class": "unknown", "classes": 7}
     cards = verdicts({"artifact": artifact(), "platform": record("platform", facts, identified=0.5)}, SIGNER)
     assert cards[1].state == "warn"
+
+
+def test_what_is_guaranteed_stands_under_the_chart_of_bit_errors() -> None:
+    curve = [{"rate": rate, "mean": 0.1, "low": 0.0, "high": 0.3} for rate in (0.001, 0.01)]
+    facts = {"curves": {"int8": curve}, "guarantees": ["At a rate of 0.001, published: vacuous <b>."]}
+    page = render([artifact(), record("bit-errors", facts)], EXTRA).decode()
+    assert "published: vacuous &lt;b&gt;." in page
+    older = {"curves": {"int8": curve}}  # a record written before there were any
+    assert "All arms meet the same chips." in render([artifact(), record("bit-errors", older)], EXTRA).decode()
