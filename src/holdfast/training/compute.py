@@ -33,11 +33,11 @@ class Compute:
     @contextmanager
     def step(self, seed: Seed) -> Iterator[None]:
         """Set the precision, and seed what layers such as dropout draw; the caller's generators are left alone."""
-        kind = torch.device(self.device).type
-        devices = [] if kind == "cpu" else [torch.empty(0, device=self.device).device.index]
-        with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
-            torch.manual_seed(seed.words()[1] >> 1)
-            with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        place = torch.empty(0, device=self.device).device  # with its index, also where the name has none
+        others = [] if place.type == "cpu" else [place.index]
+        with torch.random.fork_rng(others, device_type="cuda" if place.type == "cpu" else place.type):
+            _seed(place, seed.words()[1] >> 1)
+            with torch.autocast(place.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 yield
 
     @contextmanager
@@ -51,3 +51,12 @@ class Compute:
         finally:
             model.__dict__.pop("_compiled_call_impl", None)  # torch offers no way back; saving needs the plain module
             model.to("cpu")
+
+
+def _seed(place: torch.device, value: int) -> None:
+    """Seed the generators of the CPU and of ``place``; ``torch.manual_seed`` would seed every other device as well."""
+    torch.default_generator.manual_seed(value)
+    if place.type != "cpu":
+        module = torch.get_device_module(place)
+        with module.device(place):
+            module.manual_seed(value)
