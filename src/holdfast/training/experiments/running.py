@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from holdfast._files import write_atomic
-from holdfast.data import Dataset, dataset
-from holdfast.errors import MissingDevice
+from holdfast.data import Dataset, dataset, datasets
+from holdfast.errors import InvalidConfig, MissingDevice, UnknownName, UsageError
 from holdfast.evidence import canonical
 from holdfast.evidence.record import Record
 from holdfast.execution import Progress
@@ -48,36 +49,53 @@ def run_experiment(
 
     Raises:
         MissingDevice: no such device.
-        InvalidConfig: the folder holds a run with other parameters.
+        InvalidConfig: the folder holds a run with other parameters, or the data set is read from files and has no root.
+        UsageError: training diverged in some arms; all others are done, and the message names the first.
     """
     _require_device(device)
     train, test = (_data(experiment, root, split) for split in ("train", "test"))
     setting = Setting(experiment, train, test, Path(folder), seed, device, announce or _silent)
     records: list[Record] = []
+    diverged: dict[str, str] = {}
     for arm in experiment.arms:
-        records.append(run_arm(setting, arm))
-        results = _results(experiment, records)
-        write_atomic(Path(folder) / RESULTS, canonical.dumps(results))
-        write_atomic(Path(folder) / TABLE, markdown(experiment, records).encode())
-        if finished is not None:
+        try:
+            records.append(run_arm(setting, arm))
+        except (InvalidConfig, UnknownName):
+            raise
+        except UsageError as error:  # the loss or a weight is no number any more: the other arms can still be had
+            diverged[arm.name] = str(error)
+        results = _written(experiment, Path(folder), records, diverged)
+        if finished is not None and arm.name not in diverged:
             finished(records[-1])
+    for name, reason in diverged.items():
+        hint = f"{len(records)} of {len(experiment.arms)} arms are done; leave it out with --only"
+        raise UsageError(f"{name} did not train: {reason}", hint=hint)
     return results
 
 
-def _data(experiment: Experiment, root: Path | str | None, split: str) -> Dataset:
-    spec = experiment.data.name if root is None else f"{experiment.data.name}:{root}"
-    found = dataset(spec, split=split, **experiment.data.options)
-    return found.take(experiment.train_images) if split == "train" and experiment.train_images else found
-
-
-def _results(experiment: Experiment, records: Sequence[Record]) -> dict[str, Any]:
-    return {
+def _written(
+    experiment: Experiment, folder: Path, records: Sequence[Record], diverged: Mapping[str, str]
+) -> dict[str, Any]:
+    results = {
         "type": RESULTS_TYPE,
         "experiment": experiment.name,
         "title": experiment.title,
         "scale": experiment.scale,
         "arms": [{**record.to_json(), "comparison": comparison(record)} for record in records],
+        "diverged": dict(diverged),
     }
+    write_atomic(folder / RESULTS, canonical.dumps(results))
+    write_atomic(folder / TABLE, markdown(experiment, records, diverged).encode())
+    return results
+
+
+def _data(experiment: Experiment, root: Path | str | None, split: str) -> Dataset:
+    name = experiment.data.name
+    if root is None and "root" in inspect.signature(datasets.get(name)).parameters:
+        raise InvalidConfig(f"the data set {name} is read from files", hint="say where they lie: --data FOLDER")
+    spec = name if root is None else f"{name}:{root}"
+    found = dataset(spec, split=split, **experiment.data.options)
+    return found.take(experiment.train_images) if split == "train" and experiment.train_images else found
 
 
 def _require_device(device: str) -> None:

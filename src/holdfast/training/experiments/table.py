@@ -39,11 +39,12 @@ def rows(record: Record, rates: Sequence[float]) -> list[tuple[str, ...]]:
     return [(record.subject.name if number == 0 else "", *row) for number, row in enumerate(found)]
 
 
-def markdown(experiment: Experiment, records: Sequence[Record]) -> str:
-    """Return the results as a page: what was run, and one table of errors in percent."""
+def markdown(experiment: Experiment, records: Sequence[Record], diverged: Mapping[str, str]) -> str:
+    """Return the results as a page: what was run, one table of errors in percent, and which arms did not train."""
     lines = [f"# {experiment.title or experiment.name}", "", *_notes(experiment, records), ""]
     lines += [_line(_HEAD), _line(("---", *["---:"] * (len(_HEAD) - 1)))]
     lines += [_line(row) for record in records for row in rows(record, experiment.rates)]
+    lines += ["", *(f"{name} did not train: {reason}." for name, reason in diverged.items())] if diverged else []
     return "\n".join(lines) + "\n"
 
 

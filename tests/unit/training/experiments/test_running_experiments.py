@@ -10,7 +10,7 @@ import torch
 
 from holdfast.cli import main
 from holdfast.data import dataset
-from holdfast.errors import InvalidConfig, MissingDevice
+from holdfast.errors import InvalidConfig, MissingDevice, UsageError
 from holdfast.evidence.record import Record
 from holdfast.execution import robust_error
 from holdfast.faults import BitErrors
@@ -144,6 +144,44 @@ def test_a_folder_of_another_run_is_refused(file, folder):
         run_experiment(read_experiment(file).with_epochs(3), folder)
     with pytest.raises(InvalidConfig, match="another seed"):
         run_experiment(read_experiment(file), folder, seed=1)
+
+
+def test_an_arm_that_diverges_does_not_keep_the_others_from_running(file, tmp_path, capsys):
+    text = (
+        file.read_text().replace('name = "normal"', 'name = "wild"').replace("rate = 0.01, clip = 0.5", "rate = 0.01")
+    )
+    wild = tmp_path / "wild.toml"
+    wild.write_text(text.replace("lr = 0.1", "lr = 1e30").replace("clip = 0.5, ", ""))
+    assert main(["experiment", "run", str(wild), "-o", str(tmp_path / "out"), "--only", "wild", "--epochs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "wild did not train" in said
+    assert "epoch 0, batch" in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["arms"] == []
+    assert "batch" in results["diverged"]["wild"]
+    assert "wild did not train" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_other_arms_run_after_one_that_diverged(file, tmp_path, monkeypatch):
+    real = arms.train
+
+    def train(model, data, recipe, **options):
+        if recipe.clip is None:
+            raise UsageError("the loss became nan in epoch 0, batch 3")
+        return real(model, data, recipe, **options)
+
+    monkeypatch.setattr(arms, "train", train)
+    with pytest.raises(UsageError, match="normal did not train: the loss became nan") as caught:
+        run_experiment(read_experiment(file).with_epochs(1), tmp_path)
+    assert "1 of 2 arms are done" in caught.value.hint
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [arm["subject"]["name"] for arm in results["arms"]] == ["robust"]
+
+
+def test_a_data_set_of_files_needs_its_folder(repository, tmp_path, capsys):
+    grid = repository / "experiments" / "mlsys" / "cifar10.toml"
+    assert main(["experiment", "run", str(grid), "-o", str(tmp_path)]) == 2
+    assert "--data FOLDER" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_said_at_once(file, tmp_path):
