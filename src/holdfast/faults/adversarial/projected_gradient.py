@@ -49,7 +49,7 @@ class ProjectedGradient:
     per_layer: bool = False
     relative: bool = True  # a step is a share of the weights' own norm
     keep: Keep = "projection"  # w~ goes on from its projection, or from where it was
-    rank: Rank = "codes"  # whose differences decide which weights stay flipped
+    rank: Rank = "values"  # whose differences decide which weights stay flipped; codes is the released projection
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.restarts) < 1 or not self.step > 0 or not 0 <= self.momentum < 1:
