@@ -3,6 +3,23 @@
 from holdfast.training.compute import Compute
 from holdfast.training.journal import Journal
 from holdfast.training.loop import train
-from holdfast.training.recipes import Alternating, RandomBitErrorTraining, Recipe, Standard, recipes
+from holdfast.training.recipes import (
+    AdversarialBitErrorTraining,
+    Alternating,
+    RandomBitErrorTraining,
+    Recipe,
+    Standard,
+    recipes,
+)
 
-__all__ = ["Alternating", "Compute", "Journal", "RandomBitErrorTraining", "Recipe", "Standard", "recipes", "train"]
+__all__ = [
+    "AdversarialBitErrorTraining",
+    "Alternating",
+    "Compute",
+    "Journal",
+    "RandomBitErrorTraining",
+    "Recipe",
+    "Standard",
+    "recipes",
+    "train",
+]

@@ -1,0 +1,181 @@
+"""AdvBET: the gradients are those at the flips its attack finds, within its budget; and the net withstands attacks."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from holdfast.data import Dataset, dataset
+from holdfast.errors import InvalidConfig
+from holdfast.faults.adversarial import Budget, ProgressiveBitSearch, ProjectedGradient, attack
+from holdfast.models import build_architecture
+from holdfast.numerics import bits
+from holdfast.quantization import quantize
+from holdfast.seeds import derive
+from holdfast.training import AdversarialBitErrorTraining, Standard, recipes, train
+from holdfast.training.recipes import Schedule
+from holdfast.training.recipes.memory import Memory
+from holdfast.training.recipes.protocol import loss_and_gradients, trainable
+
+ALWAYS = AdversarialBitErrorTraining(bits=6, start="always", gradient_clip=None, iterations=3)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return dataset("digits", split="train")
+
+
+@pytest.fixture(scope="module")
+def warm(digits: Dataset) -> nn.Module:
+    """A net that has learnt a little: an untrained one has nothing to lose."""
+    recipe = Standard(schedule=Schedule(epochs=8, lr=0.1, batch_size=64))
+    return train(build_architecture("digits-cnn:channels=4", seed=0), digits, recipe)
+
+
+@pytest.fixture
+def net(warm: nn.Module) -> nn.Module:
+    return copy.deepcopy(warm).train()
+
+
+@pytest.fixture
+def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
+    return digits.batch(torch.arange(48))
+
+
+def flipped(recipe: AdversarialBitErrorTraining, net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Bits that differ per weight, by name, found by encoding the attacked weights again in the frozen range."""
+    memory = Memory.of(recipe.format, trainable(net))
+    weights = recipe.attacked(net, memory, batch, derive(1))
+    found = {}
+    for name, item in memory.encoded.items():
+        codes = memory.format.encode(weights[name], item.qparams).codes
+        found[name] = bits.popcount(codes ^ item.codes)
+    return found
+
+
+@pytest.mark.parametrize("format", ["rquant8", "int8", "rquant4"])
+def test_a_step_flips_at_most_its_budget_and_one_bit_per_weight(
+    format: str, net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    recipe = AdversarialBitErrorTraining(format=format, bits=6, iterations=3)
+    found = flipped(recipe, net, batch)
+    assert 1 <= sum(int(count.sum()) for count in found.values()) <= 6
+    assert max(int(count.max()) for count in found.values()) == 1
+
+
+def test_only_the_named_layers_are_attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    recipe = AdversarialBitErrorTraining(bits=6, iterations=2, layers="conv*")
+    found = flipped(recipe, net, batch)
+    assert {name for name, count in found.items() if count.any()} <= {"conv1.weight", "conv2.weight", "conv3.weight"}
+    with pytest.raises(InvalidConfig, match="no trainable parameter"):
+        flipped(AdversarialBitErrorTraining(layers="none*"), net, batch)
+
+
+def test_the_attacked_loss_is_higher_than_the_clean_one_and_than_random_flips(
+    net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    memory = Memory.of(ALWAYS.format, trainable(net))
+    attacked = ALWAYS.attacked(net, memory, batch, derive(1))
+    size = sum(value.numel() for value in net.parameters())
+    chance = [memory.with_errors(6 / (8 * size), derive(number)) for number in range(5)]
+    clean, worst, *random = (
+        float(loss_and_gradients(net, weights, *batch, keep_buffers=True)[0])
+        for weights in (memory.clean, attacked, *chance)
+    )
+    assert worst > max(clean, *random) + 0.3
+
+
+def test_gradients_are_the_mean_of_the_clean_and_the_attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    memory = Memory.of(ALWAYS.format, trainable(net))
+    attacked = ALWAYS.attacked(net, memory, batch, derive(1))
+    parts = [loss_and_gradients(net, w, *batch, keep_buffers=True) for w in (memory.clean, attacked)]
+    loss, found = ALWAYS.gradients(net, *batch, derive(1), math.inf)
+    assert (float(loss), loss.perturbed) == (float(parts[0][0]), float(parts[1][0]))
+    expected = [(one + other) / 2 for one, other in zip(parts[0][1], parts[1][1], strict=True)]
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(found, expected, strict=True))
+
+
+def test_the_clean_loss_and_statistics_are_those_of_the_clean_pass(
+    net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    other = copy.deepcopy(net)
+    loss, _ = ALWAYS.gradients(net, *batch, derive(1), math.inf)
+    weights = Memory.of(ALWAYS.format, trainable(other)).clean
+    with torch.no_grad():
+        expected = cross_entropy(torch.func.functional_call(other, dict(weights), (batch[0],)), batch[1])
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    for (name, one), (_, two) in zip(net.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_flips_begin_when_the_loss_is_low_enough_and_gradients_are_clipped(
+    net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    recipe = AdversarialBitErrorTraining(bits=6, iterations=2, start_loss=1.0, gradient_clip=1e-6)
+    clean = Standard(format="rquant8", clip=0.1).gradients(net, *batch, derive(1), math.inf)[1]
+    above = recipe.gradients(net, *batch, derive(1), 1.0)
+    below = recipe.gradients(net, *batch, derive(1), 0.9)
+    assert above[0].perturbed is None
+    assert all(torch.equal(a, b) for a, b in zip(clean, above[1], strict=True))
+    assert below[0].perturbed > below[0]
+    assert all(torch.allclose(a / 2, b, atol=1.1e-6) for a, b in zip(clean, below[1], strict=True))
+
+
+def test_the_budget_ramps_and_mixes() -> None:
+    recipe = AdversarialBitErrorTraining(bits=40, ramp="linear", schedule=Schedule(epochs=10))
+    assert [recipe.at_epoch(epoch).bits for epoch in (0, 2, 4, 9)] == [8, 24, 40, 40]
+    assert AdversarialBitErrorTraining(bits=3, ramp="steps").at_epoch(0).bits == 1
+
+
+def test_every_knob_is_an_option_of_the_command_line() -> None:
+    spec = "adversarial-bit-error:bits=7,iterations=2,restarts=2,step=0.3,norm=l2,keep=ascent,rank=values,clip=none"
+    recipe = recipes.build(spec)
+    assert isinstance(recipe, AdversarialBitErrorTraining)
+    assert recipe.attack == ProjectedGradient(
+        iterations=2, restarts=2, step=0.3, norm="l2", keep="ascent", rank="values"
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"bits": 0}, {"iterations": 0}, {"step": 0.0}, {"format": "int88"}, {"start": "later"}, {"combine": "max"}],
+)
+def test_impossible_knobs_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidConfig if "format" not in wrong else ValueError):
+        AdversarialBitErrorTraining(**wrong)
+
+
+def small_net() -> nn.Module:
+    """Without batch normalisation, whose statistics of a batch hide most flips from a training step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)]
+        return nn.Sequential(nn.Flatten(), *layers)
+
+
+@pytest.mark.slow
+def test_it_withstands_attacks_that_ruin_standard_and_clipped_models(digits: Dataset) -> None:
+    """Stutz et al., TPAMI 2022: AdvBET helps against attacks of its own kind and of another, beyond clipping.
+
+    Errors are measured on images that neither training nor attack has seen; the intervals do not overlap.
+    """
+    test, schedule = dataset("digits", split="test"), Schedule(epochs=20, lr=0.1, batch_size=64)
+    standard, clipped, robust = (
+        quantize(train(small_net(), digits, recipe), "rquant8")
+        for recipe in (
+            Standard(format="rquant8", schedule=schedule),
+            Standard(format="rquant8", clip=0.3, schedule=schedule),
+            AdversarialBitErrorTraining(bits=20, clip=0.3, iterations=3, schedule=schedule),
+        )
+    )
+    own, other = ProjectedGradient(restarts=3), ProgressiveBitSearch()
+    plain, hard = (attack(model, test, own, Budget(bits=20)) for model in (standard, robust))
+    assert hard.clean.value < plain.clean.value + 0.02
+    assert hard.attacked.high < plain.attacked.low - 0.1
+    plain, hard = (attack(model, test, other, Budget(bits=5)) for model in (clipped, robust))
+    assert hard.attacked.high < plain.attacked.low
