@@ -121,7 +121,8 @@ def _trigger(found: AttackReport) -> list[Any] | None:
 def _table(found: AttackReport, chance: AttackReport | None, random: str, out: Path) -> None:
     from holdfast.faults.adversarial import Untargeted
 
-    say(f"wrote {out}: {found.bits} bits in {found.rows} rows, found in {found.forwards} forward passes")
+    rows = "1 DRAM row" if found.rows == 1 else f"{found.rows} DRAM rows"
+    say(f"wrote {out}: {found.bits} bits in {rows}, found in {found.forwards} forward passes")
     for site, places in found.fault.flip_list.sites:
         say(f"  {site.address:<36} {len(places):>4}  " + " ".join(f"{e}.{b}" for e, b in places[:6])
             + (" ..." if len(places) > 6 else ""))  # fmt: skip
