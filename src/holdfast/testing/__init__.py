@@ -3,8 +3,9 @@
 ``check_format(MyFormat())`` returns nothing, or raises :class:`ContractBroken` with the first law that does not hold.
 """
 
+from holdfast.testing.attacks import check_attack
 from holdfast.testing.contract import ContractBroken
 from holdfast.testing.faults import check_fault
 from holdfast.testing.formats import check_format
 
-__all__ = ["ContractBroken", "check_fault", "check_format"]
+__all__ = ["ContractBroken", "check_attack", "check_fault", "check_format"]
