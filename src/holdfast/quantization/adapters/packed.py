@@ -140,12 +140,14 @@ class PackedFile(Mapping[str, PackedTensor]):
         path: of the file.
         container: ``safetensors`` or ``gguf``.
         metadata: of the container.
+        header: of a GGUF file, for :func:`write_packed` to keep its metadata as they are; None for safetensors.
         unread: stored tensors that no layout takes, and why.
     """
 
     def __init__(self, path: Path, octets: Octets, config: Mapping[str, Any]) -> None:
         self.path = path
         self.unread: dict[str, HoldfastError] = {}
+        self.header: gguf_file.Header | None = None
         self._octets = octets
         self.container, self.metadata, extents, found = self._read(config)
         memory = self._memory(extents)
@@ -156,14 +158,14 @@ class PackedFile(Mapping[str, PackedTensor]):
 
     def _read(self, config: Mapping[str, Any]) -> tuple[str, Any, Mapping[str, Extent], dict[str, Layout]]:
         if self._octets[:4].tobytes() == gguf_file.MAGIC:
-            self.header = gguf_file.read_header(self._octets)
+            self.header = header = gguf_file.read_header(self._octets)
             found: dict[str, Layout] = {}
-            for name, item in self.header.tensors.items():
+            for name, item in header.tensors.items():
                 try:
                     found[name] = ggml(name, item.dtype, item.shape)
                 except UnsupportedFormat as error:
                     self.unread[name] = error
-            return "gguf", self.header.metadata, self.header.tensors, found
+            return "gguf", header.metadata, header.tensors, found
         extents, metadata = safetensors_file.read_header(self._octets)
         config = config or schemes.config_beside(self.path)
         layouts, self.unread = schemes.layouts_of(extents, self._memory(extents), config)

@@ -133,18 +133,24 @@ def _stored_shape(name: str, extents: Extents, memory: Memory) -> tuple[int, int
 def _width(packed: str, config: Config) -> int:
     """Return the one width of all groups of layers in a compressed-tensors config; 4 without a config."""
     groups = config.get("config_groups", {})
-    weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)] if groups else []
-    widths = {item.get("num_bits") for item in weights if isinstance(item, dict)}
-    if len(widths) > 1 or widths - set(range(2, 9)):
-        raise UnsupportedFormat(f"{packed} has widths {sorted(map(str, widths))}", hint="one width, 2 to 8, is read")
-    return cast(int, widths.pop()) if widths else 4
+    weights = [group.get("weights") for group in _values(groups) if isinstance(group, dict)]
+    widths = [item.get("num_bits") for item in weights if isinstance(item, dict)]
+    if any(type(width) is not int or width != widths[0] or not 2 <= width <= 8 for width in widths):
+        raise UnsupportedFormat(f"{packed} has widths {widths}", hint="one width for all, 2 to 8, is read")
+    return cast(int, widths[0]) if widths else 4
+
+
+def _values(groups: object) -> list[object]:
+    if not isinstance(groups, dict):
+        raise InvalidConfig("config_groups is no table of groups")
+    return list(groups.values())
 
 
 def _convention(config: Config) -> Convention:
     spelled = config.get("checkpoint_format", "gptq")
     if spelled in ("v1", "v1-unwrapped", "v2"):
         return cast(Convention, spelled)
-    if spelled not in _CONVENTIONS:
+    if not isinstance(spelled, str) or spelled not in _CONVENTIONS:
         raise UnsupportedFormat(f"GPTQ of format {spelled!r} is not read", hint="gptq and gptq_v2 are")
     return _CONVENTIONS[spelled]
 

@@ -11,7 +11,7 @@ from torch import nn
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.execution import inject
 from holdfast.faults import BitErrors
-from holdfast.models import card, sites
+from holdfast.models import KINDS, card, sites
 from holdfast.models.tensors import fill, stored_tensors
 from holdfast.numerics import bits
 from holdfast.quantization import codes
@@ -81,6 +81,20 @@ def test_a_chip_makes_the_same_errors_in_the_model_and_in_the_file(scheme: str, 
             assert bits.bit_equal(damaged(x), expected)
     assert not torch.equal(clean, expected)
     assert bits.bit_equal(model(x), clean)
+
+
+@pytest.mark.skipif("qparams" not in KINDS, reason="models of this version have no qparams sites")
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_the_scales_of_the_model_and_of_the_file_are_the_same_sites(scheme: str, tmp_path: Path) -> None:
+    path, at = packed(tmp_path, scheme), "weights:*.weight,qparams:*/scale"
+    law, x = BitErrors(rate=0.002), torch.rand(4, 64, generator=torch.Generator().manual_seed(1))
+    with inject(load_packed(net(), open_packed(path)), law, at=at, seed=3) as faulty:
+        expected = faulty(x)
+    with open_packed(path, writable=True) as file:
+        flips = law.flips(file.population(at), derive(3, "inject"))
+        assert any(item.site.kind == "qparams" for item in flips)
+        with file.applied(flips):
+            assert bits.bit_equal(load_packed(net(), file)(x), expected)
 
 
 @pytest.mark.parametrize("scheme", LAYOUTS)

@@ -196,6 +196,25 @@ def test_a_stored_shape_that_lies_is_refused(sides: list[int], message: str, tmp
         open_packed(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"config_groups": []}, InvalidConfig, "no table"),
+        ({"config_groups": {"a": {"weights": {"num_bits": [4]}}}}, UnsupportedFormat, "widths"),
+        ({"config_groups": {"a": {"weights": {"num_bits": 16}}}}, UnsupportedFormat, "widths"),
+        ({"config_groups": {n: {"weights": {"num_bits": n}} for n in (4, 8)}}, UnsupportedFormat, r"\[4, 8\]"),
+        ({"config_groups": {"a": {"weights": {"num_bits": 8}}}}, UnreadableArtifact, "weight_packed is I32"),
+    ],
+)
+def test_groups_of_layers_that_make_no_sense_are_refused(
+    config: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    layout = compressed_tensors("m.weight", (8, 64), bits=4, size=32)
+    write_packed(tmp_path / "model.safetensors", [(layout, layout.format.encode(torch.ones(8, 64)))])
+    with pytest.raises(error, match=message):
+        open_packed(tmp_path / "model.safetensors", config=config)
+
+
 def test_our_files_are_read_by_the_format_s_own_library(tmp_path: Path) -> None:
     layout = gptq("m.weight", (32, 64), bits=4, size=32)
     x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
@@ -254,6 +273,8 @@ def test_weights_that_are_not_whole_are_refused(
         ({"group_size": 48}, UnreadableArtifact, "has 3 groups"),
         ({"group_size": -1}, UnreadableArtifact, "has 3 groups"),
         ({"checkpoint_format": "marlin"}, UnsupportedFormat, "marlin"),
+        ({"checkpoint_format": ["gptq"]}, UnsupportedFormat, "is not read"),
+        ({"bits": "4"}, UnreadableArtifact, "its config says '4'"),
         ({"quant_method": "hqq"}, UnsupportedFormat, "hqq"),
         ({"quant_method": "awq", "version": "gemv"}, UnsupportedFormat, "gemv"),
         ({"quant_method": "awq"}, UnreadableArtifact, "m.qweight is I32"),

@@ -241,6 +241,20 @@ def test_what_does_not_fit_a_layout_is_not_written(packed: tuple[Layout, Encoded
     assert not target.exists()
 
 
+def test_scalars_and_nothing_are_tensors_too(tmp_path: Path) -> None:
+    stored = {
+        "scalar": torch.tensor(2.5),
+        "nothing": torch.zeros(0, 3),
+        "deep": torch.ones(2, 1, 3, dtype=torch.bfloat16),
+    }
+    save_file(stored, tmp_path / "model.safetensors")
+    file = open_packed(tmp_path / "model.safetensors")
+    assert all(bits.bit_equal(file[name].decode(), value) for name, value in stored.items())
+    assert file.population().bits == 32 + 6 * 16
+    write_packed(tmp_path / "ours.safetensors", [(item.layout, item.encoded()) for item in file.values()])
+    assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
 def test_integers_that_belong_to_nothing_are_named(tmp_path: Path) -> None:
     save_file({"steps": torch.tensor([3]), "w": torch.ones(2)}, tmp_path / "model.safetensors")
     file = open_packed(tmp_path / "model.safetensors")
