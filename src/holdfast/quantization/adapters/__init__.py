@@ -7,6 +7,7 @@ which live in memory, come in and out through :func:`read_torchao` and :func:`wr
 from holdfast.quantization.adapters.attach import load_packed
 from holdfast.quantization.adapters.ggml import ggml
 from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
+from holdfast.quantization.adapters.injecting import inject_packed
 from holdfast.quantization.adapters.layout import Layout, floating
 from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, open_packed
 from holdfast.quantization.adapters.torchao_tensors import read_torchao, torchao_layout, torchao_memory, write_torchao
@@ -22,6 +23,7 @@ __all__ = [
     "floating",
     "ggml",
     "gptq",
+    "inject_packed",
     "load_packed",
     "open_packed",
     "read_torchao",

@@ -229,7 +229,7 @@ class PackedFile(Mapping[str, PackedTensor]):
         done: list[Flips] = []
         try:
             for item in flips:
-                masked = self._masked(item)
+                masked = self.as_flips(item)
                 self.xor_(masked)
                 done.append(masked)
             yield
@@ -244,8 +244,8 @@ class PackedFile(Mapping[str, PackedTensor]):
         field = tensor.layout.parts[part].field
         field.xor_(tensor.memory[field.tensor], flips.index, flips.mask)
 
-    def _masked(self, item: Flips) -> Flips:
-        """Return changes as flips alone: what is to rise or fall depends on what is stored."""
+    def as_flips(self, item: Flips) -> Flips:
+        """Return changes as flips alone: what rises or falls depends on what is stored now."""
         tensor, part = self._split(item.site)
         field = tensor.layout.parts[part].field
         held = field.take(tensor.memory[field.tensor], item.index)

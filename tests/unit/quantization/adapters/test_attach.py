@@ -8,14 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.errors import InvalidConfig, NoSuchSite, UnreadableArtifact
 from holdfast.execution import inject
 from holdfast.faults import BitErrors
 from holdfast.models import KINDS, card, sites
 from holdfast.models.tensors import fill, stored_tensors
 from holdfast.numerics import bits
 from holdfast.quantization import codes
-from holdfast.quantization.adapters import Layout, floating, ggml, gptq, load_packed, open_packed, write_packed
+from holdfast.quantization.adapters import (
+    Layout,
+    floating,
+    ggml,
+    gptq,
+    inject_packed,
+    load_packed,
+    open_packed,
+    write_packed,
+)
 from holdfast.quantization.adapters.layout import extent
 from holdfast.seeds import derive
 
@@ -81,6 +90,41 @@ def test_a_chip_makes_the_same_errors_in_the_model_and_in_the_file(scheme: str, 
             assert bits.bit_equal(damaged(x), expected)
     assert not torch.equal(clean, expected)
     assert bits.bit_equal(model(x), clean)
+
+
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_a_broken_copy_is_the_broken_model(scheme: str, tmp_path: Path) -> None:
+    path, out = packed(tmp_path, scheme), tmp_path / "broken" / "model.bin"
+    original = path.read_bytes()
+    law, x = BitErrors(rate=0.03), torch.rand(4, 64, generator=torch.Generator().manual_seed(1))
+    flipped = inject_packed(path, out, law, at="weights:*.weight", seed=7)
+    assert path.read_bytes() == original
+    broken = out.read_bytes()
+    assert sum(flipped.values()) == sum((a ^ b).bit_count() for a, b in zip(broken, original, strict=True))
+    assert flipped.keys() <= {"weights:0.weight", "weights:2.weight", "weights:3.weight"}
+    with inject(load_packed(net(), open_packed(path)), law, at="weights:*.weight", seed=7) as faulty:
+        assert bits.bit_equal(load_packed(net(), open_packed(out))(x), faulty(x))
+
+
+class OfEachRead(BitErrors):
+    """Errors of a read."""
+
+    each_read = True
+
+
+def test_what_makes_no_broken_copy_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path, "gptq")
+    original = path.read_bytes()
+    with pytest.raises(InvalidConfig, match="happens to reads"):
+        inject_packed(path, tmp_path / "out", OfEachRead(rate=0.1))
+    with pytest.raises(InvalidConfig, match="is the file to be copied"):
+        inject_packed(path, path, BitErrors(rate=0.1))
+    with pytest.raises(UnreadableArtifact, match="cannot open"):
+        inject_packed(tmp_path / "none", tmp_path / "out", BitErrors(rate=0.1))
+    with pytest.raises(NoSuchSite):
+        inject_packed(path, tmp_path / "out", BitErrors(rate=0.1), at="qparams:*/low")
+    assert not (tmp_path / "out").exists()
+    assert path.read_bytes() == original
 
 
 @pytest.mark.skipif("qparams" not in KINDS, reason="models of this version have no qparams sites")
