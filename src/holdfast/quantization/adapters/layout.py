@@ -42,7 +42,8 @@ class Layout:
 
     Attributes:
         name: of the tensor, ``model.layers.0.mlp.up_proj.weight``.
-        scheme: ``gptq``, ``awq``, ``compressed-tensors``, ``torchao``, ``float``, or a type of GGUF such as ``Q4_K``.
+        scheme: ``gptq``, ``awq``, ``compressed-tensors``, ``bitsandbytes-nf4``, ``torchao``, ``float``, or a GGUF type
+            such as ``Q4_K``.
         format: what codes and parameters mean.
         parts: ``codes``, and the parameters by the names the format gives them.
         stored: the stored tensors it takes, by name.

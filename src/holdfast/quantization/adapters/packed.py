@@ -282,7 +282,7 @@ def _matches(site: Site, part: str) -> bool:
 
 
 def open_packed(path: Path | str, *, writable: bool = False, config: Mapping[str, Any] | None = None) -> PackedFile:
-    """Open a packed file: GGUF, or safetensors with GPTQ, AWQ, compressed-tensors or plain floating-point weights.
+    """Open a packed file: GGUF, or safetensors with GPTQ, AWQ, compressed-tensors, NF4 or floating-point weights.
 
     Args:
         path: of the file; it is mapped, never read as a whole.

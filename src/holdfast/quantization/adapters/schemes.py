@@ -15,6 +15,7 @@ from holdfast.numerics.formats.affine import Real
 from holdfast.quantization.adapters.field import Octets
 from holdfast.quantization.adapters.gptq import Convention, awq, compressed_tensors, gptq
 from holdfast.quantization.adapters.layout import Extent, Layout, floating, real_of, require_stored
+from holdfast.quantization.adapters.nf4 import STATE, read_nf4
 
 Extents = Mapping[str, Extent]
 Memory = Mapping[str, Octets]
@@ -49,14 +50,21 @@ def layouts_of(extents: Extents, memory: Memory, config: Config) -> tuple[dict[s
         InvalidConfig: the config contradicts the file.
     """
     found: dict[str, Layout] = {}
+    unread: dict[str, HoldfastError] = {}
     for name in extents:
-        layout = _layout(name, extents, memory, config)
+        try:
+            layout = _layout(name, extents, memory, config)
+        except UnsupportedFormat as error:
+            if not name.endswith(STATE):
+                raise
+            weight = name.removesuffix(STATE)
+            unread |= {other: error for other in extents if other == weight or other.startswith(f"{weight}.")}
+            continue
         if layout is not None:
             require_stored(layout, extents)
             found[layout.name] = layout
     taken = {stored for layout in found.values() for stored in layout.stored}
-    unread: dict[str, HoldfastError] = {}
-    for name in sorted(extents.keys() - taken):
+    for name in sorted(extents.keys() - taken - unread.keys()):
         try:
             found[name] = floating(name, extents[name])
         except UnsupportedFormat as error:
@@ -69,7 +77,7 @@ def _layout(name: str, extents: Extents, memory: Memory, config: Config) -> Layo
         return _words(name, extents, config)
     if name.endswith(".weight_packed"):
         return _pack_quantized(name, extents, memory, config)
-    return None
+    return read_nf4(name, extents, memory) if name.endswith(STATE) else None
 
 
 def _words(qweight: str, extents: Extents, config: Config) -> Layout:
