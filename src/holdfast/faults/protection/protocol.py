@@ -174,6 +174,8 @@ def meanings(format: str) -> tuple[str, ...]:
     Raises:
         UnknownName: no such format.
     """
+    if format == CHECK_FORMAT:  # of another protection, around this one
+        return ("check",)
     return formats.build(format).fields()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import quantize
-from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.errors import InvalidConfig, UnknownName, UnsupportedFormat
 from holdfast.execution import inject
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.injection import population_of
@@ -216,6 +216,16 @@ def test_protections_nest_from_the_inside_out() -> None:
     ((_, alone),) = Protected(fault=BitErrors(rate=0.02), by=Secded(ways=3)).read(stored(FLOATS), derive(3))
     assert 0 < both.tally.data_errors < alone.tally.data_errors
     assert both.tally.check_errors == alone.tally.check_errors
+
+
+@pytest.mark.parametrize("inner", ["radar", "in-place-ecc"])
+def test_what_reads_weights_cannot_guard_the_check_bits_of_another(inner: str) -> None:
+    fives = Population((BYTES,), lambda site: torch.full(site.shape, 5, dtype=torch.int8))
+    within = Protected(fault=BitErrors(rate=0.1), by=inner)
+    with pytest.raises(UnsupportedFormat, match="check-bits"):
+        Protected(fault=within, by="secded").flips(fives, derive(0))
+    around = Protected(fault=Protected(fault=BitErrors(rate=0.1), by="secded"), by=inner)
+    assert around.flips(fives, derive(0))
 
 
 def test_faults_of_each_read_stay_so() -> None:
