@@ -20,6 +20,8 @@ from holdfast.models.site import Site
 from holdfast.models.stored import Stored
 from holdfast.numerics import bits
 
+_CALLED = ("weights", "buffers")
+
 
 class Victim:
     """The attacked bits of one model and everything an attack may do with them.
@@ -89,7 +91,9 @@ class Victim:
 
     def forward_at(self, values: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         """Return the model as a function of images, with ``values`` (name -> tensor) in the place of what it has."""
-        tensors = {site.name: place.tensor.detach() for site, place in self.places.items()} | dict(values)
+        # a flip of anything else, such as a scale, shows in the parameter of the model that it decodes
+        own = {site.name: place.tensor.detach() for site, place in self.places.items() if site.kind in _CALLED}
+        tensors = own | dict(values)
 
         def forward(images: Tensor) -> Tensor:
             self.forwards += 1
