@@ -70,6 +70,7 @@ def test_until_a_half_width(capsys: pytest.CaptureFixture[str]) -> None:
         (["--by", "site", "--compare", "other", "--fault", "bit-errors:rate=0.1"], "--by and --compare contradict"),
         (["--by", "layer", "--fault", "bit-errors:rate=0.1"], "unknown division"),
         (["--chips", "3"], "needs its rate"),
+        (["--trials", "3", "--fault", "bit-errors"], "needs its rate"),
         (["--chips", "3", "--fault", "bit-errors:rate=1.5"], "between 0 and 1"),
         (["--half-width", "50", "--fault", "bit-errors:rate=0.1"], "half-width"),
         (["--rates", "0.1", "--fault", "bit-flip"], "has no rate"),

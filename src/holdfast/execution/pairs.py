@@ -46,7 +46,8 @@ class ChipPairs:
 def pair_chips(first: RobustError, second: RobustError) -> ChipPairs:
     """Compare two robust errors chip by chip.
 
-    When optional stopping left one of them with more chips, only those that both have are used.
+    When optional stopping left one of them with more chips, only those that both have are used, but for
+    ``over_images``, which takes all of each.
 
     Raises:
         InvalidConfig: they answer different questions: another fault, seed, selection of sites or data.
