@@ -55,13 +55,6 @@ def test_every_weight_is_held_by_its_own_bound(net: nn.Module) -> None:
     assert reach(net)["conv1.weight"] == pytest.approx(float(bounds[0]))
 
 
-def test_a_layer_that_stores_its_scale_as_an_offset_is_clipped_around_zero(net: nn.Module) -> None:
-    net.norm1.reparameterised = True
-    clip_weights(net, 0.1)
-    assert float(net.norm1.weight.detach().max()) == pytest.approx(0.1)
-    assert float(net.norm2.weight.detach().min()) == 1.0
-
-
 @pytest.mark.parametrize("kind", [Standard, RandomBitErrorTraining])
 @pytest.mark.parametrize("scope", ["global", "layer", "learned"])
 def test_trained_weights_lie_within_and_nothing_is_left_behind(

@@ -113,14 +113,9 @@ def layer_bounds(model: nn.Module, clip: float) -> Tensor:
 
 
 def _centred(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
-    """Yield the name, the value and the centre of the range of every trainable parameter, tied ones once.
-
-    A layer with a true ``reparameterised`` stores its scale as a' already.
-    """
+    """Yield the name, the value and the centre of the range of every trainable parameter, tied ones once."""
     scales = {
-        f"{path}.weight" if path else "weight"
-        for path, module in model.named_modules()
-        if isinstance(module, _NORMS) and not getattr(module, "reparameterised", False)
+        f"{path}.weight" if path else "weight" for path, module in model.named_modules() if isinstance(module, _NORMS)
     }
     for name, value in model.named_parameters():
         if value.requires_grad and value.numel() and name != BOUNDS:
