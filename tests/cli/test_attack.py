@@ -103,7 +103,7 @@ def test_the_same_seed_writes_the_same_bytes(here: Path) -> None:
 BAD = {
     "method": (["--method", "progresive-bit-search"], "did you mean progressive-bit-search"),
     "option": (["--method", "progressive-bit-search:tops=3"], "did you mean top"),
-    "objective": (["--objective", "targeted"], "needs the option 'label'"),
+    "objective": (["--objective", "targeted"], "label"),
     "class": (["--objective", "targeted:label=12"], "no class 12"),
     "site": (["--at", "weights:cnov*"], "no site matches"),
     "kind": (["--at", "activations"], "stored bits"),

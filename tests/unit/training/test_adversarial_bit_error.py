@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig
 from holdfast.faults.adversarial import Budget, ProgressiveBitSearch, ProjectedGradient, attack
+from holdfast.faults.adversarial.changes import bits_of
 from holdfast.models import build_architecture
 from holdfast.numerics import bits
 from holdfast.quantization import quantize
@@ -47,15 +48,12 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.batch(torch.arange(48))
 
 
-def flipped(recipe: AdversarialBitErrorTraining, net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Bits that differ per weight, by name, found by encoding the attacked weights again in the frozen range."""
-    memory = Memory.of(recipe.format, trainable(net))
-    weights = recipe.attacked(net, memory, batch, derive(1))
-    found = {}
-    for name, item in memory.encoded.items():
-        codes = memory.format.encode(weights[name], item.qparams).codes
-        found[name] = bits.popcount(codes ^ item.codes)
-    return found
+def attacked(
+    recipe: AdversarialBitErrorTraining, net: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of the second pass of a step."""
+    places = recipe.attacked(net, memory, batch, derive(1)).places
+    return {**memory.clean, **{site.name: place.tensor for site, place in places.items()}}
 
 
 @pytest.mark.parametrize("format", ["rquant8", "int8", "rquant4"])
@@ -63,37 +61,44 @@ def test_a_step_flips_at_most_its_budget_and_one_bit_per_weight(
     format: str, net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     recipe = AdversarialBitErrorTraining(format=format, bits=6, iterations=3)
-    found = flipped(recipe, net, batch)
-    assert 1 <= sum(int(count.sum()) for count in found.values()) <= 6
-    assert max(int(count.max()) for count in found.values()) == 1
+    memory = Memory.of(format, trainable(net))
+    codes = memory.flat.clone()
+    victim = recipe.attacked(net, memory, batch, derive(1))
+    assert torch.equal(memory.flat, codes)
+    assert 1 <= bits_of(victim.flips) <= 6
+    for site, place in victim.places.items():
+        differing = bits.popcount(memory.encoded[site.name].codes ^ place.codes)
+        assert int(differing.max()) <= 1
+        assert int(differing.sum()) == sum(len(item.index) for item in victim.flips if item.site == site)
 
 
 def test_only_the_named_layers_are_attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     recipe = AdversarialBitErrorTraining(bits=6, iterations=2, layers="conv*")
-    found = flipped(recipe, net, batch)
-    assert {name for name, count in found.items() if count.any()} <= {"conv1.weight", "conv2.weight", "conv3.weight"}
+    memory = Memory.of(recipe.format, trainable(net))
+    victim = recipe.attacked(net, memory, batch, derive(1))
+    assert {site.name for site in victim.places} == {"conv1.weight", "conv2.weight", "conv3.weight"}
+    assert victim.flips
     with pytest.raises(InvalidConfig, match="no trainable parameter"):
-        flipped(AdversarialBitErrorTraining(layers="none*"), net, batch)
+        AdversarialBitErrorTraining(layers="none*").attacked(net, memory, batch, derive(1))
 
 
 def test_the_attacked_loss_is_higher_than_the_clean_one_and_than_random_flips(
     net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     memory = Memory.of(ALWAYS.format, trainable(net))
-    attacked = ALWAYS.attacked(net, memory, batch, derive(1))
     size = sum(value.numel() for value in net.parameters())
     chance = [memory.with_errors(6 / (8 * size), derive(number)) for number in range(5)]
     clean, worst, *random = (
         float(loss_and_gradients(net, weights, *batch, keep_buffers=True)[0])
-        for weights in (memory.clean, attacked, *chance)
+        for weights in (memory.clean, attacked(ALWAYS, net, memory, batch), *chance)
     )
     assert worst > max(clean, *random) + 0.3
 
 
 def test_gradients_are_the_mean_of_the_clean_and_the_attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     memory = Memory.of(ALWAYS.format, trainable(net))
-    attacked = ALWAYS.attacked(net, memory, batch, derive(1))
-    parts = [loss_and_gradients(net, w, *batch, keep_buffers=True) for w in (memory.clean, attacked)]
+    both = (memory.clean, attacked(ALWAYS, net, memory, batch))
+    parts = [loss_and_gradients(net, weights, *batch, keep_buffers=True) for weights in both]
     loss, found = ALWAYS.gradients(net, *batch, derive(1), math.inf)
     assert (float(loss), loss.perturbed) == (float(parts[0][0]), float(parts[1][0]))
     expected = [(one + other) / 2 for one, other in zip(parts[0][1], parts[1][1], strict=True)]

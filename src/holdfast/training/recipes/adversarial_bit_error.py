@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -99,7 +98,8 @@ class AdversarialBitErrorTraining(Clipped):
         )
         if not started(self.start, self.start_loss, last_loss):
             return loss, found
-        weights = self.attacked(model, memory, (images, labels), seed)
+        victim = self.attacked(model, memory, (images, labels), seed)
+        weights = dict(memory.clean) | {site.name: place.tensor for site, place in victim.places.items()}
         perturbed, extra = loss_and_gradients(
             model, weights, images, labels, keep_buffers=True, label_smoothing=smoothing
         )
@@ -108,10 +108,8 @@ class AdversarialBitErrorTraining(Clipped):
             gradient.add_(other if bound is None else other.clamp_(-bound, bound)).div_(share)
         return Loss(loss, perturbed), found
 
-    def attacked(
-        self, model: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor], seed: Seed
-    ) -> Mapping[str, Tensor]:
-        """Return the weights of ``memory`` by name, those that the attack flips decoded anew; the memory stays.
+    def attacked(self, model: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor], seed: Seed) -> Victim:
+        """Return copies of the attacked codes of ``memory`` as a victim that holds the worst flips found.
 
         Raises:
             InvalidConfig: ``layers`` names no parameter, or the batch is on another device than the CPU.
@@ -131,4 +129,4 @@ class AdversarialBitErrorTraining(Clipped):
         bits = int(derive(seed, "bits").numpy().integers(1, self.bits + 1)) if self.mixed else self.bits
         victim = Victim(model, places, LinearMemory.of(places, 8192), Untargeted(), batch)
         self.attack.search(victim, Budget(bits=bits), derive(seed, "attack"))
-        return dict(memory.clean) | {site.name: place.tensor for site, place in victim.places.items()}
+        return victim
