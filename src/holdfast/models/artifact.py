@@ -27,7 +27,7 @@ from holdfast.evidence.lineage import Step
 from holdfast.models.card import card
 from holdfast.models.catalogue import build_architecture
 from holdfast.models.description import describe, read_description, restore
-from holdfast.models.hugging_face import CONFIG, architecture_of
+from holdfast.models.hugging_face import CONFIG, architecture_of, require_size
 from holdfast.models.tensors import fill, stored_tensors, take_dtype
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -99,7 +99,10 @@ def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | N
 def _load_hugging_face(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
     config, data = (_checked(folder / name, expected) for name in (CONFIG, WEIGHTS))
     tensors = _parse(folder / WEIGHTS, data)
-    model = build_architecture(arch or architecture_of(config, str(folder / CONFIG)))
+    if arch is None:
+        arch = architecture_of(config, str(folder / CONFIG))
+        require_size(arch, sum(item.numel() for item in tensors.values()), str(folder / CONFIG))
+    model = build_architecture(arch)
     take_dtype(model, tensors)
     fill(model, tensors, {})
     card(model).lineage.append(Step("import", {"file": WEIGHTS}, {"file": digest_both(data).blake3}))

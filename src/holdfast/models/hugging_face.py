@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast._registry import parse_spec
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
 
@@ -40,6 +41,23 @@ def architecture_of(data: bytes, what: str) -> str:
     options["theta"] = _number(defaults | value, "rope_theta", what)
     tied = str(bool(value.get("tie_word_embeddings", False))).lower()
     return "llama:" + ",".join(f"{key}={item!r}" for key, item in options.items()) + f",tied={tied}"
+
+
+def require_size(spec: str, found: int, what: str) -> None:
+    """Refuse an architecture of another size before anything is allocated for it.
+
+    Raises:
+        UnreadableArtifact: ``spec``, from :func:`architecture_of`, does not have ``found`` parameters.
+    """
+    sizes = {key: float(value) for key, value in parse_spec(spec)[1].items() if key != "tied"}
+    dim, heads = sizes["dim"], max(1.0, sizes["heads"])
+    attention = 2 * dim * dim + 2 * dim * sizes["groups"] * (dim // heads)
+    blocks = sizes["layers"] * (attention + 3 * dim * sizes["inner"] + 2 * dim)
+    tables = sizes["vocabulary"] * dim * (1 if spec.endswith("tied=true") else 2)
+    if tables + blocks + dim != found:
+        raise UnreadableArtifact(
+            f"{what} describes {tables + blocks + dim:,.0f} parameters, the file beside it holds {found:,}"
+        )
 
 
 def _number(value: dict[str, Any], key: str, what: str) -> int | float:

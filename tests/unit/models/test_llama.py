@@ -85,3 +85,15 @@ def test_sizes_that_do_not_divide() -> None:
         build_architecture("llama:dim=30,heads=4")
     with pytest.raises(InvalidConfig, match="do not divide"):
         build_architecture("llama:heads=4,groups=3")
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 2**40}, {"num_hidden_layers": 10**9}, {"vocab_size": 41}])
+def test_a_configuration_of_another_size_allocates_nothing(change: dict[str, int], tmp_path: Path) -> None:
+    model = build_architecture("llama:dim=32,inner=48,layers=2,heads=4,groups=2,vocabulary=40,context=24,tied=false")
+    save(model, tmp_path)
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert manifest_of(load(tmp_path)).digest != manifest_of(model).digest  # the same weights, imported
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(UnreadableArtifact, match="parameters, the file beside it holds"):
+        load(tmp_path)
