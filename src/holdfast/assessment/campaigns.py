@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from holdfast._files import make_folder, write_atomic
-from holdfast.assessment.chips import law_of
 from holdfast.assessment.context import Context, Findings, tool
 from holdfast.data import Dataset
 from holdfast.evidence.record import Measurement, Record
@@ -20,6 +19,7 @@ from holdfast.execution import (
     accuracy,
     campaign,
     describe_platform,
+    faults,
     paired,
 )
 from holdfast.faults import BitFlip
@@ -120,7 +120,7 @@ def campaign_record(
         progress: called with (trials done, all).
         options: of :func:`holdfast.campaign` (``at``, ``trials``, ``margin``, ``confidence``, ``seed``, ``executor``).
     """
-    law = law_of(fault)
+    law = faults.build(fault)
     make_folder(folder)
     report = campaign(model, data, law, store=folder / "campaign.sqlite", name="campaign", progress=progress, **options)
     record = Record(

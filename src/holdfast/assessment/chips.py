@@ -73,26 +73,13 @@ def laws(fault: str, rates: Sequence[float] = ()) -> dict[str, Fault]:
     if rates and "rate" not in takes:
         raise InvalidConfig(f"the law {fault} has no rate", hint="give --rates with a law such as bit-errors")
     if not rates:
-        law = law_of(fault)
+        law = faults.build(fault)
         return {f"p={law.rate:g}" if hasattr(law, "rate") else fault: law}
     if "rate" in given:
         raise InvalidConfig(f"{fault} has a rate already", hint="give the rates in one place")
     if len(set(rates)) < len(rates):
         raise InvalidConfig("a rate occurs twice")
-    return {f"p={rate:g}": law_of(fault, rate=rate) for rate in rates}
-
-
-def law_of(fault: str, **options: float) -> Fault:
-    """Build one law from its specification.
-
-    Raises:
-        InvalidConfig: a parameter that has no default is missing; it is named.
-    """
-    name, given = parse_spec(fault)
-    for key, parameter in inspect.signature(faults.get(name)).parameters.items():
-        if parameter.default is parameter.empty and key not in given and key not in options:
-            raise InvalidConfig(f"the law {fault} needs its {key}", hint=f"write {fault}:{key}=VALUE")
-    return faults.build(fault, **options)
+    return {f"p={rate:g}": faults.build(fault, rate=rate) for rate in rates}
 
 
 def robust_error_record(

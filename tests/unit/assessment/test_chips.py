@@ -98,7 +98,7 @@ def test_laws() -> None:
     assert list(laws("bit-errors", (0.001, 0.01))) == ["p=0.001", "p=0.01"]
     assert list(laws("bit-flip")) == ["bit-flip"]
     for fault, rates, text in (
-        ("bit-errors", (), "needs its rate"),
+        ("bit-errors", (), "needs rate"),
         ("bit-errors:rate=0.1", (0.1,), "already"),
         ("bit-errors", (0.1, 0.1), "twice"),
         ("bit-errors", (1.5,), "between 0 and 1"),
