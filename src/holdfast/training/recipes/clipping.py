@@ -32,7 +32,7 @@ class Clipped:
 
     clip: float | None = None  # w_max; None leaves the weights free
     clip_scope: Scope = "global"  # layer: w_max times each tensor's range over the widest one's; learned: from there on
-    bound_decay: float = 0.01  # penalty on learned bounds b: bound_decay / 2 * b**2 each
+    bound_decay: float = 0.1  # penalty on learned bounds b: bound_decay / 2 * b**2 each
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -123,12 +123,16 @@ def _centred(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
 
 
 def _pull(value: nn.Parameter, centre: int, bound: Tensor) -> Tensor:
-    """Return the gradient of one bound, scaled by the root of the tensor's size (Esser et al., LSQ, section 2.2)."""
+    """Return the gradient of one bound: what the weights that lie on it and press outwards ask for.
+
+    It is scaled by the root of the tensor's size (Esser et al., LSQ, section 2.2). Weights that want to go inwards can,
+    and say nothing about their bound.
+    """
     offset = value.detach() - centre
     gradient = torch.zeros_like(offset) if value.grad is None else value.grad
-    held = offset.abs() >= bound * (1 - _SLACK)
-    pull: Tensor = (gradient * offset.sign() * held).sum()
-    return pull / math.sqrt(value.numel())
+    pressure = (gradient * offset.sign()).clamp(max=0) * (offset.abs() >= bound * (1 - _SLACK))
+    total: Tensor = pressure.sum()
+    return total / math.sqrt(value.numel())
 
 
 def require_positive(name: str, value: float | None) -> None:
