@@ -34,6 +34,9 @@ def train(
     schedule: Annotated[
         str, typer.Option(help="More of the schedule: decay=cosine,per=batch,warmup=1,ema=0.9975.")
     ] = "",
+    augment: Annotated[
+        list[str] | None, typer.Option(help="Augmentation, repeatable: crop:padding=4, flip, cutout:size=16.")
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of products and convolutions.")
     ] = "float32",
@@ -51,6 +54,7 @@ def train(
     to the same bits. Bit errors, order of the data and initial weights come from separate streams of the seed.
     """
     from holdfast.data import dataset
+    from holdfast.data.augmentation import augmentation
     from holdfast.execution import accuracy
     from holdfast.models import manifest_of, save
     from holdfast.training import Compute, Journal
@@ -60,9 +64,18 @@ def train(
     compute = Compute(device=device, precision=precision, compile=compile)
     journal = Journal(folder=f"{out}.training", every=every, keep=keep, tensorboard=tensorboard)
     start, images = _start(model, arch, seed), dataset(data, split="train")
+    change = augmentation(augment, images) if augment else None
     with stages() as announce:
-        progress = announce("epochs")
-        result = run(start, images, chosen, seed=seed, compute=compute, journal=journal, progress=progress)
+        result = run(
+            start,
+            images,
+            chosen,
+            seed=seed,
+            augment=change,
+            compute=compute,
+            journal=journal,
+            progress=announce("epochs"),
+        )
     save(result, out)
     share = accuracy(result, dataset(data, split="test"))
     say(f"wrote {out}: test accuracy {share.value:.2%} [{share.low:.2%}, {share.high:.2%}], n = {share.n}")

@@ -80,3 +80,21 @@ def test_bad_calls_say_what_is_wrong(
     assert message in seen.err
     assert "Traceback" not in seen.err
     assert not Path("out").exists()
+
+
+def test_augmentation_changes_the_training_and_belongs_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    augmented = [*CALL, "--augment", "crop:padding=1", "--augment", "flip"]
+    assert main([*CALL, "-o", "plain"]) == 0
+    assert main([*augmented, "-o", "one"]) == 0
+    assert main([*augmented, "-o", "two"]) == 0
+    weights = [Path(name, "model.safetensors").read_bytes() for name in ("plain", "one", "two")]
+    assert weights[0] != weights[1] == weights[2]
+    assert "RandomCrop" in str(card(load("one")).lineage[-1].parameters)
+    capsys.readouterr()
+    assert main([*CALL, "-o", "one"]) == 2  # its snapshots are of another training
+    assert "augment" in capsys.readouterr().err
+    assert main([*CALL, "--augment", "crops", "-o", "three"]) == 2
+    assert "crop" in capsys.readouterr().err
