@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli._common import Json, Seed, emit, make_app, say, stages
+
+if TYPE_CHECKING:
+    from holdfast.execution import Fault, Progress
+    from holdfast.faults import FileInjection
 
 app = make_app()
 
 
 @app.command(epilog="Example: holdfast inject model/ --fault bit-errors:rate=0.001 --seed 7 -o broken/")
 def inject(
-    model: Annotated[Path, typer.Argument(help="Artifact folder, .safetensors file or folder of shards.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Artifact folder, .safetensors or .gguf file, packed or not, or folder of shards."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The broken copy, a folder or file like MODEL.")],
     fault: Annotated[str, typer.Option(help="Law of the fault: bit-errors:rate=0.001, bit-flip, ...")],
     at: Annotated[str, typer.Option(help="Which tensors, e.g. weights:model.layers.*.")] = "weights",
@@ -26,13 +33,29 @@ def inject(
     The same seed breaks the same bits as injection into the loaded model does, however the file is sharded.
     """
     from holdfast.execution import faults
-    from holdfast.faults import inject_file
 
     with stages() as announce:
-        done = inject_file(model, out, faults.build(fault), at=at, seed=seed, progress=announce("breaking files"))
+        done = _broken(model, out, faults.build(fault), at, seed, announce("breaking files"))
     hit = sum(count > 0 for count in done.flipped.values())
     rate = f" (a rate of {done.total / done.population:.3g})" if done.population else ""
     say(f"wrote {out}: {done.total:,} of {done.population:,} bits flipped{rate}")
     say(f"{hit} of {len(done.flipped)} selected tensors changed")
     if json:
         emit({"bits": done.population, "fault": fault, "flipped": dict(done.flipped), "out": str(out), "seed": seed})
+
+
+def _broken(model: Path, out: Path, law: Fault, at: str, seed: int, progress: Progress) -> FileInjection:
+    """Break floats and codes by their tensors, and packed codes where they are packed."""
+    from holdfast.errors import InvalidConfig
+    from holdfast.faults import FileInjection, inject_file
+    from holdfast.quantization.adapters import inject_packed, is_packed, open_packed
+
+    if is_packed(model):
+        flipped = inject_packed(model, out, law, at=at, seed=seed)
+        with open_packed(model) as file:
+            population = file.population(at)
+        addresses = [site.address for site in population.sites]
+        return FileInjection({name: flipped.get(name, 0) for name in addresses}, population.bits)
+    if model.is_dir() and any(is_packed(file) for file in sorted(model.iterdir())):
+        raise InvalidConfig(f"{model} is a packed checkpoint", hint="break its weight files one by one")
+    return inject_file(model, out, law, at=at, seed=seed, progress=progress)

@@ -10,7 +10,7 @@ from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
 from holdfast.quantization.adapters.injecting import inject_packed
 from holdfast.quantization.adapters.layout import Layout, floating
 from holdfast.quantization.adapters.nf4 import nf4
-from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, open_packed
+from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, is_packed, open_packed
 from holdfast.quantization.adapters.torchao_tensors import read_torchao, torchao_layout, torchao_memory, write_torchao
 from holdfast.quantization.adapters.writing import write_packed
 
@@ -25,6 +25,7 @@ __all__ = [
     "ggml",
     "gptq",
     "inject_packed",
+    "is_packed",
     "load_packed",
     "nf4",
     "open_packed",

@@ -17,7 +17,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +28,7 @@ from torch import Tensor
 from holdfast.errors import HoldfastError, InvalidConfig, NoSuchSite, UnreadableArtifact, UnsupportedFormat
 from holdfast.execution import Flips, Population
 from holdfast.models import Site
+from holdfast.models.sites import chosen
 from holdfast.numerics import bits
 from holdfast.numerics.formats import Encoded, Format
 from holdfast.quantization.adapters import gguf_file, safetensors_file, schemes
@@ -209,15 +209,7 @@ class PackedFile(Mapping[str, PackedTensor]):
             NoSuchSite: a part matches nothing.
         """
         sites = tuple(site for tensor in self.values() for site in tensor.sites())
-        if at is None:
-            return Population(sites, self._codes)
-        parts = [part.strip() for part in at.split(",")]
-        for part in parts:
-            if not any(_matches(site, part) for site in sites):
-                raise NoSuchSite(
-                    f"no site of {self.path.name} matches {part}", hint="write weights:GLOB or qparams:GLOB"
-                )
-        return Population(tuple(site for site in sites if any(_matches(site, part) for part in parts)), self._codes)
+        return Population(sites if at is None else chosen(sites, at), self._codes)
 
     @contextmanager
     def applied(self, flips: Sequence[Flips]) -> Iterator[None]:
@@ -276,11 +268,6 @@ class PackedFile(Mapping[str, PackedTensor]):
         self.close()
 
 
-def _matches(site: Site, part: str) -> bool:
-    kind, _, glob = part.partition(":")
-    return site.kind == kind and fnmatchcase(site.name, glob or "*")
-
-
 def open_packed(path: Path | str, *, writable: bool = False, config: Mapping[str, Any] | None = None) -> PackedFile:
     """Open a packed file: GGUF, or safetensors with GPTQ, AWQ, compressed-tensors, NF4 or floating-point weights.
 
@@ -301,3 +288,16 @@ def open_packed(path: Path | str, *, writable: bool = False, config: Mapping[str
     except (OSError, ValueError) as error:
         raise UnreadableArtifact(f"cannot open {path}: {error}") from error
     return PackedFile(path, octets, config or {})
+
+
+def is_packed(path: Path | str) -> bool:
+    """Say whether ``path`` is a file of packed weights: GGUF, or safetensors that holds a packed scheme.
+
+    Raises:
+        UnreadableArtifact: a safetensors or GGUF file that is damaged.
+    """
+    path = Path(path)
+    if not path.is_file() or path.suffix not in (".gguf", ".safetensors"):
+        return False
+    with open_packed(path) as file:
+        return file.container == "gguf" or any(tensor.scheme != "float" for tensor in file.values())

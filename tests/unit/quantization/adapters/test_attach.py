@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from holdfast.cli import main
 from holdfast.errors import InvalidConfig, NoSuchSite, UnreadableArtifact
 from holdfast.execution import inject
 from holdfast.faults import BitErrors
@@ -184,3 +186,20 @@ def test_a_damaged_scale_stops_the_import(tmp_path: Path) -> None:
         file["0.weight"].store(encoded)
         with pytest.raises(UnreadableArtifact, match=r"0\.weight#scale holds NaN"):
             load_packed(net(), file)
+
+
+@pytest.mark.parametrize("scheme", LAYOUTS)
+def test_the_verb_breaks_packed_files_as_packed(
+    scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out, wanted = packed(tmp_path, scheme), tmp_path / "broken.file", tmp_path / "wanted"
+    flipped = inject_packed(path, wanted, BitErrors(rate=0.03), at="weights:*.weight", seed=7)
+    call = ["inject", str(path), "--fault", "bit-errors:rate=0.03", "--at", "weights:*.weight", "--seed", "7", "--json"]
+    assert main([*call, "-o", str(out)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert out.read_bytes() == wanted.read_bytes() != path.read_bytes()
+    assert {name: count for name, count in report["flipped"].items() if count} == flipped
+    assert report["bits"] == (64 * 32 + 32 * 32) * 4 + 32 * 32  # two packed matrices and the norm's float weights
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["inject", str(tmp_path), "--fault", "bit-flip", "-o", str(tmp_path / "folder")]) == 2
+    assert "packed checkpoint" in capsys.readouterr().err
