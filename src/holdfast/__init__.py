@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from holdfast.execution.campaign import campaign
     from holdfast.execution.compare import compare
     from holdfast.execution.injection import inject
+    from holdfast.execution.language import language_robustness
     from holdfast.execution.robustness import accuracy, robust_error
     from holdfast.execution.run import run
-    from holdfast.faults import BitErrors, BitFlip, inject_file
+    from holdfast.execution.sensitivity import sensitivity
+    from holdfast.faults import BitErrors, BitFlip, Protected, inject_file
+    from holdfast.faults.adversarial.attack import attack
     from holdfast.hardening import RangeRestriction
     from holdfast.hardening.harden import harden
     from holdfast.hardening.profile import profile
@@ -47,8 +50,9 @@ __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "sign", "verify", "check",
     "quantize", "codes", "train", "Schedule", "Standard", "RandomBitErrorTraining",
     "harden", "profile", "RangeRestriction",
-    "inject", "inject_file", "BitErrors", "BitFlip", "shield", "Freivalds",
-    "run", "compare", "campaign", "robust_error", "accuracy", "Identifier", "assess",
+    "inject", "inject_file", "BitErrors", "BitFlip", "Protected", "attack", "shield", "Freivalds",
+    "run", "compare", "campaign", "robust_error", "sensitivity", "language_robustness", "accuracy",
+    "Identifier", "assess",
 ]  # fmt: skip
 
 _EXPORTS = {
@@ -56,11 +60,13 @@ _EXPORTS = {
     "BitFlip": "holdfast.faults:BitFlip",
     "Freivalds": "holdfast.shielding:Freivalds",
     "Identifier": "holdfast.identification:Identifier",
+    "Protected": "holdfast.faults:Protected",
     "RandomBitErrorTraining": "holdfast.training:RandomBitErrorTraining",
     "RangeRestriction": "holdfast.hardening:RangeRestriction",
     "Schedule": "holdfast.training.recipes.protocol:Schedule",
     "Standard": "holdfast.training:Standard",
     "accuracy": "holdfast.execution.robustness:accuracy",
+    "attack": "holdfast.faults.adversarial.attack:attack",
     "assess": "holdfast.assessment.assess:assess",
     "campaign": "holdfast.execution.campaign:campaign",
     "check": "holdfast.policy:check",
@@ -71,6 +77,7 @@ _EXPORTS = {
     "harden": "holdfast.hardening.harden:harden",
     "inject": "holdfast.execution.injection:inject",
     "inject_file": "holdfast.faults:inject_file",
+    "language_robustness": "holdfast.execution.language:language_robustness",
     "load": "holdfast.signing.verbs:load",
     "probes": "holdfast.data:probes",
     "profile": "holdfast.hardening.profile:profile",
@@ -78,6 +85,7 @@ _EXPORTS = {
     "robust_error": "holdfast.execution.robustness:robust_error",
     "run": "holdfast.execution.run:run",
     "save": "holdfast.models.artifact:save",
+    "sensitivity": "holdfast.execution.sensitivity:sensitivity",
     "select": "holdfast.models.sites:select",
     "shield": "holdfast.shielding:shield",
     "sign": "holdfast.signing.verbs:sign",
