@@ -10,7 +10,8 @@ from holdfast.quantization.adapters.gptq import awq, compressed_tensors, gptq
 from holdfast.quantization.adapters.injecting import inject_packed
 from holdfast.quantization.adapters.layout import Layout, floating
 from holdfast.quantization.adapters.nf4 import nf4
-from holdfast.quantization.adapters.packed import PackedFile, PackedTensor, Place, is_packed, open_packed
+from holdfast.quantization.adapters.packed import PackedFile, is_packed, open_packed
+from holdfast.quantization.adapters.packed_tensor import PackedTensor, Place
 from holdfast.quantization.adapters.torchao_tensors import read_torchao, torchao_layout, torchao_memory, write_torchao
 from holdfast.quantization.adapters.writing import write_packed
 

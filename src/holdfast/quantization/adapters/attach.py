@@ -13,7 +13,8 @@ from holdfast.evidence.digest import digest_file
 from holdfast.evidence.lineage import Step
 from holdfast.models import attach_lens, card
 from holdfast.numerics.formats import FloatingPoint
-from holdfast.quantization.adapters.packed import PackedFile, PackedTensor
+from holdfast.quantization.adapters.packed import PackedFile
+from holdfast.quantization.adapters.packed_tensor import PackedTensor
 
 
 def load_packed(model: nn.Module, file: PackedFile, *, rename: Callable[[str], str] | None = None) -> nn.Module:
