@@ -19,6 +19,8 @@ from holdfast.faults.rates import check_count
 
 DEFAULT = "linear/1x512x64"  # one of the 32 SRAM arrays of Stutz et al., MLSys 2021
 _MOST = 2**40  # cells of a die
+_MOST_BITS = 2**44  # of a population that any layout must have room for
+_LAST = 2**62  # cells are counted in int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Layout:
         if self.die > _MOST:
             raise InvalidConfig(f"a die of {self.die} cells is too large", hint=f"at most {_MOST}")
         self._check()
+        self.extent(_MOST_BITS)
 
     @property
     def bank(self) -> int:
@@ -49,8 +52,15 @@ class Layout:
         return self.banks * self.bank
 
     def extent(self, bits: int) -> int:
-        """Return the number of cells, in whole banks, among which a population of so many ``bits`` lies."""
-        return -(-self._filled(self.offset + bits) // self._unit) * self._unit if bits else 0
+        """Return the number of cells, in whole banks, among which a population of so many ``bits`` lies.
+
+        Raises:
+            InvalidConfig: more cells than int64 can count.
+        """
+        cells = -(-self._filled(self.offset + int(bits)) // self._unit) * self._unit if bits else 0
+        if cells > _LAST:
+            raise InvalidConfig(f"{bits} bits in this layout reach beyond cell 2**62", hint="a smaller offset or check")
+        return cells
 
     @property
     def _unit(self) -> int:

@@ -112,11 +112,21 @@ def test_all_layouts_are_tested() -> None:
         ("interleaved/2x3x5/stripe=4", "does not divide"),
         ("multiplexed/2x3x5/word=2", "does not divide"),
         ("linear/1x1048576x1048577", "too large"),
+        ("ecc/1x512x64/offset=1099511627776/data=1/check=1073741824", "beyond cell 2"),
+        ("ecc/1x512x64/data=1/check=1152921504606846976", "beyond cell 2"),
     ],
 )
 def test_bad_layouts(text: str, message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         layout_of(text)
+
+
+def test_a_population_too_large_to_count_is_refused() -> None:
+    layout = layout_of("ecc/1x512x64/data=1/check=131072")
+    assert layout.extent(2**44) > 2**60
+    assert layout.bits(layout.cells(np.array([2**44]))).tolist() == [2**44]
+    with pytest.raises(InvalidConfig, match="beyond cell 2"):
+        layout.extent(2**50)
 
 
 def test_an_unknown_layout_has_a_neighbour() -> None:
