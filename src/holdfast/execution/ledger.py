@@ -56,7 +56,7 @@ class Ledger:
             self._db.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (self._name, plan))
         (before,) = self._db.execute("SELECT plan FROM plans WHERE name = ?", (self._name,)).fetchone()
         if before != plan:
-            old, new = json.loads(before), json.loads(plan)
+            old, new = self._object(before), json.loads(plan)
             changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise InvalidConfig(
                 f"{self._where} holds other chips called {self._name!r}: they differ in {', '.join(changed)}",
@@ -67,7 +67,16 @@ class Ledger:
         """Return the entries of all finished chips by chip number."""
         query = "SELECT chip, entry FROM chips WHERE name = ? ORDER BY chip"
         with self._explained():
-            return {number: json.loads(entry) for number, entry in self._db.execute(query, (self._name,))}
+            return {number: self._object(entry) for number, entry in self._db.execute(query, (self._name,))}
+
+    def _object(self, text: str | bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UnreadableArtifact(f"{self._where} is no ledger of chips: {error}", hint="use a new file") from error
+        if not isinstance(value, dict):
+            raise UnreadableArtifact(f"{self._where} is no ledger of chips: no JSON object", hint="use a new file")
+        return value
 
     def append(self, chip: int, entry: Mapping[str, Any]) -> None:
         """Write the entry of one finished chip."""
@@ -92,5 +101,5 @@ class Ledger:
         except sqlite3.OperationalError as error:
             hint = "free space or choose a writable place; the chips finished so far are kept and resume"
             raise StorageError(f"cannot use the ledger {self._where}: {error}", hint=hint) from error
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+        except sqlite3.DatabaseError as error:
             raise UnreadableArtifact(f"{self._where} is no ledger of chips: {error}", hint="use a new file") from error
