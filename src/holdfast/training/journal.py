@@ -97,7 +97,7 @@ class Journal:
         for line in read_bytes(path, "metrics").splitlines() if path.exists() else ():
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter of a line nested too deeply
                 continue
             if isinstance(value, dict) and isinstance(value.get("epoch"), int):
                 found.append(value)
