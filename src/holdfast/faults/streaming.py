@@ -24,7 +24,7 @@ from holdfast.models.artifact import DESCRIPTION
 from holdfast.models.description import read_description
 from holdfast.models.site import Site
 from holdfast.models.sites import chosen, stored_format
-from holdfast.models.tensor_file import TensorSpan, tensor_spans, weight_files
+from holdfast.models.tensor_file import INDEX_SUFFIX, TensorSpan, tensor_spans, weight_files
 from holdfast.numerics import bits
 from holdfast.numerics.formats import Format, formats
 from holdfast.seeds import Seed, derive
@@ -82,12 +82,14 @@ def inject_file(
         NoSuchSite: nothing matches ``at``.
         UnreadableArtifact: a missing or damaged file, or one tensor in two shards.
         UnsafeArtifact: a file of another kind.
-        InvalidConfig: ``out`` is ``source``, or the fault is of each read, which no file can hold.
+        InvalidConfig: ``out`` is ``source`` or holds weights of another model, or the fault is of each read, which no
+            file can hold.
         StorageError: the disk refuses; a file that stood there before stays whole.
     """
     source, out = Path(source), Path(out)
     _require_possible(source, out, fault)
     spans = _sites(source)
+    _require_no_others(source, out)
     population = Population(chosen(tuple(spans), at), lambda site: torch.from_numpy(_elements(spans[site])))
     breaks = _breaking(fault, population, derive(seed, "inject"))
     flipped: dict[str, int] = {}
@@ -110,6 +112,20 @@ def _require_possible(source: Path, out: Path, fault: Fault) -> None:
         raise InvalidConfig(f"{out} would overwrite the model it comes from", hint="give the copy another name")
     if out.exists() and out.is_dir() != source.is_dir():
         raise InvalidConfig(f"{out} is a {'folder' if out.is_dir() else 'file'}, unlike {source}")
+
+
+def _require_no_others(source: Path, out: Path) -> None:
+    """Refuse a folder whose own weights a reader would take for a part of the copy."""
+    if not out.is_dir():
+        return
+    kept = sorted(
+        item.name
+        for suffix in (".safetensors", INDEX_SUFFIX)
+        for item in out.glob(f"*{suffix}")
+        if not (source / item.name).exists()
+    )
+    if kept:
+        raise InvalidConfig(f"{out} holds weights that are not of {source}: {', '.join(kept)}", hint="a new folder")
 
 
 def _copied(source: Path, out: Path) -> list[tuple[Path, Path]]:

@@ -162,6 +162,9 @@ class ReadErrors(Interrupted):
 def test_what_cannot_be_done_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(100)}, tmp_path / "a.safetensors")
     whole = (tmp_path / "a.safetensors").read_bytes()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.safetensors").write_bytes(whole)
     (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
     (tmp_path / "long.safetensors").write_bytes(whole + b"x")
     (tmp_path / "pickle.pt").write_bytes(b"...")
@@ -189,6 +192,8 @@ def test_what_cannot_be_done_is_refused_before_a_byte_is_written(tmp_path: Path)
     refuses(UnreadableArtifact, "holds no", "empty")
     refuses(UnreadableArtifact, "1.safetensors and in 2", "twice")
     refuses(UnsafeArtifact, "no safetensors", "pickle.pt")
+    refuses(InvalidConfig, "weights that are not of .*: other.safetensors", "one", to=tmp_path / "other")
+    assert [item.name for item in (tmp_path / "other").iterdir()] == ["other.safetensors"]
     assert (tmp_path / "a.safetensors").read_bytes() == whole
 
 
