@@ -31,6 +31,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersio
 
 VERSION = 1
 _LIMIT = 2**28  # bytes of a file, and of an array in it
+_LIMIT_ALL = 2**29  # bytes of its arrays together
 _MOST_CELLS = 2**50
 _OWN = {"version", "shape", "address", "direction", "voltage"}
 _BRAM = {"bit_index", "n_bits", "vdd", "cell_index", "n_cells"}
@@ -117,13 +118,15 @@ def read_error_map(path: Path | str) -> tuple[ErrorMap, str]:
 
 
 def _arrays(data: bytes, path: Path | str) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz archive; never unpickles, and never allocates more than the archive holds."""
+    """Return the arrays of an npz archive; never unpickles, and refuses one of more than 512 MiB unpacked."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             names = sorted(info.filename.removesuffix(".npy") for info in members)
             if names not in (sorted(_OWN), sorted(_BRAM)):
                 raise ValueError(f"it holds {', '.join(names) or 'nothing'}")
+            if (total := sum(info.file_size for info in members)) > _LIMIT_ALL:
+                raise ValueError(f"its arrays are {total} bytes long together")
             return {info.filename.removesuffix(".npy"): _array(archive, info) for info in members}
     except _DAMAGE as error:
         raise UnreadableArtifact(f"{path} does not hold the arrays of an error map: {error}", hint=_FORMAT) from error

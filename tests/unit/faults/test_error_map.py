@@ -225,6 +225,18 @@ def test_an_archive_cannot_claim_more_than_the_limit(tmp_path: Path) -> None:
         read_error_map(path)
 
 
+def test_arrays_cannot_claim_more_than_the_limit_together(tmp_path: Path) -> None:
+    path = archive(tmp_path / "bomb.npz")
+    octets = bytearray(path.read_bytes())
+    entry = octets.find(b"PK\x01\x02")
+    while entry >= 0:
+        octets[entry + 24 : entry + 28] = struct.pack("<I", 2**27)  # each is half of what one may have
+        entry = octets.find(b"PK\x01\x02", entry + 1)
+    path.write_bytes(octets)
+    with pytest.raises(UnreadableArtifact, match="bytes long together"):
+        read_error_map(path)
+
+
 def test_no_file_and_no_maps(tmp_path: Path, path: Path) -> None:
     with pytest.raises(UnreadableArtifact):
         law(tmp_path / "none.npz")
