@@ -22,6 +22,7 @@ from holdfast.seeds import Seed, derive
 from holdfast.training.compute import Compute
 from holdfast.training.journal import Journal
 from holdfast.training.measured import Measured, Meter
+from holdfast.training.naming import identity
 from holdfast.training.recipes.protocol import Curriculum, Loss, Prepared, Recipe, TwoSteps, recipes, trainable
 from holdfast.training.state import State
 
@@ -56,13 +57,14 @@ def train(
         progress: called with (epochs done, epochs).
 
     Raises:
-        InvalidConfig: no epochs, a quantised model, nothing to train, or a journal of another training.
+        InvalidConfig: no epochs, a quantised model, nothing to train, a journal of another training, or a journal and
+            an augmentation that it could not tell from another: a closure, a lambda, an object that is no dataclass.
         UsageError: the loss or a weight became NaN or infinite; says in which epoch and batch. Snapshots stay.
     """
     if recipe.schedule.epochs < 1 or card(model).lenses:
         raise InvalidConfig("training takes a float model and at least one epoch")
     compute = compute or Compute()
-    step = Step("train", describe(recipe, seed, augment, compute), {"data": data.digest})
+    step = Step("train", describe(recipe, seed, augment, compute, exact=journal is not None), {"data": data.digest})
     result = copy.deepcopy(model).train()
     run = _Run(data, recipe, seed, augment, compute)
     with compute.prepared(result):
@@ -186,19 +188,23 @@ def _conclude(run: _Run, state: State) -> None:
 
 
 def describe(
-    recipe: Recipe, seed: int, augment: Augment | None = None, compute: Compute | None = None
+    recipe: Recipe,
+    seed: int,
+    augment: Augment | None = None,
+    compute: Compute | None = None,
+    *,
+    exact: bool = False,
 ) -> dict[str, Any]:
-    """Return what a lineage step keeps of a training: recipe, all its parameters, seed, and what else counts."""
+    """Return what a lineage step keeps of a training: recipe, all its parameters, seed, and what else counts.
+
+    Raises:
+        InvalidConfig: ``exact``, and an augmentation that another one could share its name with.
+    """
     values: dict[str, Any] = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else {}
     name = recipes.name_of(type(recipe))
     found = {"recipe": name, **values, "schedule": dataclasses.asdict(recipe.schedule), "seed": str(seed)}
     if augment is not None:
-        found["augment"] = repr(augment) if dataclasses.is_dataclass(augment) else _qualified(augment)
+        found["augment"] = identity(augment, exact=exact)
     if compute is not None and compute != Compute():
         found["compute"] = dataclasses.asdict(compute)
     return found
-
-
-def _qualified(call: object) -> str:
-    named = call if hasattr(call, "__qualname__") else type(call)
-    return f"{named.__module__}.{named.__qualname__}"

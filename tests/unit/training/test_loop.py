@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset, dataset
+from holdfast.data.augmentation import Chain
 from holdfast.errors import InvalidConfig, MissingDevice, MissingExtra, UsageError
 from holdfast.models import build_architecture, card, load, save
 from holdfast.numerics import bits
@@ -135,24 +138,33 @@ def test_metrics_say_what_happened(few: Dataset, tmp_path: Path) -> None:
     assert lines[-1]["error"] == pytest.approx(error, abs=0.08)
 
 
-def diverging(at: int):  # type: ignore[no-untyped-def]
-    """Return an augmentation whose images become NaN in one batch."""
-    calls = [0]
+@dataclass
+class Diverging:
+    """An augmentation whose images become NaN in one batch; it is called the same whichever that is."""
 
-    def augment(images: Tensor, seed: Seed) -> Tensor:
-        calls[0] += 1
-        return images * math.nan if calls[0] == at else images
+    at: int = field(repr=False)
+    calls: int = field(default=0, repr=False)
 
-    return augment
+    def __call__(self, images: Tensor, seed: Seed) -> Tensor:
+        self.calls += 1
+        return images * math.nan if self.calls == self.at else images
+
+
+def brighter(images: Tensor, seed: Seed, by: float = 0.5) -> Tensor:
+    return images + by
+
+
+def factory(by: float) -> Callable[[Tensor, Seed], Tensor]:
+    return lambda images, seed: images + by
 
 
 def test_a_nan_loss_stops_and_keeps_the_last_snapshot(net: nn.Module, few: Dataset, tmp_path: Path) -> None:
     recipe = Standard(schedule=replace(SHORT, epochs=3))
     with pytest.raises(UsageError, match="loss became nan in epoch 1, batch 3") as caught:
-        train(net, few, recipe, augment=diverging(12), journal=Journal(folder=tmp_path))
+        train(net, few, recipe, augment=Diverging(12), journal=Journal(folder=tmp_path))
     assert "learning rate" in caught.value.hint
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["snapshot-000001.safetensors"]
-    resumed = train(net, few, recipe, augment=diverging(-1), journal=Journal(folder=tmp_path))
+    resumed = train(net, few, recipe, augment=Diverging(-1), journal=Journal(folder=tmp_path))
     assert all(torch.isfinite(value).all() for value in resumed.state_dict().values())
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -188,8 +200,41 @@ def test_bfloat16_learns_and_keeps_float32_weights(few: Dataset) -> None:
 
 
 def test_lineage_names_the_augmentation(net: nn.Module, few: Dataset) -> None:
-    trained = train(net, few, Standard(schedule=replace(SHORT, epochs=1)), augment=diverging(-1))
-    assert card(trained).lineage[-1].parameters["augment"].endswith("augment")
+    trained = train(net, few, Standard(schedule=replace(SHORT, epochs=1)), augment=factory(1.0))
+    assert card(trained).lineage[-1].parameters["augment"].endswith("factory.<locals>.<lambda>")
+
+
+def test_a_journal_tells_partial_functions_apart(net: nn.Module, few: Dataset, tmp_path: Path) -> None:
+    recipe = Standard(schedule=replace(SHORT, epochs=1))
+    for call in (brighter, partial(brighter, by=1.0), partial(partial(brighter, by=1.0), by=2.0)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        done = train(net, few, recipe, augment=call, journal=Journal(folder=folder))
+        assert same(done, train(net, few, recipe, augment=call, journal=Journal(folder=folder)))
+        with pytest.raises(InvalidConfig, match=r"another training: .*augment"):
+            train(net, few, recipe, augment=partial(brighter, by=3.0), journal=Journal(folder=folder))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        factory(1.0),
+        lambda images, seed: images,
+        partial(factory(1.0)),
+        partial(brighter, by=torch.ones(1)),
+        partial(brighter, by=factory(1.0)),
+        Chain((factory(1.0),)),
+        nn.Identity(),
+        nn.Identity().forward,
+    ],
+    ids=["closure", "lambda", "partial", "tensor", "argument", "chain", "object", "method"],
+)
+def test_a_journal_refuses_what_it_cannot_tell_apart(
+    net: nn.Module, few: Dataset, tmp_path: Path, call: Callable[[Tensor, Seed], Tensor]
+) -> None:
+    with pytest.raises(InvalidConfig, match="cannot tell") as caught:
+        train(net, few, Standard(schedule=SHORT), augment=call, journal=Journal(folder=tmp_path / "journal"))
+    assert "dataclass" in caught.value.hint
+    assert not (tmp_path / "journal").exists()
 
 
 def test_tensorboard_is_an_extra(net: nn.Module, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
