@@ -148,8 +148,8 @@ def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, la
 
 def _measures(error: RobustError, label: str) -> dict[str, Measurement]:
     found = {
-        "robust-error": error.mean.measurement("proportion", least=0.0, most=1.0),
-        "robust-error-or-clean": error.mean_or_clean.measurement("proportion", least=0.0, most=1.0),
+        "robust-error": error.mean.measurement("proportion"),
+        "robust-error-or-clean": error.mean_or_clean.measurement("proportion"),
         "robust-error-anytime": error.anytime.measurement("proportion"),
         "robust-error-test-set": error.test_set.measurement("proportion"),
     }

@@ -87,10 +87,10 @@ def _measures(found: LanguageRobustness) -> dict[str, Measurement]:
     """Return what is a finite number with a finite interval; the rest is among the facts."""
     measured = {
         "collapse-rate": found.collapse.measurement(),
-        "predictions-moved": found.predictions_moved.measurement("proportion", least=0.0, most=1.0),
-        "texts-changed": found.changed.measurement("proportion", least=0.0, most=1.0),
+        "predictions-moved": found.predictions_moved.measurement("proportion"),
+        "texts-changed": found.changed.measurement("proportion"),
         "texts-changed-anytime": found.changed_anytime.measurement("proportion"),
-        "edit-distance": found.edit_share.measurement("per new token", least=0.0, most=1.0),
+        "edit-distance": found.edit_share.measurement("per new token"),
     }
     middle = found.median_ratio
     if math.isfinite(middle.high):

@@ -58,7 +58,7 @@ class RobustError:
             clean=Proportion.wilson(int(clean.sum()), len(clean), confidence),
             per_chip=tuple(rates),
             per_chip_or_clean=tuple(float(value) for value in (wrong | clean).mean(1)),
-            mean=MeanEstimate.student_t(rates, confidence),
+            mean=MeanEstimate.of_shares(rates, confidence),
             anytime=anytime,
             per_image=tuple(wrong.sum(0).tolist()),
             nonfinite=tuple(nonfinite),
@@ -95,7 +95,7 @@ class RobustError:
     @cached_property
     def mean_or_clean(self) -> MeanEstimate:
         """Mean of ``per_chip_or_clean`` with Student's t interval."""
-        return MeanEstimate.student_t(self.per_chip_or_clean, self.confidence)
+        return MeanEstimate.of_shares(self.per_chip_or_clean, self.confidence)
 
     @cached_property
     def test_set(self) -> Estimate:

@@ -103,7 +103,7 @@ class LanguageRobustness:
     @property
     def predictions_moved(self) -> MeanEstimate:
         """Mean of ``moved``, with Student's t interval over chips."""
-        return MeanEstimate.student_t(self.moved, self.confidence)
+        return MeanEstimate.of_shares(self.moved, self.confidence)
 
     @property
     def changed_per_chip(self) -> tuple[float, ...]:
@@ -113,7 +113,7 @@ class LanguageRobustness:
     @property
     def changed(self) -> MeanEstimate:
         """Mean of ``changed_per_chip``, with Student's t interval over chips."""
-        return MeanEstimate.student_t(self.changed_per_chip, self.confidence)
+        return MeanEstimate.of_shares(self.changed_per_chip, self.confidence)
 
     @property
     def changed_anytime(self) -> Estimate:
@@ -130,7 +130,7 @@ class LanguageRobustness:
     def edit_share(self) -> MeanEstimate:
         """Edit distance over the number of new tokens, mean of each chip, then mean and interval over chips."""
         shares = [sum(chip) / len(chip) / self.new_tokens for chip in self.distance]
-        return MeanEstimate.student_t(shares, self.confidence)
+        return MeanEstimate.of_shares(shares, self.confidence)
 
 
 def require_threshold(threshold: float) -> None:

@@ -177,4 +177,5 @@ def sensitivity(
 def _of(group: str, population: Population, masks: Masks, error: RobustError) -> Sensitivity:
     bits = sum(site.numel * masks.get(site.address, 0).bit_count() for site in population.sites)
     changes = [value - error.clean.value for value in error.per_chip]
-    return Sensitivity(group=group, bits=bits, error=error, increase=MeanEstimate.student_t(changes, error.confidence))
+    increase = MeanEstimate.student_t(changes, error.confidence, least=-error.clean.value, most=1 - error.clean.value)
+    return Sensitivity(group=group, bits=bits, error=error, increase=increase)

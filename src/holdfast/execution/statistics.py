@@ -59,7 +59,7 @@ def check_confidence(confidence: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MeanEstimate:
-    """A mean with Student's t interval over ``n`` independent values, and their sample standard deviation."""
+    """A mean with Student's t interval over ``n`` independent values, and their sample standard deviation (NaN of one)."""
 
     value: float
     low: float
@@ -68,8 +68,14 @@ class MeanEstimate:
     std: float
 
     @classmethod
-    def student_t(cls, values: Sequence[float], confidence: float = 0.95) -> MeanEstimate:
-        """Estimate the mean; a single value gives an infinite interval.
+    def student_t(
+        cls, values: Sequence[float], confidence: float = 0.95, *, least: float = -math.inf, most: float = math.inf
+    ) -> MeanEstimate:
+        """Estimate the mean of values in [``least``, ``most``], which the interval does not leave.
+
+        Values that do not vary have no such interval, and certainty is not what they show. Theirs is what n equal
+        values of any law allow: they come with a chance of at most p**(n-1) where the likeliest value has p, so all
+        but alpha**(1/(n-1)) of the law may lie anywhere in the range. Of a single value that is the whole range.
 
         Raises:
             InvalidConfig: no values.
@@ -78,11 +84,27 @@ class MeanEstimate:
         if not values:
             raise InvalidConfig("a mean needs at least one value")
         n, mean = len(values), math.fsum(values) / len(values)
-        if n == 1:
-            return cls(mean, -math.inf, math.inf, 1, math.nan)
+        if min(values) == max(values):
+            unseen = 1.0 if n == 1 else -math.expm1(math.log1p(-confidence) / (n - 1))
+            low, high = mean - unseen * (mean - least), mean + unseen * (most - mean)
+            return cls(mean, max(low, least), min(high, most), n, 0.0 if n > 1 else math.nan)
         std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
-        return cls(mean, mean - half, mean + half, n, std)
+        return cls(mean, max(mean - half, least), min(mean + half, most), n, std)
+
+    @classmethod
+    def of_shares(cls, values: Sequence[float], confidence: float = 0.95) -> MeanEstimate:
+        """Estimate the mean of values in [0, 1], such as error rates; the interval stays inside.
+
+        Raises:
+            InvalidConfig: no values.
+        """
+        return cls.student_t(values, confidence, least=0.0, most=1.0)
+
+    @property
+    def varies(self) -> bool:
+        """Whether the values differ, so that the interval is Student's."""
+        return self.std > 0
 
     def measurement(self, unit: str = "1", *, least: float = -math.inf, most: float = math.inf) -> Measurement:
         """Return it as a measurement; the interval is cut to the quantity's own range."""

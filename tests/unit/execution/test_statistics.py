@@ -118,3 +118,27 @@ def test_a_quantile_beyond_the_sample_reaches_the_end_of_the_range() -> None:
 def test_nonsense_is_refused(call: object) -> None:
     with pytest.raises(InvalidConfig):
         call()  # type: ignore[operator]
+
+
+def test_the_interval_of_a_share_stays_a_share() -> None:
+    found = MeanEstimate.of_shares([0.1, 0.6])
+    assert MeanEstimate.student_t([0.1, 0.6]).low < 0
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert found.measurement("proportion").high == 1.0
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(1, 0.0, 1.0), (2, 0.01, 0.96), (50, 0.188, 0.248)])
+def test_values_that_do_not_vary_are_no_certainty(n: int, low: float, high: float) -> None:
+    found = MeanEstimate.of_shares([0.2] * n)
+    assert not found.varies
+    assert found.low == pytest.approx(low, abs=1e-3)
+    assert found.high == pytest.approx(high, abs=1e-3)
+    assert math.isinf(MeanEstimate.student_t([0.2] * n).high)  # without a range, anything may be unseen
+
+
+def test_the_interval_of_equal_values_covers() -> None:
+    draws = np.random.default_rng(0).random((4000, 8)) < 0.1  # 43 % of the runs see eight zeros
+    estimates = (MeanEstimate.of_shares(row.astype(float).tolist()) for row in draws)
+    equal = [found for found in estimates if not found.varies]
+    assert len(equal) > 1000
+    assert all(found.low <= 0.1 <= found.high for found in equal)

@@ -190,7 +190,7 @@ def _measured(setting: Setting, arm: Arm, model: nn.Module, folder: Path) -> dic
             write_atomic(path, canonical.dumps(_chips(setting, model, rate)))
         errors = canonical.loads(read_bytes(path, "errors of chips"), what=str(path))
         for or_clean in (False, True):
-            mean = MeanEstimate.student_t(errors["or-clean" if or_clean else "after"])
+            mean = MeanEstimate.of_shares(errors["or-clean" if or_clean else "after"])
             found[robust_name(rate, or_clean=or_clean)] = mean.measurement("proportion", least=0.0, most=1.0)
         progress(done + 1, len(setting.experiment.rates))
     return found
