@@ -72,6 +72,8 @@ def test_until_a_half_width(capsys: pytest.CaptureFixture[str]) -> None:
         (["--chips", "3"], "needs rate"),
         (["--trials", "3", "--fault", "bit-errors"], "needs rate"),
         (["--chips", "3", "--fault", "bit-errors:rate=1.5"], "between 0 and 1"),
+        (["--chips", "3"], "give --rates 0.1%,1%"),
+        (["--half-width", "10%", "--max-chips", "5"], "--half-width begins with 10 chips"),
         (["--half-width", "50", "--fault", "bit-errors:rate=0.1"], "half-width"),
         (["--rates", "0.1", "--fault", "bit-flip"], "has no rate"),
         (["--rates", "0.1", "--at", "weights:nothing*"], "no site matches"),
@@ -88,3 +90,12 @@ def test_a_folder_of_other_chips_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert main([*CALL, "--rates", "0.01", "--chips", "2"]) == 0
     assert main([*CALL, "--rates", "0.01", "--chips", "2", "--seed", "5"]) == 2
     assert "differ in seed" in capsys.readouterr().err
+
+
+def test_a_sweep_behind_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    fault = "protected:by=secded,fault=bit-errors"
+    assert main([*CALL, "--fault", fault, "--rates", "0.1%,1%", "--chips", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert set(record["facts"]["points"]) == {"p=0.001", "p=0.01"}
+    bare = [sum(record["facts"]["points"][label]["flips"]) for label in ("p=0.001", "p=0.01")]
+    assert bare[0] < bare[1]

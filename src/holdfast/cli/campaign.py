@@ -79,6 +79,11 @@ def campaign(
         points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
         wanted = None if half_width is None else _share(half_width, "--half-width")
         most = chips or (50 if wanted is None else 10)
+        if wanted is not None and max_chips < most:
+            raise UsageError(
+                f"--half-width begins with {most} chips (--chips, 10 if not given), more than --max-chips {max_chips}",
+                hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
+            )
         sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips}
         record = _chips(what, points, sizes | common, reading)
     else:

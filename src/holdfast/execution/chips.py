@@ -160,7 +160,10 @@ class Stop:
                 f"a half-width of an error lies between 0 and 1, not {self.half_width}", hint="0.01 is one point"
             )
         if self.half_width is not None and self.max_chips < self.chips:
-            raise InvalidConfig(f"at least {self.chips} and at most {self.max_chips} chips contradict each other")
+            raise InvalidConfig(
+                f"chips={self.chips}, the fewest, is more than max_chips={self.max_chips}, the most",
+                hint="lower chips or raise max_chips",
+            )
 
     @property
     def most(self) -> int:

@@ -59,7 +59,7 @@ def check_confidence(confidence: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MeanEstimate:
-    """A mean with Student's t interval over ``n`` independent values, and their sample standard deviation (NaN of one)."""
+    """A mean with Student's t interval over ``n`` independent values, and their sample standard deviation."""
 
     value: float
     low: float

@@ -108,3 +108,18 @@ def test_laws() -> None:
             laws(fault, rates)
     with pytest.raises(UnknownName):
         laws("biterrors")
+
+
+def test_rates_reach_a_wrapped_law() -> None:
+    found = laws("protected:by=(radar:group=64,key=7),fault=bit-errors", (0.001, 0.01))
+    whole = "protected:by=(radar:group=64,key=7),fault=bit-errors:rate=0.01"
+    assert found["p=0.01"] == laws(whole)[whole]
+    nested = laws("protected:by=secded,fault=(protected:by=on-die-sec,fault=bit-errors)", (0.02,))["p=0.02"]
+    assert nested.law.law == BitErrors(rate=0.02)  # type: ignore[attr-defined]
+    for fault, rates, text in (
+        ("protected:by=secded,fault=bit-errors", (), "needs rate"),
+        ("protected:by=secded,fault=bit-errors:rate=0.1", (0.1,), "already"),
+        ("protected:by=secded,fault=bit-flip", (0.1,), "has no rate"),
+    ):
+        with pytest.raises(InvalidConfig, match=text):
+            laws(fault, rates)
