@@ -68,6 +68,8 @@ def test_until_a_half_width(capsys: pytest.CaptureFixture[str]) -> None:
         (["--half-width", "0.1", "--margin", "0.1"], "contradict"),
         (["--by", "site", "--rates", "0.1"], "--by and --rates contradict"),
         (["--by", "site", "--compare", "other", "--fault", "bit-errors:rate=0.1"], "--by and --compare contradict"),
+        (["--images", "5", "--trials", "3"], "--images and --trials contradict"),
+        (["--images", "5", "--data", "text:words"], "--images takes images"),
         (["--by", "layer", "--fault", "bit-errors:rate=0.1"], "unknown division"),
         (["--chips", "3"], "needs rate"),
         (["--trials", "3", "--fault", "bit-errors"], "needs rate"),
@@ -99,3 +101,30 @@ def test_a_sweep_behind_a_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(record["facts"]["points"]) == {"p=0.001", "p=0.01"}
     bare = [sum(record["facts"]["points"][label]["flips"]) for label in ("p=0.001", "p=0.01")]
     assert bare[0] < bare[1]
+
+
+def test_a_smaller_question_replaces_no_record(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.1%,1%", "--chips", "3", "--compare", "other"]) == 0
+    before = Path("run/robust-error.json").read_bytes()
+    capsys.readouterr()
+    for options, text in (
+        (["--chips", "2", "--rates", "1%"], "rates (0.001 and 0.01 there, 0.01 here)"),
+        (["--chips", "2", "--rates", "0.1%,1%", "--compare", "other"], "chips (3 there, 2 here)"),
+        (["--chips", "3", "--rates", "0.1%,1%"], "the other model"),
+        (["--chips", "3", "--rates", "0.1%,1%", "--compare", "other", "--images", "9"], "images (none there, 9 here)"),
+        (["--chips", "3", "--rates", "0.1%,1%", "--compare", "other", "--confidence", "0.9"], "confidence"),
+    ):
+        assert main([*CALL, *options]) == 2
+        error = capsys.readouterr().err
+        assert text in error
+        assert "another -o" in error
+    assert Path("run/robust-error.json").read_bytes() == before
+    assert main([*CALL, "--rates", "0.1%,1%", "--chips", "4", "--compare", "other", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"]["robust-error@p=0.01"]["n"] == 4
+
+
+def test_only_the_first_images(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.01", "--chips", "2", "--images", "7", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["procedure"]["images"] == 7
+    assert record["measured"]["error"]["n"] == 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from holdfast._files import make_folder, write_atomic
 from holdfast._registry import parse_spec
 from holdfast.assessment.context import silent, tool
+from holdfast.assessment.standing import require_same_question
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Measurement, Record
@@ -49,6 +50,7 @@ class ChipOptions:
     max_chips: int = 1000
     confidence: float = 0.95
     seed: int = 0
+    images: int | None = None  # the first of the data; None: all
     executor: str = "inline"
     announce: Callable[[str], Progress] = silent
 
@@ -59,8 +61,18 @@ class ChipOptions:
 
     def procedure(self, kind: str, fault: str) -> dict[str, Any]:
         """Return what a record says about how it was measured."""
-        names = ("at", "chips", "half_width", "max_chips", "confidence")
+        names = ("at", "chips", "half_width", "max_chips", "confidence", "images")
         return {"type": kind, "version": 1, "fault": fault} | {name: getattr(self, name) for name in names}
+
+    def require_same(
+        self, kind: str, model: nn.Module, procedure: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> None:
+        """Raise :class:`InvalidConfig` where the record that stands in the folder answers another question."""
+        require_same_question(self.folder / f"{kind}.json", model, procedure, inputs, self.seed)
+
+    def of(self, data: Dataset) -> Dataset:
+        """Return the images that are evaluated."""
+        return data if self.images is None else data.take(self.images)
 
 
 def laws(fault: str, rates: Sequence[float] = ()) -> dict[str, Fault]:
@@ -131,10 +143,19 @@ def robust_error_record(
         options: sizes, seed and folder.
         rates: several, on common chips: the errors of a lower rate are among those of a higher one.
         against: a second model on the same chips; differences are its error minus that of ``model``.
+
+    Raises:
+        InvalidConfig: the folder holds an answer to another question.
     """
+    data, known = options.of(data), laws(fault, rates)
+    procedure = options.procedure("robust-error", fault) | {"rates": list(rates)}
+    inputs = {"evaluation": data.digest}
+    if against is not None:
+        inputs["other-model"] = manifest_of(against).digest
+    options.require_same("robust-error", model, procedure, inputs)
     measured: dict[str, Measurement] = {}
     points: dict[str, Any] = {}
-    for label, law in laws(fault, rates).items():
+    for label, law in known.items():
         first = _error(model, data, law, options, label)
         measured |= _measures(first, label)
         points[label] = _facts(first, options.seed)
@@ -143,10 +164,6 @@ def robust_error_record(
             found = pair_chips(first, second)
             measured[f"difference@{label}"] = found.difference.measurement("proportion", least=-1.0, most=1.0)
             points[label] |= {"other": _facts(second, options.seed), "pairs": _pairs(found)}
-    procedure = options.procedure("robust-error", fault) | {"rates": list(rates)}
-    inputs = {"evaluation": data.digest}
-    if against is not None:
-        inputs["other-model"] = manifest_of(against).digest
     return write_record("robust-error", model, options, procedure, inputs, measured, {"points": points})
 
 
@@ -159,17 +176,20 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
         fault: specification with its rate.
         options: sizes, seed and folder.
         by: ``site``, ``role``, ``bit`` or ``field``.
+
+    Raises:
+        InvalidConfig: the folder holds an answer to another question.
     """
+    data = options.of(data)
     ((label, law),) = laws(fault).items()
+    procedure, inputs = options.procedure("bit-error-sensitivity", fault) | {"by": by}, {"evaluation": data.digest}
+    options.require_same("bit-error-sensitivity", model, procedure, inputs)
     progress = options.announce(f"by {by}, {label}")
     parts = sensitivity(model, data, law, by=by, progress=progress, name=label, **options.measured())
     measured = {f"increase[{part.group}]": _cut(part.increase) for part in parts}
     measured["error"] = parts[0].error.clean.measurement()
     facts = {"by": by, "groups": [_group(part, options.seed) for part in parts]}
-    procedure = options.procedure("bit-error-sensitivity", fault) | {"by": by}
-    return write_record(
-        "bit-error-sensitivity", model, options, procedure, {"evaluation": data.digest}, measured, facts
-    )
+    return write_record("bit-error-sensitivity", model, options, procedure, inputs, measured, facts)
 
 
 def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, label: str) -> RobustError:

@@ -42,11 +42,16 @@ def language_record(
         collapse: times the clean perplexity from which a model counts as collapsed.
 
     Raises:
-        InvalidConfig: a half-width, which is of an error that language models do not have.
+        InvalidConfig: a half-width, which is of an error that language models do not have, or a folder that holds an
+            answer to another question.
     """
     if options.half_width is not None:
         raise InvalidConfig("a half-width is of a classifier's error", hint="give the number of chips for a text")
     how = reading or Reading()
+    procedure = options.procedure(KIND, fault) | {"rates": list(rates), "by": by, "reading": asdict(how)}
+    procedure |= {"collapse": collapse}
+    inputs = {"text": text.digest}
+    options.require_same(KIND, model, procedure, inputs)
     shared = options.measured() | {"reading": how, "collapse": collapse}
     shared = {key: value for key, value in shared.items() if key not in ("half_width", "max_chips")}
     found = (
@@ -58,10 +63,8 @@ def language_record(
     measured = {"perplexity": first.clean_perplexity.measurement()}
     for label, item in found.items():
         measured |= {f"{name}@{label}": value for name, value in _measures(item).items()}
-    procedure = options.procedure(KIND, fault) | {"rates": list(rates), "by": by, "reading": asdict(how)}
-    procedure |= {"collapse": collapse}
     facts = {"by": by, "points": {label: _facts(item) for label, item in found.items()}}
-    return write_record(KIND, model, options, procedure, {"text": text.digest}, measured, facts)
+    return write_record(KIND, model, options, procedure, inputs, measured, facts)
 
 
 def _by_rate(

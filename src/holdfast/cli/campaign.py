@@ -56,6 +56,9 @@ def campaign(
     max_chips: Annotated[int, typer.Option(help="Where --half-width gives up.", min=1)] = 1000,
     compare: Annotated[Path | None, typer.Option(help="Another model, met by the same chips.")] = None,
     by: Annotated[str | None, typer.Option(help="Sensitivity by site, role, bit or field.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Evaluate only the first so many images on every chip. [default: all]", min=1)
+    ] = None,
     windows: Annotated[int, typer.Option(help="Of text, for a language model's perplexity.", min=1)] = 32,
     prompts: Annotated[int, typer.Option(help="That a language model continues.", min=1)] = 8,
     collapse: Annotated[float, typer.Option(help="Times the clean perplexity at which a model is lost.")] = 10.0,
@@ -71,7 +74,8 @@ def campaign(
     chip at once and evaluates all data on it: robust error, or the perplexity of a language model. An interrupted
     campaign resumes when the same call is repeated.
     """
-    over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}
+    over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by,
+                  "--images": images}  # fmt: skip
     common = {"confidence": confidence, "seed": seed, "executor": executor}
     reading = {"windows": windows, "prompts": prompts, "collapse": collapse}
     if _chosen(over_chips, {"--trials": trials, "--margin": margin}, data):
@@ -85,6 +89,7 @@ def campaign(
                 hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
             )
         sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips}
+        sizes["images"] = images
         record = _chips(what, points, sizes | common, reading)
     else:
         sizes = {"at": at or "activations", "trials": trials}
@@ -118,7 +123,7 @@ def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object],
     if over_chips["--by"] is not None and (also := {"--rates", "--compare"} & set(one)):
         raise UsageError(f"--by and {min(also)} contradict each other", hint="one model and one rate at a time")
     if data.startswith(_TEXTS):
-        for name in {"--half-width", "--compare", "--trials", "--margin"} & {*one, *other}:
+        for name in {"--half-width", "--compare", "--images", "--trials", "--margin"} & {*one, *other}:
             raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
         return True
     return bool(one)
