@@ -128,3 +128,60 @@ def test_only_the_first_images(capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(capsys.readouterr().out)
     assert record["procedure"]["images"] == 7
     assert record["measured"]["error"]["n"] == 7
+
+
+def test_the_table_is_narrow_and_says_vacuous_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.1%,1%", "--chips", "3", "--compare", "other", "--json"]) == 0
+    seen = capsys.readouterr()
+    flips = json.loads(seen.out)["facts"]["points"]["p=0.01"]["flips"]
+    lines = seen.err.splitlines()
+    assert next(line for line in lines if line.startswith("p=0.01 ")).split()[2] == f"{sum(flips) / 3:,.1f}"
+    start = next(place for place, line in enumerate(lines) if line.startswith("clean error"))
+    assert max(map(len, lines[start:])) <= 100
+    assert sum("vacuous" in line for line in lines) == 2
+
+
+def test_a_law_without_randomness_is_one_chip_and_guarantees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("a/folder/with/quite/a/long/name/attack.json")
+    path.parent.mkdir(parents=True)
+    attack = ["attack", "m", "--data", "digits", "--budget", "1", "--random-draws", "0", "-o", str(path)]
+    assert main(attack) == 0
+    fault = f"fixed-flips:path={path}"
+    assert main([*CALL, "--fault", fault, "--chips", "4", "--json"]) == 0
+    seen = capsys.readouterr()
+    record = json.loads(seen.out)
+    item, facts = record["measured"][f"robust-error@{fault}"], record["facts"]["points"][fault]
+    assert (item["low"], item["high"], item["n"]) == (0.0, 1.0, 1)
+    assert facts["guarantee"] is None
+    assert not facts["random"]
+    assert "no randomness" in seen.err
+    assert "n/a" in seen.err
+    assert "vacuous" not in seen.err
+    rows = [line for line in seen.err.splitlines() if line.startswith("fixed-flip")]
+    assert max(map(len, rows)) <= 110
+    assert all("…" in row for row in rows)
+
+
+def test_equal_chips_have_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--fault", "bit-errors:rate=0", "--chips", "2", "--json"]) == 0
+    seen = capsys.readouterr()
+    item = json.loads(seen.out)["measured"]["robust-error@p=0"]
+    assert item["high"] - item["low"] > 0.9
+    row = next(line for line in seen.err.splitlines() if line.startswith("p=0 "))
+    assert row.split()[4] == "n/a"
+    assert "all 2 chips gave the same error" in seen.err
+
+
+def test_equal_groups_and_pairs_have_none_either(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--fault", "bit-errors:rate=0", "--chips", "2", "--by", "field"]) == 0
+    assert "+0.00   n/a" in capsys.readouterr().err
+    assert main([*CALL, "--fault", "bit-errors:rate=0", "--chips", "2", "--compare", "other"]) == 0
+    assert "+0.00 points n/a" in capsys.readouterr().err
+
+
+def test_a_model_that_guesses_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.01", "--chips", "2", "--json"]) == 0
+    seen = capsys.readouterr()
+    (warning,) = json.loads(seen.out)["facts"]["warnings"]
+    assert "no better than guessing" in warning
+    assert f"warning: {warning}" in seen.err.splitlines()

@@ -21,8 +21,10 @@ from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import (
     ChipPairs,
     Fault,
+    Guarantee,
     MeanEstimate,
     Progress,
+    Proportion,
     RobustError,
     Sensitivity,
     describe_platform,
@@ -155,16 +157,20 @@ def robust_error_record(
     options.require_same("robust-error", model, procedure, inputs)
     measured: dict[str, Measurement] = {}
     points: dict[str, Any] = {}
+    warnings: list[str] = []
     for label, law in known.items():
         first = _error(model, data, law, options, label)
         measured |= _measures(first, label)
         points[label] = _facts(first, options.seed)
+        warnings += _doubts(model, data, first.clean, "the model")
         if against is not None:
             second = _error(against, data, law, options, f"{label}, other model")
             found = pair_chips(first, second)
+            warnings += _doubts(against, data, second.clean, "the other model")
             measured[f"difference@{label}"] = found.difference.measurement("proportion", least=-1.0, most=1.0)
             points[label] |= {"other": _facts(second, options.seed), "pairs": _pairs(found)}
-    return write_record("robust-error", model, options, procedure, inputs, measured, {"points": points})
+    facts = {"points": points, "warnings": list(dict.fromkeys(warnings))}
+    return write_record("robust-error", model, options, procedure, inputs, measured, facts)
 
 
 def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: ChipOptions, *, by: str) -> Record:
@@ -188,13 +194,28 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
     parts = sensitivity(model, data, law, by=by, progress=progress, name=label, **options.measured())
     measured = {f"increase[{part.group}]": _cut(part.increase) for part in parts}
     measured["error"] = parts[0].error.clean.measurement()
-    facts = {"by": by, "groups": [_group(part, options.seed) for part in parts]}
+    doubts = _doubts(model, data, parts[0].error.clean, "the model")
+    facts = {"by": by, "warnings": doubts, "groups": [_group(part, options.seed) for part in parts]}
     return write_record("bit-error-sensitivity", model, options, procedure, inputs, measured, facts)
 
 
 def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, label: str) -> RobustError:
     progress = options.announce(f"chips, {label}")
     return robust_error(model, data, law, name=label, progress=progress, **options.measured())
+
+
+def _doubts(model: nn.Module, data: Dataset, clean: Proportion, who: str) -> list[str]:
+    """Return a warning where the error without faults is no better than that of guessing."""
+    guessing = 1 - 1 / max(1, len(data.classes))
+    if not guessing or clean.high < guessing:
+        return []
+    made, given = card(model).input_shape, tuple(data.example.shape)
+    sizes = f": it was made for {_size(made)}, and {_size(given)} is given" if made and made != given else ""
+    return [f"{who} is no better than guessing without any fault ({clean.value:.2%} wrong){sizes}"]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _measures(error: RobustError, label: str) -> dict[str, Measurement]:
@@ -210,8 +231,9 @@ def _measures(error: RobustError, label: str) -> dict[str, Measurement]:
 
 def _facts(error: RobustError, seed: int) -> dict[str, Any]:
     """Return what has no interval, as JSON."""
-    chip, bounds = error.worst_chip, guarantee(error, DELTA)
+    chip = error.worst_chip
     return {
+        "random": error.random,
         "chips": list(error.per_chip),
         "chips_or_clean": list(error.per_chip_or_clean),
         "std": finite(error.mean.std),
@@ -220,21 +242,20 @@ def _facts(error: RobustError, seed: int) -> dict[str, Any]:
         "flips": list(error.flips),
         "nonfinite_images": list(error.nonfinite),
         "nonfinite_chips": error.nonfinite_chips,
-        "guarantee": {
-            "delta": bounds.delta,
-            "published": bounds.published,
-            "split": bounds.split,
-            "adaptive": bounds.adaptive,
-            "sentences": bounds.sentences(),
-        },
+        "guarantee": _bounds(guarantee(error, DELTA)) if error.random else None,
     }
+
+
+def _bounds(found: Guarantee) -> dict[str, Any]:
+    numbers = {"delta": found.delta, "published": found.published, "split": found.split, "adaptive": found.adaptive}
+    return numbers | {"sentences": found.sentences()}
 
 
 def _pairs(found: ChipPairs) -> dict[str, Any]:
     return {
         "anytime": [found.anytime.low, found.anytime.high],
         "over_images": [finite(found.over_images.low), finite(found.over_images.high)],
-        "p_t_test": found.t_test,
+        "p_t_test": found.t_test if found.difference.varies or not found.difference.value else None,
         "p_wilcoxon": found.wilcoxon,
         "p_sign": found.sign,
         "first_better": found.first_better,

@@ -69,6 +69,14 @@ def _explain(message: str, hint: str, code: int) -> int:
     return code
 
 
+def shorten(text: str, width: int) -> str:
+    """Return ``text`` in at most ``width`` columns: what is too long, such as a path, loses its middle."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def say(text: str) -> None:
     """Tell a human; stdout stays free for JSON."""
     print(text, file=sys.stderr)
@@ -118,7 +126,7 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
 
         def announce(title: str) -> Callable[[int, int], None]:
-            task = bars.add_task(title, total=None, rate="")
+            task = bars.add_task(shorten(title, 36), total=None, rate="")
 
             def update(done: int, total: int) -> None:
                 speed = next(item.speed for item in bars.tasks if item.id == task)

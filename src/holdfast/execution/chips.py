@@ -45,6 +45,11 @@ def changed_bits(model: nn.Module, flips: Sequence[Flips]) -> int:
     return total
 
 
+def is_random(fault: Fault) -> bool:
+    """Say whether chips of ``fault`` differ; a law whose flips no seed changes says so by ``deterministic``."""
+    return not getattr(fault, "deterministic", False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chips:
     """The chips 0, 1, 2, ... of ``seed`` for one model.
@@ -164,6 +169,16 @@ class Stop:
                 f"chips={self.chips}, the fewest, is more than max_chips={self.max_chips}, the most",
                 hint="lower chips or raise max_chips",
             )
+
+    @classmethod
+    def of(cls, fault: Fault, chips: int, half_width: float | None = None, max_chips: int = 1000) -> Stop:
+        """Return when to stop for a law: all chips of one without randomness are the same, so one is all of them.
+
+        Raises:
+            InvalidConfig: sizes out of range or in contradiction.
+        """
+        asked = cls(chips=chips, half_width=half_width, max_chips=max_chips)
+        return asked if is_random(fault) else cls(chips=1)
 
     @property
     def most(self) -> int:

@@ -110,8 +110,13 @@ def guarantee(error: RobustError, delta: float = 0.01) -> Guarantee:
     They take the images as independent draws of the ones to come, and chips as independent draws of their law.
 
     Raises:
-        InvalidConfig: ``delta`` outside 0..1.
+        InvalidConfig: ``delta`` outside 0..1, or chips that were not drawn: there are no others to bound.
     """
+    if not error.random:
+        raise InvalidConfig(
+            "a law without randomness has one chip, and nothing is to be guaranteed over chips",
+            hint="test_set is its interval over images",
+        )
     images, chips, mean = error.images, error.chips, error.mean.value
     published = mean + published_slack(images, chips, delta)
     split = mean + split_slack(images, chips, delta)

@@ -180,7 +180,7 @@ def language_robustness(
         text: what it reads.
         fault: the law that draws a chip.
         at: selection of stored sites that may fail.
-        chips: how many.
+        chips: how many; of a law without randomness, always one.
         seed: root of all chips.
         reading: how much is read and continued.
         collapse: a chip whose perplexity is more than this many times the clean one, or no better than guessing, has
@@ -198,7 +198,7 @@ def language_robustness(
     if any(part.strip().startswith(TRACED) for part in at.split(",")):
         raise InvalidConfig(f"{at!r} flows; language models fail in what they store", hint="weights or buffers")
     require_threshold(collapse)
-    stop, workers, how = Stop(chips=chips), build_executor(executor), reading or Reading()
+    stop, workers, how = Stop.of(fault, chips), build_executor(executor), reading or Reading()
     reader = _Reader(model=model, text=text, how=how)
     found: list[Entry] = []
     with one_thread():
@@ -219,7 +219,7 @@ def language_robustness(
             for item in entries:
                 found.append(item)
                 if progress is not None:
-                    progress(len(found), chips)
+                    progress(len(found), stop.most)
     return _summary(clean, found, text.vocabulary, how.new_tokens, collapse, confidence)
 
 

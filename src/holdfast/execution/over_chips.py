@@ -73,6 +73,11 @@ class RobustError:
         return len(self.per_chip)
 
     @property
+    def random(self) -> bool:
+        """Whether the law that drew the chips has any randomness; without it, there is only one chip."""
+        return bool(self.question.get("random", True))
+
+    @property
     def images(self) -> int:
         """Number of images."""
         return len(self.per_image)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution.chips import ChipRun, Chips, Entry, Stop
+from holdfast.execution.chips import ChipRun, Chips, Entry, Stop, is_random
 from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.over_chips import RobustError
@@ -60,7 +60,7 @@ def robust_error(
         data: labelled images, all of them met by every chip.
         fault: the law that draws a chip.
         at: selection of sites that may fail.
-        chips: how many; with ``half_width``, how many at least.
+        chips: how many; with ``half_width``, how many at least; of a law without randomness, always one.
         half_width: go on until ``RobustError.anytime`` is at most this wide on each side, 0..1.
         max_chips: the end of that, in any case.
         seed: root of all chips.
@@ -77,7 +77,7 @@ def robust_error(
         NoSuchSite: nothing matches ``at``.
         StorageError: the store cannot be written.
     """
-    stop, workers = Stop(chips=chips, half_width=half_width, max_chips=max_chips), build_executor(executor)
+    stop, workers = Stop.of(fault, chips, half_width, max_chips), build_executor(executor)
     sequence, found = sequence_named(method, confidence), list[Entry]()
     with one_thread():
 
@@ -104,7 +104,7 @@ def robust_error(
         nonfinite=[entry["nonfinite"] for entry in found],
         flips=[entry["flips"] for entry in found],
         confidence=confidence,
-        question=drawn.question(data.digest) | {"classes": len(data.classes)},
+        question=drawn.question(data.digest) | {"classes": len(data.classes), "random": is_random(fault)},
     )
 
 

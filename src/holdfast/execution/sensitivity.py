@@ -48,6 +48,11 @@ class Restricted:
         return bool(getattr(self.fault, "each_read", False))
 
     @property
+    def deterministic(self) -> bool:
+        """Whether every seed draws the same."""
+        return bool(getattr(self.fault, "deterministic", False))
+
+    @property
     def digest(self) -> str | None:
         """Digest of the file that the law read, if it read one."""
         return getattr(self.fault, "digest", None)

@@ -84,7 +84,7 @@ class MeanEstimate:
         if not values:
             raise InvalidConfig("a mean needs at least one value")
         n, mean = len(values), math.fsum(values) / len(values)
-        if min(values) == max(values):
+        if math.isclose(min(values), max(values), rel_tol=1e-12, abs_tol=1e-15):  # differences are off by a rounding
             unseen = 1.0 if n == 1 else -math.expm1(math.log1p(-confidence) / (n - 1))
             low, high = mean - unseen * (mean - least), mean + unseen * (most - mean)
             return cls(mean, max(low, least), min(high, most), n, 0.0 if n > 1 else math.nan)

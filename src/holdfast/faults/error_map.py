@@ -54,6 +54,11 @@ class ErrorMapErrors:
         return found
 
     @property
+    def deterministic(self) -> bool:
+        """Whether every seed draws the same: this chip, from this offset."""
+        return self.offset is not None
+
+    @property
     def digest(self) -> str:
         """``sha256:`` of the file that was read."""
         digest: str = self._digest  # type: ignore[attr-defined]

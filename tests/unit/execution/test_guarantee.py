@@ -104,3 +104,12 @@ def test_nonsense_is_refused(arguments: tuple[int, int, float]) -> None:
             bound(*arguments)
     with pytest.raises(InvalidConfig):
         mean_above(1.5, 10, 0.1)
+
+
+def test_a_law_without_randomness_guarantees_nothing_over_chips() -> None:
+    wrong = np.zeros((1, 20), bool)
+    found = RobustError.of(
+        wrong[0], wrong, anytime=anytime_interval([0.0]), nonfinite=[0], flips=[1], question={"random": False}
+    )
+    with pytest.raises(InvalidConfig, match="without randomness"):
+        guarantee(found)

@@ -128,6 +128,11 @@ class FixedFlips:
         return self.listed if self.listed is not None else _checked(read_flips(self.path or ""))
 
     @property
+    def deterministic(self) -> bool:
+        """True: no seed changes the flips."""
+        return True
+
+    @property
     def digest(self) -> str:
         """Digest of the flips, whatever file they stand in."""
         return self.flip_list.digest

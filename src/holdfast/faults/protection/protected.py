@@ -56,6 +56,11 @@ class Protected:
         return bool(getattr(self.law, "each_read", False))
 
     @property
+    def deterministic(self) -> bool:
+        """Whether every seed draws the same, as under the bare fault."""
+        return bool(getattr(self.law, "deterministic", False))
+
+    @property
     def digest(self) -> str | None:
         """What the bare fault read from a file, if it did."""
         digest: str | None = getattr(self.law, "digest", None)
