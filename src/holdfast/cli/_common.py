@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.errors import HoldfastError, UsageError
+from holdfast.errors import HoldfastError, InvalidConfig, StorageError, UsageError
 
 if TYPE_CHECKING:
     from holdfast.evidence.record import Record
@@ -87,6 +87,22 @@ def emit(value: Record | dict[str, Any]) -> None:
     from holdfast.evidence import canonical
 
     print(canonical.dumps(value if isinstance(value, dict) else value.to_json()).decode())
+
+
+def require_other(out: Path, source: Path | str) -> None:
+    """Raise :class:`InvalidConfig` when writing the artifact ``out`` would overwrite the model in ``source``."""
+    place = Path(source).resolve()
+    if out.resolve() in (place, place.parent if place.is_file() else place):
+        raise InvalidConfig(f"{out} would overwrite the model it comes from", hint="give the result another name")
+
+
+def require_writable(out: Path) -> None:
+    """Raise :class:`StorageError` when no folder ``out`` can be written, before work is spent on what it is to hold."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise StorageError(f"cannot write {out}: {there} is a file", hint="give the result another name")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {out}: {there} takes no files", hint="check its permissions")
 
 
 def password_for(path: str | None) -> bytes | None:

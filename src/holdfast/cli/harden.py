@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, emit, make_app, say, stages
+from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say, stages
 
 app = make_app()
 
@@ -29,6 +29,8 @@ def harden(
     from holdfast.hardening import harden as transform
     from holdfast.models import card, load, manifest_of, save
 
+    require_other(out, model)
+    require_writable(out)
     subject = load(model, arch=arch)
     with stages() as announce:
         bounds = profile(subject, dataset(calibrate, split=split), at=at, progress=announce("profiling"))

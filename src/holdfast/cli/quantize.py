@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, emit, make_app, say
+from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say
 
 app = make_app()
 
@@ -26,6 +26,8 @@ def quantize(
     from holdfast.models import card, load, manifest_of, save
     from holdfast.quantization import quantize as transform
 
+    require_other(out, model)
+    require_writable(out)
     result = transform(load(model, arch=arch), format, clip=clip, at=at)
     save(result, out)
     digest, count = manifest_of(result).digest, len(card(result).lenses)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, say, stages
+from holdfast.cli._common import (
+    Architecture,
+    DataSpec,
+    Json,
+    Seed,
+    emit,
+    make_app,
+    require_other,
+    require_writable,
+    say,
+    stages,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +71,8 @@ def train(
     from holdfast.training import Compute, Journal
     from holdfast.training import train as run
 
+    require_other(out, model)
+    require_writable(out)
     chosen = _recipe(recipe, schedule, {"epochs": epochs, "lr": lr, "batch_size": batch_size})
     compute = Compute(device=device, precision=precision, compile=compile)
     journal = Journal(folder=f"{out}.training", every=every, keep=keep, tensorboard=tensorboard)
