@@ -31,6 +31,20 @@ def make_folder(path: Path | str) -> Path:
 
 
 @contextmanager
+def making_folder(path: Path | str) -> Iterator[Path]:
+    """Make a folder as :func:`make_folder` does, and take it away again when the block fails and left it empty."""
+    before = Path(path).exists()
+    folder = make_folder(path)
+    try:
+        yield folder
+    except BaseException:
+        if not before:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block succeeds, and vanishes when it fails."""
     path = Path(path)

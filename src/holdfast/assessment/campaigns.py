@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from holdfast._files import make_folder, write_atomic
+from holdfast._files import making_folder, write_atomic
 from holdfast.assessment.context import Context, Findings, tool
 from holdfast.data import Dataset
 from holdfast.evidence.record import Measurement, Record
@@ -121,8 +121,10 @@ def campaign_record(
         options: of :func:`holdfast.campaign` (``at``, ``trials``, ``margin``, ``confidence``, ``seed``, ``executor``).
     """
     law = faults.build(fault)
-    make_folder(folder)
-    report = campaign(model, data, law, store=folder / "campaign.sqlite", name="campaign", progress=progress, **options)
+    with making_folder(folder):
+        report = campaign(
+            model, data, law, store=folder / "campaign.sqlite", name="campaign", progress=progress, **options
+        )
     record = Record(
         kind="fault-campaign",
         subject=model_subject(model),

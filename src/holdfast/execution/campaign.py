@@ -15,6 +15,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
+from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
 from holdfast.execution.plan import Block, describe_fault, draw_trials, plan_blocks, trial_count
 from holdfast.execution.platform import describe_platform
@@ -66,7 +67,8 @@ def campaign(
 
     Raises:
         NoSuchSite: nothing matches ``at``.
-        InvalidConfig: contradicting sizes, an empty dataset, or a store that holds another campaign of this name.
+        InvalidConfig: contradicting sizes, an empty dataset, one that the model does not take, or a store that holds
+            another campaign of this name.
         StorageError: the store cannot be written.
         TrialError: a trial crashed in strict mode.
     """
@@ -74,6 +76,7 @@ def campaign(
         raise InvalidConfig("a campaign needs images and at least one trial per block")
     workers = build_executor(executor)
     with one_thread(), evaluating(model):
+        require_fit(model, data)
         population = population_of(model, at, data.example)
         count = trial_count(trials, margin, confidence, population)
         plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch) | {

@@ -14,6 +14,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.chips import ChipRun, Chips, Entry, Stop, is_random
 from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
+from holdfast.execution.fit import require_fit
 from holdfast.execution.over_chips import RobustError
 from holdfast.execution.run import Progress, one_thread, predict
 from holdfast.execution.sequences import sequence_named
@@ -73,13 +74,15 @@ def robust_error(
         progress: called with (chips done, most chips) after each.
 
     Raises:
-        InvalidConfig: no chips, an unlabelled dataset, or a store that holds other chips under this name.
+        InvalidConfig: no chips, a dataset without labels or that the model does not take, or a store that holds other
+            chips under this name.
         NoSuchSite: nothing matches ``at``.
         StorageError: the store cannot be written.
     """
     stop, workers = Stop.of(fault, chips, half_width, max_chips), build_executor(executor)
     sequence, found = sequence_named(method, confidence), list[Entry]()
     with one_thread():
+        require_fit(model, data)
 
         def measure() -> Entry:
             return _measured(predict(model, data, batch_size=batch_size), data)

@@ -16,6 +16,7 @@ from torch import nn
 from holdfast._registry import unknown
 from holdfast.data import Dataset
 from holdfast.execution.condition import Fault, Flips, Population
+from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
 from holdfast.execution.over_chips import RobustError
 from holdfast.execution.robustness import robust_error
@@ -168,6 +169,7 @@ def sensitivity(
     Raises:
         UnknownName: no such division; and what :func:`robust_error` raises.
     """
+    require_fit(model, data)
     population = population_of(model, at, data.example)
     parts, found = groups(population, by), list[Sensitivity]()
     for group, masks in parts.items():

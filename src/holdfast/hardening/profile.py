@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import Progress, predict
+from holdfast.execution.fit import require_fit
 from holdfast.models import select, tap
 
 
@@ -58,11 +59,13 @@ def profile(
         at: selection of ``activations`` sites.
 
     Raises:
-        InvalidConfig: a selected site is not an activation, or gives NaN or infinity on clean data.
+        InvalidConfig: the model does not take the data, a selected site is not an activation, or gives NaN or infinity
+            on clean data.
         NoSuchSite: nothing matches, or a site stayed silent.
     """
     if len(data) == 0:
         raise InvalidConfig("profiling needs at least one image")
+    require_fit(model, data)
     found = select(model, at, data.example)
     if wrong := [site.address for site in found if site.kind != "activations"]:
         raise InvalidConfig(

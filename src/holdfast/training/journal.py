@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Journal:
     tensorboard: bool = False
     _training: Mapping[str, Any] = field(default_factory=dict, init=False, repr=False)
     _board: Any = field(default=None, init=False, repr=False)
+    _fresh: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.every < 1 or (self.keep is not None and self.keep < 1):
@@ -56,6 +58,7 @@ class Journal:
             MissingExtra: TensorBoard is wanted and not installed.
         """
         self._training = canonical.loads(canonical.dumps(dict(training)), what="training")
+        self._fresh = not Path(self.folder).exists()
         make_folder(self.folder)
         self._board = _board(Path(self.folder)) if self.tensorboard else None
         if newest := self._snapshots():
@@ -77,6 +80,14 @@ class Journal:
         if last or state.epoch % self.every == 0:
             write_snapshot(self._path(state.epoch), state, self._training)
             self._tidy(state.epoch)
+
+    def abandon(self) -> None:
+        """Take the folder away again if :meth:`open` made it and no epoch has been recorded since."""
+        metrics = Path(self.folder) / METRICS
+        if self._fresh and not self._snapshots() and not (metrics.exists() and metrics.stat().st_size):
+            with suppress(OSError):  # something else is in it
+                metrics.unlink(missing_ok=True)
+                Path(self.folder).rmdir()
 
     def _tidy(self, newest: int) -> None:
         for path in self._snapshots():

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UsageError
 from holdfast.evidence.lineage import Step
+from holdfast.execution.fit import require_fit
 from holdfast.execution.run import Progress
 from holdfast.models import card, manifest_of
 from holdfast.seeds import Seed, derive
@@ -57,12 +59,14 @@ def train(
         progress: called with (epochs done, epochs).
 
     Raises:
-        InvalidConfig: no epochs, a quantised model, nothing to train, a journal of another training, or a journal and
-            an augmentation that it could not tell from another: a closure, a lambda, an object that is no dataclass.
+        InvalidConfig: no epochs, a quantised model, data that it does not take, nothing to train, a journal of another
+            training, or a journal and an augmentation that it could not tell from another: a closure, a lambda, an
+            object that is no dataclass.
         UsageError: the loss or a weight became NaN or infinite; says in which epoch and batch. Snapshots stay.
     """
     if recipe.schedule.epochs < 1 or card(model).lenses:
         raise InvalidConfig("training takes a float model and at least one epoch")
+    require_fit(model, data)
     compute = compute or Compute()
     step = Step("train", describe(recipe, seed, augment, compute, exact=journal is not None), {"data": data.digest})
     result = copy.deepcopy(model).train()
@@ -73,12 +77,24 @@ def train(
         state = State.fresh(result, recipe.schedule)
         if journal is not None:
             journal.open(state, {"start": manifest_of(model).digest, **step.to_json()})
-        _epochs(run, state, journal, progress)
+        with _kept(journal):
+            _epochs(run, state, journal, progress)
         _conclude(run, state)
     known = card(result)
     known.classes, known.preprocessing = data.classes, data.preprocessing.to_json()
     known.lineage.append(step)
     return result.eval()
+
+
+@contextmanager
+def _kept(journal: Journal | None) -> Iterator[None]:
+    """Leave no folder behind for a training that ends before its first epoch does."""
+    try:
+        yield
+    except BaseException:
+        if journal is not None:
+            journal.abandon()
+        raise
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def test_bad_calls_are_refused(trained: nn.Module, digits: Dataset) -> None:
 
 
 def test_a_model_that_crashes_without_a_fault_is_no_outcome(digits: Dataset) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InvalidConfig, match="does not take what the data holds"):
         campaign(nn.Sequential(nn.Flatten(), nn.Linear(3, 10)), digits, BitFlip(), at="weights", trials=3)
 
 

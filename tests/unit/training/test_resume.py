@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from holdfast.data import Dataset, dataset
-from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersion
+from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersion, UsageError
 from holdfast.numerics import bits
 from holdfast.seeds import Seed
 from holdfast.training import Alternating, Journal, RandomBitErrorTraining, Recipe, Standard, train
@@ -236,6 +236,19 @@ def test_metrics_cut_short_by_a_kill_are_repaired(net: nn.Module, few: Dataset, 
         file.write("[" * 200_000 + '\n{"epoch": 2, "lo')
     train(net, few, recipe, augment=Noise(), journal=Journal(folder=tmp_path, every=2))
     assert [line["epoch"] for line in metrics(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_training_that_fails_at_once_leaves_no_folder(net: nn.Module, few: Dataset, tmp_path: Path) -> None:
+    bad, good = (Standard(schedule=Schedule(epochs=1, batch_size=16, lr=lr)) for lr in (1e30, 0.01))
+    with pytest.raises(UsageError, match="batch 0"):
+        train(net, few, bad, journal=Journal(folder=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UsageError, match="batch 0"):
+        train(net, few, bad, journal=Journal(folder=tmp_path / "old"))
+    assert (tmp_path / "old").exists()  # it was not ours to remove
+    train(net, few, good, journal=Journal(folder=tmp_path / "new"))
+    assert len(metrics(tmp_path / "new")) == 1
 
 
 def test_bad_journals() -> None:

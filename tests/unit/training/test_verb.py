@@ -80,6 +80,7 @@ def test_bad_calls_say_what_is_wrong(
     assert message in seen.err
     assert "Traceback" not in seen.err
     assert not Path("out").exists()
+    assert not Path("out.training").exists()
 
 
 def test_augmentation_changes_the_training_and_belongs_to_it(

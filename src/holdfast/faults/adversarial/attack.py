@@ -10,6 +10,7 @@ from torch import nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import STORED, inject
 from holdfast.execution.run import Progress, evaluating
 from holdfast.execution.statistics import Proportion
@@ -95,11 +96,12 @@ def attack(
         progress: called with (steps done, steps).
 
     Raises:
-        InvalidConfig: nothing is left to evaluate on, a selection of what is not stored, or a method that broke the
-            budget.
+        InvalidConfig: the model does not take the data, nothing is left to evaluate on, a selection of what is not
+            stored, or a method that broke the budget.
         NoSuchSite: ``at`` matches nothing.
     """
     seen, unseen = split_images(data, images, seed)
+    require_fit(model, data)
     places = attackable(model, at)
     memory = LinearMemory.of_model(model, budget.row_bytes)
     with evaluating(model):
