@@ -63,6 +63,10 @@ def test_an_attack_writes_flips_that_give_the_errors_it_reports(here: Path, caps
         assert 1 - accuracy(faulty, unseen).value == pytest.approx(measured["attacked-error"].value)
     for line in ("error, clean", "error, attacked", "error, random, worst of 20", "5 bits in"):
         assert line in seen.err
+    site, places = fault.flip_list.sites[0]
+    element, bit = places[0]
+    assert "flipped bits (element:bit)" in seen.err
+    assert any(site.address in line and f" {element}:{bit}" in line for line in seen.err.splitlines())
 
 
 def test_a_campaign_replays_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

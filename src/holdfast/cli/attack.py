@@ -123,8 +123,10 @@ def _table(found: AttackReport, chance: AttackReport | None, random: str, out: P
 
     rows = "1 DRAM row" if found.rows == 1 else f"{found.rows} DRAM rows"
     say(f"wrote {out}: {found.bits} bits in {rows}, found in {found.forwards} forward passes")
+    if found.bits:
+        say(f"  {'site':<36} {'bits':>4}  flipped bits (element:bit)")
     for site, places in found.fault.flip_list.sites:
-        say(f"  {site.address:<36} {len(places):>4}  " + " ".join(f"{e}.{b}" for e, b in places[:6])
+        say(f"  {site.address:<36} {len(places):>4}  " + " ".join(f"{e}:{b}" for e, b in places[:6])
             + (" ..." if len(places) > 6 else ""))  # fmt: skip
     lines: list[tuple[str, Proportion]] = [("error, clean", found.clean), ("error, attacked", found.attacked)]
     lines += [(f"error, {random}", chance.attacked)] if chance is not None else []
