@@ -57,8 +57,12 @@ class Reading:
         """
         shape = card(model).input_shape
         length = self.context or (shape[0] if shape is not None and len(shape) == 1 else None)
+        if length is None and shape is not None:
+            size = "x".join(map(str, shape))
+            raise InvalidConfig(f"the model takes samples of {size}: it is no language model", hint="give it images")
         if length is None:
-            raise InvalidConfig("the model does not say how long a context it takes", hint="give context=")
+            hint = "if it is a language model, Reading(context=...) says so in Python"
+            raise InvalidConfig("the model does not say how long a context it takes", hint=hint)
         if self.prompt_tokens + self.new_tokens > length:
             raise InvalidConfig(
                 f"{self.prompt_tokens} + {self.new_tokens} tokens are more than the context of {length}",

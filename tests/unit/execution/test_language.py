@@ -173,6 +173,11 @@ def test_nonsense_is_refused(options: dict[str, object], message: str) -> None:
         perplexity(nn.Identity(), COUNTING, reading=SHORT)
 
 
+def test_a_classifier_is_no_language_model() -> None:
+    with pytest.raises(InvalidConfig, match="samples of 1x8x8: it is no language model"):
+        perplexity(build_architecture("digits-cnn"), COUNTING)
+
+
 def test_wikitext_2_against_a_plain_reference(shared_data: Path) -> None:
     """The perplexity of the real model on the real text, by numpy alone, window by window and token by token."""
     folder = shared_data / "tiny-llama-260k"
