@@ -165,7 +165,7 @@ def _only(
     for name, value in wanted.items():
         found = [row for row in left if (row[name] if isinstance(value, str) else _number(row[name], path)) == value]
         if not found:
-            known = sorted({row[name] for row in left})
+            known = sorted({row[name] for row in left if row[name].strip()})
             raise InvalidConfig(f"nothing was measured at {name} = {value}", hint=f"measured: {', '.join(known[:40])}")
         left = found
     return left

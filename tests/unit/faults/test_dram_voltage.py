@@ -150,6 +150,13 @@ def test_what_was_not_measured(options: dict[str, object], message: str, hint: s
     assert hint in caught.value.hint
 
 
+def test_modules_without_a_name_are_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(ROWS + ",1.1,X,3.0\n")
+    with pytest.raises(InvalidConfig, match="nothing was measured") as caught:
+        lines(tmp_path / "t.csv", dimm="X9")
+    assert caught.value.hint == "measured: X1, X2"
+
+
 def test_a_memory_of_other_banks(leaks: Path) -> None:
     with pytest.raises(InvalidConfig, match="8 banks"):
         DramRetention(path=str(leaks), dimm="X1", voltage=1.2, layout="linear/4x8x8")
