@@ -123,6 +123,9 @@ def test_inject_writes_a_broken_copy(
     assert broken == (tmp_path / "b" / "model.safetensors").read_bytes() != whole
     flipped = sum((one ^ other).bit_count() for one, other in zip(broken, whole, strict=True))
     assert flipped == sum(report["flipped"].values())
+    assert "wrote b" in capsys.readouterr().err
+    assert main([*call, "b"]) == 0
+    assert "replaced b" in capsys.readouterr().err
     assert main([*call, "m"]) == 2
     assert "overwrite" in capsys.readouterr().err
     assert main(["inject", "m", "--fault", "bit-errors:rate=1.5", "-o", "c"]) == 2

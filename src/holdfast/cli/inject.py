@@ -34,11 +34,12 @@ def inject(
     """
     from holdfast.execution import faults
 
+    wrote = "replaced" if out.is_file() or (out.is_dir() and any(out.iterdir())) else "wrote"
     with stages() as announce:
         done = _broken(model, out, faults.build(fault), at, seed, announce("breaking files"))
     hit = sum(count > 0 for count in done.flipped.values())
     rate = f" (a rate of {done.total / done.population:.3g})" if done.population else ""
-    say(f"wrote {out}: {done.total:,} of {done.population:,} bits flipped{rate}")
+    say(f"{wrote} {out}: {done.total:,} of {done.population:,} bits flipped{rate}")
     say(f"{hit} of {len(done.flipped)} selected tensors changed")
     if json:
         emit({"bits": done.population, "fault": fault, "flipped": dict(done.flipped), "out": str(out), "seed": seed})
