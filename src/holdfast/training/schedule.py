@@ -32,7 +32,7 @@ class Schedule:
         if self.batch_size < 1:
             raise InvalidConfig(f"a batch holds at least one sample, not {self.batch_size}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InvalidConfig(f"a learning rate is positive, not {self.lr}", hint="0.05 suits most nets here")
+            raise InvalidConfig(f"a learning rate is positive, not {self.lr}", hint="0.05 to 0.1 suits most nets here")
         if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
             raise InvalidConfig("momentum lies in 0 .. 1 (excluded), and weight decay is not negative")
         if self.decay not in ("steps", "cosine", "constant") or self.per not in ("epoch", "batch"):

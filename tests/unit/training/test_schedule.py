@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from inspect import signature
 
 import pytest
 
+from holdfast.cli.train import train as verb
 from holdfast.errors import InvalidConfig
 from holdfast.training.recipes import Schedule
 
@@ -61,3 +63,11 @@ def test_a_warm_up_grows_batch_by_batch() -> None:
 def test_bad_schedules(bad: dict[str, object]) -> None:
     with pytest.raises(InvalidConfig):
         Schedule(**bad)
+
+
+def test_the_advice_holds_the_defaults() -> None:
+    with pytest.raises(InvalidConfig, match="learning rate") as caught:
+        Schedule(lr=0.0)
+    low, high = (float(word) for word in caught.value.hint.split()[:3:2])
+    assert low <= Schedule().lr <= high
+    assert low <= signature(verb).parameters["lr"].default <= high
