@@ -14,7 +14,7 @@ from holdfast.errors import InvalidConfig, UnknownName
 from holdfast.evidence.record import Record
 from holdfast.execution import accuracy, inject, robust_error
 from holdfast.faults import BitErrors
-from holdfast.models import build_architecture
+from holdfast.models import build_architecture, card
 from holdfast.quantization import quantize
 from holdfast.seeds import Seed
 
@@ -91,6 +91,33 @@ def test_sensitivity_by_site_names_the_layer_that_matters(images: Dataset, tmp_p
     assert {part["group"] for part in changed} <= {"weights:used.weight", "weights:used.bias"}
     assert changed
     assert Record.from_bytes((tmp_path / "bit-error-sensitivity.json").read_bytes()) == record
+
+
+class _Mean(nn.Module):
+    """Answers with the brightness of the image, so that nearly all of ``_shades`` are right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1).mean(1, keepdim=True) - 0.5) * self.gain
+
+
+def _shades(labels: Tensor) -> Dataset:
+    pixels = torch.tensor([0.0, 1.0]).repeat(20).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    return Dataset("shades", pixels.clone(), labels, ("dark", "bright"))
+
+
+def test_only_a_model_that_guesses_is_doubted(tmp_path: Path) -> None:
+    right, model = torch.tensor([0, 1]).repeat(20), _Mean().eval()
+    card(model).input_shape = (1, 4, 4)
+    for name, labels in (("right", right), ("wrong", 1 - right), ("half", torch.tensor([0, 0]).repeat(20))):
+        options = ChipOptions(folder=tmp_path / name, chips=2)
+        record = robust_error_record(model, _shades(labels), "bit-errors:rate=0.01", options)
+        warnings = record.facts["warnings"]
+        assert len(warnings) == (name != "right")
+        assert all("made for 1x4x4, and 1x2x2 is given" in text for text in warnings)
 
 
 def test_laws() -> None:

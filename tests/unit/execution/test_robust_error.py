@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ from torch import nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, StorageError, UnknownName, UnreadableArtifact
 from holdfast.execution import Flips, Population, Restricted, RobustError, accuracy, inject, robust_error
-from holdfast.faults import BitErrors
+from holdfast.faults import BitErrors, ErrorMapErrors, Protected
+from holdfast.faults.map_file import ErrorMap, write_error_map
 from holdfast.seeds import Seed, derive
 
 from .gate import ONE, SIGN, TWO, Gate, images, sign_flips
@@ -219,7 +221,7 @@ def test_activations_can_be_chips_too(trained: nn.Module, digits: Dataset) -> No
         ({"chips": 0}, "at least one chip"),
         ({"half_width": 0.0}, "half-width"),
         ({"half_width": 5.0}, "half-width"),
-        ({"chips": 10, "half_width": 0.1, "max_chips": 5}, "contradict"),
+        ({"chips": 10, "half_width": 0.1, "max_chips": 5}, "more than max_chips=5"),
         ({"confidence": 95}, "confidence"),
     ],
 )
@@ -234,3 +236,19 @@ def test_the_test_set_term_is_wilsons(gate: nn.Module) -> None:
     found = robust_error(gate, TWO, BitErrors(rate=0.0), chips=2)
     assert isinstance(found, RobustError)
     assert (found.test_set.low, found.test_set.high) == pytest.approx((0.09453, 0.90547), abs=1e-4)
+
+
+def test_a_law_without_randomness_is_one_chip(gate: nn.Module, tmp_path: Path) -> None:
+    """The whole memory fails wherever it begins: one chip, whatever is asked for, also behind other laws."""
+    cells = np.arange(64)
+    path = tmp_path / "map.npz"
+    write_error_map(path, ErrorMap((1, 1, 64), cells, np.zeros(64, np.int8), np.zeros(64)))
+    fixed, drawn = ErrorMapErrors(path=str(path), offset=3), ErrorMapErrors(path=str(path))
+    restricted = Restricted(fault=fixed, bits=SIGN)
+    for law in (fixed, Protected(fault=fixed, by="voting"), restricted):
+        found = robust_error(gate, ONE, law, chips=6, half_width=0.1)
+        assert (found.chips, found.random) == (1, False)
+        assert (found.mean.low, found.mean.high) == (0.0, 1.0)
+    assert robust_error(gate, ONE, restricted, chips=6).per_chip == (1.0,)
+    varied = robust_error(gate, ONE, drawn, chips=6)
+    assert (varied.chips, varied.random) == (6, True)
