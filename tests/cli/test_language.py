@@ -79,7 +79,7 @@ def test_an_image_model_cannot_read(capsys: pytest.CaptureFixture[str], folder: 
     save(build_architecture("digits-cnn"), folder / "images")
     call = ["campaign", "images", "--data", "wikitext2:text,tokenizer=m/tok.bin", "--rates", "0.1", "-o", "run"]
     assert main(call) == 2
-    assert "how long a context" in capsys.readouterr().err
+    assert "it is no language model" in capsys.readouterr().err
 
 
 def test_the_real_model(capsys: pytest.CaptureFixture[str], shared_data: Path) -> None:
