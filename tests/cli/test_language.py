@@ -28,6 +28,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_quantised_model_keeps_its_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "m" / "tokenizer.json").write_text("{}")
+    (folder / "m" / "notes.txt").write_text("mine")
+    assert main(["quantize", "m", "-o", "small"]) == 0
+    assert {path.name for path in Path("small").iterdir()} == {
+        "model.json",
+        "model.safetensors",
+        "tok.bin",
+        "tokenizer.json",
+    }
+    assert Path("small/tok.bin").read_bytes() == Path("m/tok.bin").read_bytes()
+    assert main(["campaign", "small", *CALL[2:], "--rates", "0", "--chips", "1"]) == 0
+
+
 def test_rates_over_text(capsys: pytest.CaptureFixture[str]) -> None:
     call = [*CALL, "--rates", "0,1e-3", "--chips", "3", "--json"]
     assert main(call) == 0

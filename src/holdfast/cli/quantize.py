@@ -10,6 +10,7 @@ import typer
 from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say
 
 app = make_app()
+_TOKENIZER = ("tok*.bin", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")  # llama2.c, transformers
 
 
 @app.command(epilog="Example: holdfast quantize model/ --format rquant8 --clip 0.1 -o small/")
@@ -22,7 +23,7 @@ def quantize(
     arch: Architecture = None,
     json: Json = False,
 ) -> None:
-    """Store weights as real integer codes, with their ranges beside them."""
+    """Store weights as real integer codes, with their ranges beside them. A tokenizer beside MODEL is copied."""
     from holdfast.models import card, load, manifest_of, save
     from holdfast.quantization import quantize as transform
 
@@ -30,7 +31,17 @@ def quantize(
     require_writable(out)
     result = transform(load(model, arch=arch), format, clip=clip, at=at)
     save(result, out)
+    _copy_tokenizer(model, out)
     digest, count = manifest_of(result).digest, len(card(result).lenses)
     say(f"wrote {out}: {count} tensors as {format}\nmodel {digest}")
     if json:
         emit({"model": digest, "folder": str(out), "tensors": count})
+
+
+def _copy_tokenizer(model: Path, out: Path) -> None:
+    """Copy what turns text into tokens, without which a language model cannot be evaluated."""
+    from holdfast._files import read_bytes, write_atomic
+
+    found = {file for pattern in _TOKENIZER for file in model.glob(pattern) if file.is_file()}
+    for file in sorted(found) if model.is_dir() else ():
+        write_atomic(out / file.name, read_bytes(file, "tokenizer"))
