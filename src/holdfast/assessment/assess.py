@@ -21,6 +21,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Record
 from holdfast.execution import describe_platform
+from holdfast.execution.fit import require_fit
 from holdfast.models import card, manifest_of, save
 from holdfast.reporting import render
 from holdfast.signing import Signer, generate_key, load_signer, write_passport
@@ -72,8 +73,10 @@ def assess(
         announce: gets the title of each stage and returns its progress callback.
 
     Raises:
-        InvalidConfig: ``out`` holds other files, the test set has no labels, or the model is quantised already.
+        InvalidConfig: ``out`` holds other files, the test set has no labels or is none that the model takes, or the
+            model is quantised already.
     """
+    require_fit(model, test)
     folder = _prepared(Path(out))
     signer = generate_key() if key is None else load_signer(key)
     context = _context(model, test, calibration, folder, effort, seed, robust, announce)

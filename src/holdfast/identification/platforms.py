@@ -23,6 +23,7 @@ from holdfast.data import Dataset
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
 from holdfast.execution import Progress, Trace, describe_platform, predict
+from holdfast.execution.fit import require_fit
 from holdfast.models import manifest_of, save
 
 _TIMEOUT = 300  # seconds for a platform that needs a process of its own
@@ -63,8 +64,10 @@ def collect_platforms(
 
     Raises:
         UnknownName: a platform that is not in :data:`LOCAL_PLATFORMS`.
+        InvalidConfig: the model does not take the probes.
         Unavailable: a platform's own process failed.
     """
+    require_fit(model, probes)
     wanted = list(names)
     traces = {}
     for done, name in enumerate(wanted):

@@ -103,10 +103,11 @@ def test_a_failure_in_a_later_batch_stays_what_it_is():
     [
         ["campaign", "m", "--fault", "bit-flip", "--trials", "2", "-o", "out"],
         ["attack", "m", "--images", "8", "-o", "out"],
+        ["assess", "m", "-o", "out"],
         ["train", "m", "-o", "out"],
         ["train", "digits-cnn", "-o", "out"],
     ],
-    ids=["campaign", "attack", "train", "train-fresh"],
+    ids=["campaign", "attack", "assess", "train", "train-fresh"],
 )
 def test_the_command_line_calls_it_a_wrong_argument_and_no_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: list[str]
@@ -119,3 +120,13 @@ def test_the_command_line_calls_it_a_wrong_argument_and_no_bug(
     assert "samples are 3x32x32 (it was made for 1x8x8)" in said
     assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+
+
+def test_probes_of_another_shape_are_a_wrong_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    save(build_architecture("digits-cnn"), "m")
+    assert main(["run", "m", "--shape", "3x32x32", "-o", "trace"]) == 2
+    assert "samples are 3x32x32" in capsys.readouterr().err
+    assert not Path("trace").exists()
