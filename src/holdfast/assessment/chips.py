@@ -255,7 +255,7 @@ def _pairs(found: ChipPairs) -> dict[str, Any]:
     return {
         "anytime": [found.anytime.low, found.anytime.high],
         "over_images": [finite(found.over_images.low), finite(found.over_images.high)],
-        "p_t_test": found.t_test if found.difference.varies or not found.difference.value else None,
+        "p_t_test": finite(found.t_test),
         "p_wilcoxon": found.wilcoxon,
         "p_sign": found.sign,
         "first_better": found.first_better,

@@ -18,10 +18,13 @@ class ChipPairs:
     """Robust error of the second model minus that of the first.
 
     Attributes:
-        difference: mean over chips, with Student's t interval of the pairs.
+        difference: mean over chips, with Student's t interval of the pairs; where all pairs differ by the same
+            amount, which no spread can be estimated from, with the interval of ``anytime``.
         anytime: the same mean with an interval that holds whenever one stops.
-        over_images: the same mean with Student's t interval over images: what other images might give.
-        t_test: two-sided p-value of "no difference" by the paired t test.
+        over_images: mean over images with Student's t interval: what other images might give. It takes all chips
+            of each model, so it is another mean than ``difference`` where one has more.
+        t_test: two-sided p-value of "no difference" by the paired t test; NaN where it is not defined, since all
+            pairs differ by the same amount.
         wilcoxon: by Wilcoxon's signed-rank test (1945), which assumes no normal law.
         sign: by the exact sign test; ``first_better`` and ``second_better`` are the chips it counts.
         correlation: between the errors of the two models over chips; NaN where one does not vary.
@@ -57,13 +60,12 @@ def pair_chips(first: RobustError, second: RobustError) -> ChipPairs:
     a, b = np.array(first.per_chip[:chips]), np.array(second.per_chip[:chips])
     change, confidence = b - a, first.confidence
     better = int((change > 0).sum()), int((change < 0).sum())
-    halves = anytime_interval((change + 1) / 2, confidence)  # from [-1, 1] to [0, 1]
     images = np.array(second.per_image) / second.chips - np.array(first.per_image) / first.chips
     varies = chips > 1 and a.std() > 0 and b.std() > 0
     return ChipPairs(
-        difference=MeanEstimate.student_t(change.tolist(), confidence),
-        anytime=Estimate(2 * halves.value - 1, 2 * halves.low - 1, 2 * halves.high - 1, chips),
-        over_images=MeanEstimate.student_t(images.tolist(), confidence),
+        difference=_mean(change, confidence),
+        anytime=_anytime(change, confidence),
+        over_images=_mean(images, confidence),
         t_test=_t_test(change),
         wilcoxon=float(stats.wilcoxon(change).pvalue) if change.any() else 1.0,
         sign=mcnemar(*better),
@@ -73,11 +75,27 @@ def pair_chips(first: RobustError, second: RobustError) -> ChipPairs:
     )
 
 
+def _anytime(change: np.ndarray, confidence: float) -> Estimate:
+    halves = anytime_interval((change + 1) / 2, confidence)  # from [-1, 1] to [0, 1]
+    return Estimate(2 * halves.value - 1, 2 * halves.low - 1, 2 * halves.high - 1, len(change))
+
+
+def _mean(change: np.ndarray, confidence: float) -> MeanEstimate:
+    if len(change) < 2 or _varies(change):
+        return MeanEstimate.student_t(change.tolist(), confidence)
+    bounds = _anytime(change, confidence)
+    return MeanEstimate(bounds.value, bounds.low, bounds.high, len(change), 0.0)
+
+
 def _t_test(change: np.ndarray) -> float:
-    """Return the p-value; where all pairs differ by the same amount, none is left to chance."""
-    if len(change) < 2 or not change.any():
+    if not change.any():
         return 1.0
-    return float(stats.ttest_1samp(change, 0.0).pvalue) if np.ptp(change) > 0 else 0.0
+    return float(stats.ttest_1samp(change, 0.0).pvalue) if _varies(change) else float("nan")
+
+
+def _varies(change: np.ndarray) -> bool:
+    """Whether differences differ by more than the rounding of two error rates."""
+    return bool(np.ptp(change) > 1e-12)
 
 
 def _require_same(first: RobustError, second: RobustError) -> None:

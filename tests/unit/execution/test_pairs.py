@@ -61,9 +61,25 @@ def test_equal_models_and_constant_differences() -> None:
     none, all_ = np.zeros((5, 10), bool), np.ones((5, 10), bool)
     worse = pair_chips(result(none), result(all_))
     assert worse.difference.value == 1.0
-    assert worse.t_test == 0.0
+    assert np.isnan(worse.t_test)
+    assert worse.difference.low < 0.7 < worse.difference.high == 1.0
+    assert (worse.difference.low, worse.difference.high) == (worse.anytime.low, worse.anytime.high)
     assert np.isnan(worse.correlation)
     assert worse.first_better == 5
+
+
+def test_equal_differences_prove_nothing() -> None:
+    """Two chips on which one more image fails: the spread is unknown, not zero, also after rounding (0.3 - 0.2)."""
+    images = np.arange(10)
+    first, second = (np.stack([images < wrong for wrong in rates]) for rates in ((1, 2), (2, 3)))
+    found = pair_chips(result(first), result(second))
+    assert found.difference.value == pytest.approx(0.1)
+    assert found.difference.low < 0 < found.difference.high
+    assert np.isnan(found.t_test)
+    assert found.sign == 0.5
+    same = pair_chips(result(first), result(first))
+    assert same.difference.low < 0 < same.difference.high
+    assert same.over_images.low < 0 < same.over_images.high
 
 
 def test_the_p_values_are_uniform_without_a_difference() -> None:
