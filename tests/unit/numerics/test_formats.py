@@ -126,6 +126,24 @@ def test_zeros_are_exact_and_stay_near_zero_under_any_fault(name: str) -> None:
         assert chosen.decode(Encoded(codes, encoded.qparams)).abs().max() <= 1e-3
 
 
+def test_values_that_round_beyond_float32_are_refused() -> None:
+    chosen = FixedPoint(bits=8, symmetric=False, granularity="tensor", epsilon=0.001)
+    with pytest.raises(UnsupportedFormat, match="beyond float32"):
+        chosen.encode(torch.tensor([-3.4e38, 0.0, 3.4e38]))
+    assert torch.isfinite(chosen.decode(chosen.encode(torch.tensor([-3e38, 0.0, 3e38])))).all()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3])
+def test_thirty_two_bits_saturate_without_losing_precision(symmetric: bool, epsilon: float) -> None:
+    chosen = FixedPoint(bits=32, saturate=True, symmetric=symmetric, epsilon=epsilon)
+    for x in (torch.full((3, 2), 0.3), torch.linspace(-0.7, 0.3, 10).view(2, 5)):
+        encoded = chosen.encode(x)
+        decoded = chosen.decode(encoded)
+        assert decoded.tolist() == [pytest.approx(row, rel=3e-9, abs=1e-9) for row in x.double().tolist()]
+        assert torch.equal(chosen.encode(decoded, encoded.qparams).codes, encoded.codes)
+
+
 def test_group_ranges_follow_their_own_group() -> None:
     chosen = FixedPoint(granularity="group", group=2)
     encoded = chosen.encode(torch.tensor([[1.27, -1.0, 127.0, 1.0, 2.54], [0.0, 0.0, 1.0, 1.0, 1.0]]))

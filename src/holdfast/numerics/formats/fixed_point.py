@@ -2,7 +2,8 @@
 
 A scheme is a range (adaptive, clipped or fixed), symmetric or not, signed or unsigned codes, a rounding, a width and a
 granularity (Stutz et al., MLSys 2021, section 4.1, and their released quantisers). Unlike the release, ranges are
-stored with the codes and never derived twice, constant tensors are exact, and re-encoding changes nothing.
+stored with the codes and never derived twice, constant tensors are exact, and re-encoding a decoded
+tensor in its own range (with the same ``qparams``) changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, UnsupportedFormat
 from holdfast.numerics.formats.protocol import Encoded, require_finite
 from holdfast.numerics.formats.ranges import asymmetric_range, symmetric_range
 from holdfast.numerics.granularity import Granularity
@@ -96,7 +97,7 @@ class FixedPoint:
         """Return the codes of float ``x``; with ``qparams`` (``scale``, ``low``), in that frozen range.
 
         Raises:
-            UnsupportedFormat: NaN, an infinity, or a value beyond float32.
+            UnsupportedFormat: NaN, an infinity, or a value that is, or would be rounded to one, beyond float32.
         """
         require_finite(x, f"{self.bits}-bit fixed point")
         wide = x.detach().double()
@@ -107,7 +108,17 @@ class FixedPoint:
         spread = {key: self.sharing.spread(value, x.shape).double() for key, value in qparams.items()}
         steps = (wide - spread["low"]).div_(spread["scale"]).clamp_(near, far)
         codes = self._rounded(steps, wide, spread) + self._offset()
-        return Encoded(codes.to(self._dtype), qparams)
+        encoded = Encoded(codes.to(self._dtype), qparams)
+        self._require_decodable(encoded)
+        return encoded
+
+    def _require_decodable(self, encoded: Encoded) -> None:
+        """Refuse values whose nearest step, which may lie a little beyond them, is no float32."""
+        scale, low = (encoded.qparams[key].double().abs() for key in ("scale", "low"))
+        if not (scale * 2**self.bits + low > 2.0**127).any():  # decoding all is not needed
+            return
+        if not torch.isfinite(self.decode(encoded).float()).all():
+            raise UnsupportedFormat(f"{self.name} rounds values beyond float32", hint="scale the tensor first")
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return the numbers, float32 (float64 for 32 bits); bits above the width are ignored, as hardware would."""
@@ -159,7 +170,7 @@ class FixedPoint:
     def _rounded(self, steps: Tensor, wide: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
         nearest = steps.round()
         if self.rounding == "half-even":
-            return nearest if not self.saturate else nearest.clamp_(*map(_nearest_inside, self._reach()))
+            return nearest if not self.saturate else nearest.clamp_(*self._nearest_inside())
         # a decoded code, and the end of a range, may lie a rounding error below themselves; truncating those would
         # lose a step at each pass
         error = (wide - (nearest * qparams["scale"] + qparams["low"])).abs()
@@ -185,6 +196,15 @@ class FixedPoint:
         inside = self.clip / (self.clip + self.epsilon) if self.range == "fixed" and self.clip is not None else 1.0
         return least * inside, most * inside
 
+    def _nearest_inside(self) -> tuple[float, float]:
+        """Return the whole step nearest to each end of the range, the inner one of two that are equally near.
+
+        A value at an end is stored with a rounding error of its own and could otherwise go either way.
+        """
+        inner = 1 - (2.0**-50 if self.bits == 32 else 2.0**-22)  # twice or more what float64 or float32 rounds off
+        near, far = (math.copysign(math.floor(abs(end) * inner + 0.5), end) for end in self._reach())
+        return near, far
+
     def _offset(self) -> int:
         """Return what is added to a step count to give its code."""
         half = 2 ** (self.bits - 1)
@@ -202,11 +222,3 @@ class FixedPoint:
             bound = bound.clamp(max=self.clip) if self.range == "clipped" else bound
             return symmetric_range(least, most, bound, self.bits)
         return asymmetric_range(least, most, self._span(), self.epsilon, self.bits)
-
-
-def _nearest_inside(reach: float) -> float:
-    """Return the whole step nearest to the end of a range, the inner one of two that are equally near.
-
-    A value at that end is stored with a rounding error of its own and could otherwise go either way.
-    """
-    return math.copysign(math.floor(abs(reach) * (1 - 2.0**-22) + 0.5), reach)
