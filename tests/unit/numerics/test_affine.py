@@ -140,3 +140,39 @@ def test_a_column_of_a_group_that_does_not_exist_is_refused(group: int) -> None:
     encoded.qparams["group"][2] = group
     with pytest.raises(InvalidConfig, match=f"names group {group} of 2"):
         format.decode(encoded)
+
+
+@pytest.mark.parametrize("zero", ["middle", "stored", "low"])
+def test_values_beyond_their_precision_are_refused(zero: str) -> None:
+    format = Affine(bits=4, zero=zero, granularity="tensor", scale="fp32", values="fp16")  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedFormat, match="fp16 values cannot hold"):
+        format.encode(torch.tensor([1e5, -1e5, 0.0]))
+
+
+@pytest.mark.parametrize(("scale", "values"), [("fp16", "fp32"), ("fp32", "fp16"), ("bf16", "fp16")])
+@pytest.mark.parametrize("zero", ["middle", "stored", "low"])
+@pytest.mark.parametrize("size", [1e-9, 1e-37, 1e-44])
+def test_weights_too_small_are_refused_and_do_not_vanish(zero: str, scale: str, values: str, size: float) -> None:
+    format = Affine(zero=zero, granularity="tensor", scale=scale, values=values)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedFormat, match="cannot hold weights so small"):
+        format.encode(torch.tensor([1.0, -1.0, 0.5]) * size)
+    assert not format.decode(format.encode(torch.zeros(3))).any()
+
+
+@pytest.mark.parametrize("spec", ["scale=fp16", "scale=fp32,values=fp16", "scale=bf16,values=bf16", "scale=fp32"])
+@pytest.mark.parametrize("zero", ["middle", "stored", "low"])
+def test_at_every_size_codes_come_back_or_are_refused(spec: str, zero: str) -> None:
+    format = formats.build(f"affine:bits=4,zero={zero},granularity=tensor,{spec}")
+    normal, held = torch.randn(64, generator=torch.Generator().manual_seed(0)), 0
+    for power in range(-44, 38):
+        x = (normal.double() * 10.0**power).float()
+        try:
+            encoded = format.encode(x)
+        except UnsupportedFormat:
+            continue
+        held += 1
+        decoded = format.decode(encoded)
+        assert torch.isfinite(decoded).all()
+        assert decoded.any()
+        assert torch.equal(format.encode(decoded.float(), encoded.qparams).codes, encoded.codes)
+    assert held >= 10

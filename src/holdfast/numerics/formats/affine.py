@@ -85,18 +85,25 @@ class Affine:
         """Return the nearest codes of float ``x``; with ``qparams``, in that frozen range.
 
         Raises:
-            UnsupportedFormat: NaN, an infinity, or a value whose scale the stored precision cannot hold.
+            UnsupportedFormat: NaN, an infinity, or values too large or too small for the stored precision of the scale
+                or for that of ``values``.
         """
         require_finite(x, self.name)
         wide = x.detach().double()
-        qparams = dict(qparams) if qparams is not None else self._range(wide)
+        fresh = qparams is None
+        qparams = self._range(wide) if qparams is None else dict(qparams)
         each = self._spread(qparams, x.shape)
         scale = each["scale"].double()
         steps = (wide - each["low"].double() if "low" in each else wide) / scale
         # a scale of zero, which real files hold for blocks of zeros, gives every code the same value
         steps = torch.where(torch.isfinite(steps), steps.round(), 0.0) + self._zero(each)
         codes = steps.clamp(*self._span())
-        return Encoded(codes.to(torch.int8 if self.signed else torch.uint8), qparams)
+        encoded = Encoded(codes.to(torch.int8 if self.signed else torch.uint8), qparams)
+        if fresh and not torch.isfinite(self.decode(encoded)).all():
+            raise UnsupportedFormat(
+                f"{self.values} values cannot hold this range", hint="values=fp32, or scale it first"
+            )
+        return encoded
 
     def decode(self, encoded: Encoded) -> Tensor:
         """Return the numbers in the precision ``values``; bits above the width are ignored, as hardware would."""
@@ -173,8 +180,10 @@ class Affine:
         found: dict[str, Tensor] = {}
         if self.zero == "low":
             # a step below the spacing of the values at the ends would merge neighbouring codes
-            spacing = torch.maximum(most.abs(), least.abs()) * (2 * torch.finfo(_DTYPES[self.values]).eps)
-            scale = self._stored(torch.maximum((most - least) / (top - bottom), spacing))
+            greatest = torch.maximum(most.abs(), least.abs())
+            spacing = greatest * (2 * torch.finfo(_DTYPES[self.values]).eps)
+            step = torch.maximum((most - least) / (top - bottom), spacing)
+            scale = self._stored(torch.where(greatest >= self._least, step.clamp(min=self._least), step))
             found["low"] = self._finite(least - scale.double() * bottom)
         elif self.zero in ("none", "middle"):
             scale = self._stored(torch.maximum(most.abs(), least.abs()) / (2 ** (self.bits - 1) - 1))
@@ -194,12 +203,27 @@ class Affine:
         return {"scale": scale} | found
 
     def _stored(self, scale: Tensor) -> Tensor:
-        """Return scales as stored; one too small for its precision becomes one."""
+        """Return scales as stored, one for a group of zeros; refuse one that codes or values would vanish with."""
         narrow = self._finite(scale)
+        if ((scale > 0) & (narrow.double() < self._least)).any():
+            raise UnsupportedFormat(
+                f"{self.scale} scales and {self.values} values cannot hold weights so small",
+                hint="store scales and values as fp32, or set such weights to zero",
+            )
         return torch.where(narrow > 0, narrow, torch.ones_like(narrow))
+
+    @property
+    def _least(self) -> float:
+        """The least scale whose multiples both precisions tell apart: the larger of their least numbers."""
+        return max(_least_number(_DTYPES[self.scale]), _least_number(_DTYPES[self.values]))
 
     def _finite(self, value: Tensor) -> Tensor:
         narrow = value.to(_DTYPES[self.scale])
         if not torch.isfinite(narrow).all():
             raise UnsupportedFormat(f"{self.scale} scales cannot hold this range", hint="store them as fp32")
         return narrow
+
+
+def _least_number(dtype: torch.dtype) -> float:
+    found = torch.finfo(dtype)
+    return float(found.tiny * found.eps)
