@@ -68,6 +68,11 @@ class Journal:
         lines = [line for line in self._lines() if line["epoch"] < state.epoch]
         write_atomic(Path(self.folder) / METRICS, b"".join(_line(value) for value in lines))
 
+    @property
+    def has_snapshots(self) -> bool:
+        """Whether a training could go on from here."""
+        return bool(self._snapshots())
+
     def record(self, state: State, measured: Measured, *, last: bool) -> None:
         """Write down an epoch, and take a snapshot when one is due."""
         try:

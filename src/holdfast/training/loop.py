@@ -62,7 +62,8 @@ def train(
         InvalidConfig: no epochs, a quantised model, data that it does not take, nothing to train, a journal of another
             training, or a journal and an augmentation that it could not tell from another: a closure, a lambda, an
             object that is no dataclass.
-        UsageError: the loss or a weight became NaN or infinite; says in which epoch and batch. Snapshots stay.
+        UsageError: the loss, a weight or a running statistic became NaN or infinite; says in which epoch and batch.
+            Snapshots stay.
     """
     if recipe.schedule.epochs < 1 or card(model).lenses:
         raise InvalidConfig("training takes a float model and at least one epoch")
@@ -119,7 +120,7 @@ def _epochs(run: _Run, state: State, journal: Journal | None, progress: Progress
     if progress is not None and state.epoch:
         progress(state.epoch, total)
     while state.epoch < total:
-        measured = _epoch(run, state)
+        measured = _epoch(run, state, journal)
         state.epoch += 1
         if journal is not None:
             journal.record(state, measured, last=state.epoch == total)
@@ -127,7 +128,7 @@ def _epochs(run: _Run, state: State, journal: Journal | None, progress: Progress
             progress(state.epoch, total)
 
 
-def _epoch(run: _Run, state: State) -> Measured:
+def _epoch(run: _Run, state: State, journal: Journal | None) -> Measured:
     began, meter = time.perf_counter(), Meter()
     recipe = run.recipe.at_epoch(state.epoch) if isinstance(run.recipe, Curriculum) else run.recipe
     order = torch.from_numpy(derive(run.seed, "order", state.epoch).numpy().permutation(len(run.data)))
@@ -139,7 +140,7 @@ def _epoch(run: _Run, state: State) -> Measured:
         batch = run.batch(indices, *place)
         with run.compute.step(derive(run.seed, "layers", *place)):
             state.loss = _step(recipe, state, *batch, derive(run.seed, "faults", *place))
-        _require_finite(state, number)
+        _require_finite(state, number, journal)
         meter.add(state.loss, len(indices))
     return meter.result(state.epoch, recipe.schedule.rate(state.epoch, 0, len(batches)), time.perf_counter() - began)
 
@@ -181,16 +182,35 @@ def _second(recipe: Recipe, state: State, loss: float, found: tuple[float, list[
     return Loss(loss, float(found[0]), getattr(loss, "error", None))
 
 
-def _require_finite(state: State, batch: int) -> None:
+def _require_finite(state: State, batch: int, journal: Journal | None) -> None:
     perturbed = getattr(state.loss, "perturbed", None)
-    where = f"in epoch {state.epoch}, batch {batch}"
-    hint = "lower the learning rate; snapshots of the epochs before are whole"
+    weights: list[Tensor] = list(state.model.parameters())
+    problem, hint = "", "lower the learning rate"
     if not math.isfinite(state.loss):
-        raise UsageError(f"the loss became {float(state.loss)} {where}", hint=hint)
-    if perturbed is not None and not math.isfinite(perturbed):
-        raise UsageError(f"the loss under bit errors became {perturbed} {where}", hint=f"lower the rate, or {hint}")
-    if not math.isfinite(torch.nn.utils.get_total_norm(list(state.model.parameters()))):
-        raise UsageError(f"the weights became NaN or infinite {where}", hint=hint)
+        problem = f"the loss became {float(state.loss)}"
+    elif perturbed is not None and not math.isfinite(perturbed):
+        problem, hint = f"the loss under bit errors became {perturbed}", f"lower the rate, or {hint}"
+    elif not _all_finite(weights):
+        problem = "the weights became NaN or infinite"
+    elif not _all_finite(_running_statistics(state.model)):
+        problem = "the running statistics became NaN or infinite"
+    if problem:
+        kept = "; snapshots of the epochs before are whole" if journal is not None and journal.has_snapshots else ""
+        raise UsageError(f"{problem} in epoch {state.epoch}, batch {batch}", hint=hint + kept)
+
+
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return what normalisation learned; other buffers, such as masks, may well be infinite."""
+    return [value for name, value in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
+
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def _all_finite(values: list[Tensor]) -> bool:
+    if math.isfinite(torch.nn.utils.get_total_norm(values)):  # one number of all of them
+        return True
+    return all(bool(torch.isfinite(value).all()) for value in values)  # large numbers have no norm in float32
 
 
 def _conclude(run: _Run, state: State) -> None:

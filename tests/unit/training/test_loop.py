@@ -162,7 +162,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_snapshot(net: nn.Module, few: Datas
     recipe = Standard(schedule=replace(SHORT, epochs=3))
     with pytest.raises(UsageError, match="loss became nan in epoch 1, batch 3") as caught:
         train(net, few, recipe, augment=Diverging(12), journal=Journal(folder=tmp_path))
-    assert "learning rate" in caught.value.hint
+    assert caught.value.hint == "lower the learning rate; snapshots of the epochs before are whole"
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["snapshot-000001.safetensors"]
     resumed = train(net, few, recipe, augment=Diverging(-1), journal=Journal(folder=tmp_path))
     assert all(torch.isfinite(value).all() for value in resumed.state_dict().values())
@@ -174,6 +174,40 @@ def test_weights_that_overflow_are_named_before_they_are_quantised(net: nn.Modul
         wild = replace(recipe, schedule=Schedule(epochs=2, lr=1e38, batch_size=32))
         with pytest.raises(UsageError, match=r"became .* in epoch 0, batch \d"):
             train(net, few, wild)
+
+
+def test_no_snapshot_is_promised_where_there_is_none(net: nn.Module, few: Dataset, tmp_path: Path) -> None:
+    for journal in (None, Journal(folder=tmp_path)):
+        with pytest.raises(UsageError, match="loss became nan in epoch 0") as caught:
+            train(net, few, Standard(schedule=SHORT), augment=Diverging(3), journal=journal)
+        assert caught.value.hint == "lower the learning rate"
+
+
+class Normalised(nn.Module):
+    """A linear layer after a normalisation without weights, and a constant that is infinite on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False)
+        self.last = nn.Linear(64, 10)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_running_statistics_that_overflow_are_named(few: Dataset) -> None:
+    recipe = Standard(schedule=replace(SHORT, epochs=1))
+    train(Normalised(), few, recipe)
+    with pytest.raises(UsageError, match="running statistics became NaN or infinite in epoch 0, batch 0"):
+        train(Normalised(), few, recipe, augment=lambda images, seed: images * 1e25)
+
+
+def test_large_weights_are_finite(few: Dataset) -> None:
+    model = Normalised()
+    model.register_parameter("unused", nn.Parameter(torch.full((4,), 3e38)))
+    recipe = Standard(schedule=replace(SHORT, epochs=1, weight_decay=0.0))
+    assert torch.isfinite(train(model, few, recipe).state_dict()["unused"]).all()
 
 
 def test_bit_errors_that_overflow_are_named(net: nn.Module, few: Dataset) -> None:
