@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from holdfast.assessment.chips import WORST, ChipOptions, finite, laws, write_record
+from holdfast.assessment.chips import WORST, ChipOptions, finite, write_record
+from holdfast.assessment.laws import laws
 from holdfast.data import Text
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Measurement, Record

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.assessment.chips import ChipOptions, laws, robust_error_record, sensitivity_record
+from holdfast.assessment.chips import ChipOptions, robust_error_record, sensitivity_record
+from holdfast.assessment.laws import laws
 from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig, UnknownName
 from holdfast.evidence.record import Record
