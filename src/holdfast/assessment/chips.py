@@ -109,11 +109,11 @@ def robust_error_record(
         first = _error(model, data, law, options, label)
         measured |= _measures(first, label)
         points[label] = _facts(first, options.seed)
-        warnings += _doubts(model, data, first.clean, "the model")
+        warnings += _doubts(data, first.clean, "the model")
         if against is not None:
             second = _error(against, data, law, options, f"{label}, other model")
             found = pair_chips(first, second)
-            warnings += _doubts(against, data, second.clean, "the other model")
+            warnings += _doubts(data, second.clean, "the other model")
             measured[f"difference@{label}"] = found.difference.measurement("proportion", least=-1.0, most=1.0)
             points[label] |= {"other": _facts(second, options.seed), "pairs": _pairs(found)}
     facts = {"points": points, "warnings": list(dict.fromkeys(warnings))}
@@ -141,7 +141,7 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
     parts = sensitivity(model, data, law, by=by, progress=progress, name=label, **options.measured())
     measured = {f"increase[{part.group}]": _cut(part.increase) for part in parts}
     measured["error"] = parts[0].error.clean.measurement()
-    doubts = _doubts(model, data, parts[0].error.clean, "the model")
+    doubts = _doubts(data, parts[0].error.clean, "the model")
     facts = {"by": by, "warnings": doubts, "groups": [_group(part, options.seed) for part in parts]}
     return write_record("bit-error-sensitivity", model, options, procedure, inputs, measured, facts)
 
@@ -151,18 +151,12 @@ def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, la
     return robust_error(model, data, law, name=label, progress=progress, **options.measured())
 
 
-def _doubts(model: nn.Module, data: Dataset, clean: Proportion, who: str) -> list[str]:
+def _doubts(data: Dataset, clean: Proportion, who: str) -> list[str]:
     """Return a warning where the error without faults is no better than that of guessing."""
     guessing = 1 - 1 / max(1, len(data.classes))
     if not guessing or clean.high < guessing:
         return []
-    made, given = card(model).input_shape, tuple(data.example.shape)
-    sizes = f": it was made for {_size(made)}, and {_size(given)} is given" if made and made != given else ""
-    return [f"{who} is no better than guessing without any fault ({clean.value:.2%} wrong){sizes}"]
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+    return [f"{who} is no better than guessing without any fault ({clean.value:.2%} wrong)"]
 
 
 def _measures(error: RobustError, label: str) -> dict[str, Measurement]:

@@ -60,7 +60,7 @@ def test_a_model_can_be_trained_on(
         (["--schedule", "warmp=1"], 2, "did you mean warmup?"),
         (["--schedule", "epochs=5"], 2, "--epochs 5"),
         (["--schedule", "warmup=3"], 2, "does not fit into 2"),
-        (["--lr", "1e30"], 2, "in epoch 0, batch 0"),
+        (["--lr", "1e30"], 2, "in epoch 0, batch"),
         (["--keep", "3", "--every", "2"], 2, "not always one of"),
         (["--device", "nonsense"], 3, "no device 'nonsense'"),
         (["--arch", "digits-cnn"], 2, "no model digits-cnn:channels=4"),
