@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from holdfast.errors import HoldfastError, InvalidConfig, StorageError, UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.execution.database import differing, explained
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS plans (name TEXT PRIMARY KEY, plan TEXT NOT NULL);
@@ -56,8 +57,7 @@ class Ledger:
             self._db.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (self._name, plan))
         (before,) = self._db.execute("SELECT plan FROM plans WHERE name = ?", (self._name,)).fetchone()
         if before != plan:
-            old, new = self._object(before), json.loads(plan)
-            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            changed = differing(self._object(before), json.loads(plan))
             raise InvalidConfig(
                 f"{self._where} holds other chips called {self._name!r}: they differ in {', '.join(changed)}",
                 hint="use another file, or repeat the first call exactly",
@@ -92,14 +92,10 @@ class Ledger:
     ) -> None:
         self._db.close()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except HoldfastError:
-            raise
-        except sqlite3.OperationalError as error:
-            hint = "free space or choose a writable place; the chips finished so far are kept and resume"
-            raise StorageError(f"cannot use the ledger {self._where}: {error}", hint=hint) from error
-        except sqlite3.DatabaseError as error:
-            raise UnreadableArtifact(f"{self._where} is no ledger of chips: {error}", hint="use a new file") from error
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(
+            f"the ledger {self._where}",
+            f"{self._where} is no ledger of chips",
+            room="free space or choose a writable place; the chips finished so far are kept and resume",
+            another="use a new file",
+        )

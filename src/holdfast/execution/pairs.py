@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from holdfast.errors import InvalidConfig
+from holdfast.execution.database import differing
 from holdfast.execution.over_chips import RobustError
 from holdfast.execution.sequences import anytime_interval
 from holdfast.execution.statistics import Estimate, MeanEstimate, mcnemar
@@ -99,8 +100,7 @@ def _varies(change: np.ndarray) -> bool:
 
 
 def _require_same(first: RobustError, second: RobustError) -> None:
-    keys = first.question.keys() | second.question.keys()
-    differ = sorted(key for key in keys if first.question.get(key) != second.question.get(key))
+    differ = differing(first.question, second.question)
     if differ or first.images != second.images:
         raise InvalidConfig(
             f"these robust errors were not measured on the same chips: they differ in {', '.join(differ) or 'images'}",

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import astuple, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from holdfast._registry import unknown
-from holdfast.errors import HoldfastError, InvalidConfig, StorageError, UnreadableArtifact
+from holdfast.errors import InvalidConfig
+from holdfast.execution.database import differing, explained
 from holdfast.execution.trials import Row
 
 _COLUMNS = tuple(field.name for field in fields(Row))
@@ -60,8 +61,7 @@ class Store:
         query = "SELECT fingerprint, meta FROM campaigns WHERE name = ?"
         known, before = self._db.execute(query, (self._name,)).fetchone()
         if known != fingerprint:
-            old, new = json.loads(before), json.loads(meta)
-            changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            changed = differing(json.loads(before), json.loads(meta))
             raise InvalidConfig(
                 f"{self._path} holds another campaign called {self._name!r}: it differs in {', '.join(changed)}",
                 hint="pass another name= or store=, or repeat the first call exactly",
@@ -111,14 +111,10 @@ def read_campaign(path: Path | str, name: str) -> tuple[dict[str, Any], list[Row
         return json.loads(known[name]), [Row(*values) for values in db.execute(_SELECT, (name,))]
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except HoldfastError:
-        raise
-    except sqlite3.OperationalError as error:
-        hint = "free space or choose a writable place with store=; the blocks written so far are kept and resume"
-        raise StorageError(f"cannot use the campaign store {path}: {error}", hint=hint) from error
-    except sqlite3.DatabaseError as error:
-        raise UnreadableArtifact(f"{path} is not a campaign store: {error}", hint="choose another store=") from error
+def _explained(path: Path) -> AbstractContextManager[None]:
+    return explained(
+        f"the campaign store {path}",
+        f"{path} is not a campaign store",
+        room="free space or choose a writable place with store=; the blocks written so far are kept and resume",
+        another="choose another store=",
+    )

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast._files import make_folder, read_bytes, write_atomic
 from holdfast.errors import InvalidConfig, MissingExtra, StorageError
 from holdfast.evidence import canonical
+from holdfast.execution.database import differing
 from holdfast.training.measured import Measured
 from holdfast.training.snapshot import read_snapshot, write_snapshot
 from holdfast.training.state import State
@@ -133,10 +134,9 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Pat
     """Raise :class:`InvalidConfig`, naming what differs, unless a snapshot belongs to the training at hand."""
     if found == wanted:
         return
-    one, other = (_flat(value) for value in (found, wanted))
-    differing = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    keys = differing(_flat(found), _flat(wanted))
     raise InvalidConfig(
-        f"{path.parent} holds another training: {', '.join(differing)} differ{'s' * (len(differing) == 1)}",
+        f"{path.parent} holds another training: {', '.join(keys)} differ{'s' * (len(keys) == 1)}",
         hint="choose another folder, or delete that one to start over",
     )
 
