@@ -58,16 +58,8 @@ class ProtectBits(Protection):
         """Return the errors outside the safe bits."""
         exposed = ~np.isin(np.arange(site.bits), self.safe(site))
         left = raw.data[exposed[raw.data % site.bits]]
-        counts = runs(left // site.bits)[1]
-        tally = Tally(
-            data_errors=len(raw.data),
-            affected=len(runs(raw.data // site.bits)[0]),
-            failed=len(counts),
-            missed=len(counts),
-            wrong=len(counts),
-            residual=len(left),
-            squares=int((counts**2).sum()),
-        )
+        affected = len(runs(raw.data // site.bits)[0])
+        tally = Tally.missing(site, left, data_errors=len(raw.data), affected=affected)
         return Decoded(flips=flips_at(site, left), tally=tally)
 
     def cost(self, site: Site) -> Cost:

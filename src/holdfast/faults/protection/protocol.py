@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips
-from holdfast.faults.protection.addresses import Addresses
+from holdfast.faults.protection.addresses import Addresses, runs
 from holdfast.models.site import Site
 from holdfast.numerics.formats import formats
 
@@ -66,6 +67,13 @@ class Tally:
     def restored(self) -> int:
         """Affected words that read right again, check bits included."""
         return self.affected - self.failed
+
+    @classmethod
+    def missing(cls, site: Site, left: np.ndarray, **others: int) -> Tally:
+        """Count where nothing is given up and a word is an element: ``left``, its bits that read flipped, ascending."""
+        counts = runs(left // site.bits)[1]
+        failed, squares = len(counts), int((counts**2).sum())
+        return cls(failed=failed, missed=failed, wrong=failed, residual=len(left), squares=squares, **others)
 
     @classmethod
     def total(cls, parts: Sequence[Tally]) -> Tally:

@@ -38,17 +38,8 @@ class Voting(Protection):
         """Vote: a bit reads wrong if two or three of its copies are."""
         bits, copies = runs(np.sort(np.concatenate([raw.data, raw.check % max(1, site.population)])))
         flipped = bits[copies >= 2]
-        counts = runs(flipped // site.bits)[1]
-        tally = Tally(
-            data_errors=len(raw.data),
-            check_errors=len(raw.check),
-            affected=len(runs(bits // site.bits)[0]),
-            failed=len(counts),
-            missed=len(counts),
-            wrong=len(counts),
-            residual=len(flipped),
-            squares=int((counts**2).sum()),
-        )
+        errors = {"data_errors": len(raw.data), "check_errors": len(raw.check)}
+        tally = Tally.missing(site, flipped, affected=len(runs(bits // site.bits)[0]), **errors)
         return Decoded(flips=flips_at(site, flipped), tally=tally)
 
     def cost(self, site: Site) -> Cost:
