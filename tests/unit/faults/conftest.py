@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
+from tests.nets import trained_digits
 from torch import nn
 
-from holdfast.data import dataset
 from holdfast.execution import Population
 from holdfast.execution.condition import Fault
 from holdfast.faults.addresses import addresses_of
-from holdfast.models import build_architecture
 from holdfast.models.site import Site
 from holdfast.seeds import derive
 
@@ -44,17 +42,4 @@ def draw() -> Draw:
 
 @pytest.fixture(scope="session")
 def trained() -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_architecture("digits-cnn:channels=8")
-    images, labels = dataset("digits", split="train").all()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    model.train()
-    for _ in range(30):
-        pick = torch.randperm(len(labels), generator=generator)[:256]
-        loss = nn.functional.cross_entropy(model(images[pick]), labels[pick])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+    return trained_digits(steps=30)

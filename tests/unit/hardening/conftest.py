@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from tests.nets import trained_digits
 from torch import nn
 
 from holdfast.data import Dataset, dataset
-from holdfast.models import build_architecture
 
 
 @pytest.fixture(scope="session")
@@ -17,17 +16,4 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def trained() -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_architecture("digits-cnn:channels=8")
-    images, labels = dataset("digits", split="train").all()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    model.train()
-    for _ in range(100):
-        pick = torch.randperm(len(labels), generator=generator)[:256]
-        loss = nn.functional.cross_entropy(model(images[pick]), labels[pick])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
+    return trained_digits()
