@@ -26,6 +26,7 @@ from holdfast.models import card, manifest_of, save
 from holdfast.reporting import render
 from holdfast.signing import Signer, generate_key, load_signer, write_passport
 from holdfast.signing.passport import BUNDLE
+from holdfast.signing.signers import require_key
 
 _CALIBRATION = 0.2  # share of the test set that sets bounds and never judges them
 _OURS = {"model", "hardened", "robust", "records", "campaign.sqlite", "report.html", BUNDLE, "passport.pub"}
@@ -78,7 +79,7 @@ def assess(
     """
     require_fit(model, test)
     folder = _prepared(Path(out))
-    signer = generate_key() if key is None else load_signer(key)
+    signer = generate_key() if key is None else require_key(load_signer(key))
     context = _context(model, test, calibration, folder, effort, seed, robust, announce)
     if card(model).architecture is not None:
         save(model, folder / "model")

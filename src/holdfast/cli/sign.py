@@ -9,6 +9,7 @@ import typer
 
 from holdfast.cli._common import Json, emit, make_app, password_for, say
 from holdfast.signing import load_signer, sign_artifact
+from holdfast.signing.signers import require_key
 
 app = make_app()
 
@@ -24,7 +25,7 @@ def sign(
     json: Json = False,
 ) -> None:
     """Sign every file of a model as an OpenSSF model signature (OMS v1.0)."""
-    signer = load_signer(key, password=password_for(password_file))
+    signer = require_key(load_signer(key, password=password_for(password_file)))
     path = sign_artifact(model, signer, out=signature)
     say(f"signed {model} as {path}\nkey {signer.public.fingerprint}")
     if json:

@@ -8,7 +8,8 @@ from pathlib import Path
 from holdfast.errors import PolicyError, SignerUntrusted
 from holdfast.evidence.record import Measurement, Record
 from holdfast.policy.model import Policy, Requirement, read_policy
-from holdfast.signing import Verified, load_trust, verify_passport
+from holdfast.signing import Verified, verify_passport
+from holdfast.signing.keys import load_public
 from holdfast.signing.passport import passport_records
 
 
@@ -32,14 +33,14 @@ def check(folder: Path | str, policy: Policy | Path | str) -> list[Satisfied]:
         VerificationError: the passport itself does not hold.
     """
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
-    trust = None if rules.signer is None else load_trust(rules.folder / rules.signer)
+    trust = None if rules.signer is None else load_public(rules.folder / rules.signer)
     proof = verify_passport(folder, trust)
     records = passport_records(folder, proof)
     return [_require(rules, requirement, records, proof) for requirement in rules.require]
 
 
 def _require(rules: Policy, requirement: Requirement, records: dict[str, Record], proof: Verified) -> Satisfied:
-    if requirement.signer is not None and proof.signer != load_trust(rules.folder / requirement.signer).fingerprint:
+    if requirement.signer is not None and proof.signer != load_public(rules.folder / requirement.signer).fingerprint:
         raise SignerUntrusted(f"{requirement.kind} must be signed by {requirement.signer}, not by {proof.signer[:16]}")
     found = {name: record for name, record in records.items() if record.kind == requirement.kind}
     if not found:

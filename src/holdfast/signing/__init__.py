@@ -1,24 +1,34 @@
 """Who said it: keys, signatures over statements, and the evidence of whole folders. Needs no framework."""
 
-from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.keys import PublicKey, Signer, generate_key, load_trust
+from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_bundle
+from holdfast.signing.keys import PublicKey, generate_key
 from holdfast.signing.oms import sign_artifact, verify_artifact
 from holdfast.signing.passport import verify_passport, write_passport
-from holdfast.signing.signers import load_signer, signers
+from holdfast.signing.signers import KeyHolder, Signer, load_signer, signers
+from holdfast.signing.trust import Identity, Trust
+from holdfast.signing.trusts import Threshold, TrustSource, load_trust, require_threshold, trusts
 from holdfast.signing.verbs import load, sign, verify
 
 __all__ = [
+    "Identity",
+    "KeyHolder",
     "PublicKey",
     "Signer",
+    "Threshold",
+    "Trust",
+    "TrustSource",
     "Verified",
+    "add_signature",
     "generate_key",
     "load",
     "load_signer",
     "load_trust",
+    "require_threshold",
     "sign",
     "sign_artifact",
     "sign_statement",
     "signers",
+    "trusts",
     "verify",
     "verify_artifact",
     "verify_bundle",

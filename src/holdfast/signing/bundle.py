@@ -1,127 +1,86 @@
-"""DSSE envelopes in Sigstore bundles: the one container of all signed evidence.
-
-The signed bytes are DSSE's pre-authentication encoding of the payload, so a signature over one kind of document never
-passes for another. Reading is strict: standard base64 only, no duplicate keys, every signature must verify.
-"""
+"""Signed statements: an in-toto statement in an envelope, signed by one or several, verified against those trusted."""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
-from holdfast.errors import SignatureInvalid, SignerUntrusted, UnreadableArtifact, UnsupportedVersion
-from holdfast.evidence import canonical
+from holdfast.errors import SignatureInvalid, UnsupportedVersion
 from holdfast.evidence.statement import PAYLOAD_TYPE, Statement
-from holdfast.signing.keys import PublicKey, Signer
-
-MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+from holdfast.signing.envelope import Envelope, Signature, read_envelope, write_envelope
+from holdfast.signing.keys import key_material
+from holdfast.signing.signers.protocol import KeyHolder, Signer
+from holdfast.signing.trust import Identity
+from holdfast.signing.trusts import KeyTrust, Threshold, TrustSources, require_threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Proof that ``signer`` signed ``statement``; only verification makes one."""
+    """Proof that ``signers`` signed ``statement``; only verification makes one."""
 
     statement: Statement
-    signer: str  # SHA-256 fingerprint of the public key
+    signers: tuple[Identity, ...]
     self_signed: bool = False  # verified with the key that came along: integrity without identity
 
+    @property
+    def signer(self) -> str:
+        """The name of the first signer: a key's fingerprint, or the name in a certificate."""
+        return self.signers[0].name
 
-def pae(payload_type: str, payload: bytes) -> bytes:
-    """Return DSSE's pre-authentication encoding: ``DSSEv1 LEN TYPE LEN PAYLOAD``."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
+def sign_statement(statement: Statement, signer: Signer, *more: KeyHolder) -> bytes:
+    """Return the canonical bytes of a bundle with the signatures of ``signer`` and of ``more`` over ``statement``.
 
-def sign_statement(statement: Statement, signer: Signer) -> bytes:
-    """Return the canonical bytes of a bundle with one signature over ``statement``."""
+    The bundle's verification material is the first signer's; the others are named by the fingerprint of their key.
+    """
     payload = statement.to_bytes()
-    signature = signer.sign(pae(PAYLOAD_TYPE, payload))
-    return _assemble(payload, [signature], signer.public.fingerprint)
+    value, material = signer.seal(PAYLOAD_TYPE, payload)
+    envelope = Envelope(payload, PAYLOAD_TYPE, (Signature(value),), material)
+    return write_envelope(_with_signatures(envelope, more))
 
 
-def _assemble(payload: bytes, signatures: list[bytes], fingerprint: str) -> bytes:
-    return canonical.dumps(
-        {
-            "mediaType": MEDIA_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": fingerprint}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": base64.b64encode(payload).decode(),
-                "payloadType": PAYLOAD_TYPE,
-                "signatures": [{"sig": base64.b64encode(item).decode(), "keyid": ""} for item in signatures],
-            },
-        }
+def add_signature(bundle: bytes, *more: KeyHolder) -> bytes:
+    """Return ``bundle`` with the signatures of ``more`` over the same payload, which is neither checked nor changed."""
+    return write_envelope(_with_signatures(read_envelope(bundle), more))
+
+
+def _with_signatures(envelope: Envelope, signers: tuple[KeyHolder, ...]) -> Envelope:
+    added = tuple(
+        Signature(signer.seal(envelope.payload_type, envelope.payload)[0], signer.public.fingerprint)
+        for signer in signers
     )
+    return dataclasses.replace(envelope, signatures=envelope.signatures + added)
 
 
-def verify_bundle(data: bytes, trust: PublicKey, *, require_canonical: bool = False) -> Verified:
+def verify_bundle(data: bytes, trust: TrustSources | Threshold, *, require_canonical: bool = False) -> Verified:
     """Return the statement that ``trust`` signed.
 
     Args:
         data: the bundle's bytes.
-        trust: the only key accepted.
+        trust: who must have signed: anything :func:`load_trust` reads, or a threshold of several.
         require_canonical: also refuse a bundle with any unsigned byte changed: it must be exactly what
-            :func:`sign_statement` writes around that payload, those signatures and that key.
+            :func:`sign_statement` writes around that payload, those signatures and that one key.
 
     Raises:
         SignatureInvalid: no signature, or one that does not verify over the exact payload.
-        SignerUntrusted: the bundle names another key.
+        SignerUntrusted: others signed, or too few of those trusted.
         UnreadableArtifact: malformed JSON, base64 or statement.
         UnsupportedVersion: another media type, payload type or kind of verification material.
     """
-    value = canonical.loads(data, what="bundle")
-    envelope = _envelope(value)
-    _check_key(value.get("verificationMaterial"), trust)
-    payload = _base64(envelope.get("payload"), "payload")
-    signatures = [_base64(entry.get("sig"), "signature") for entry in _signatures(envelope)]
-    for signature in signatures:
-        trust.verify(signature, pae(PAYLOAD_TYPE, payload))
-    if require_canonical and _assemble(payload, signatures, trust.fingerprint) != data:
+    envelope = read_envelope(data)
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise UnsupportedVersion(f"unknown payload type {envelope.payload_type!r}")
+    threshold = trust if isinstance(trust, Threshold) else require_threshold(trust)
+    signers = threshold.judge(envelope)
+    if require_canonical and _canonical(envelope, threshold) != data:
         raise SignatureInvalid("the bundle is not in canonical form, so unsigned bytes of it changed")
-    return Verified(Statement.from_bytes(payload), trust.fingerprint)
+    return Verified(Statement.from_bytes(envelope.payload), signers)
 
 
-def _envelope(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.get("mediaType") != MEDIA_TYPE:
-        seen = value.get("mediaType") if isinstance(value, dict) else type(value).__name__
-        raise UnsupportedVersion(f"unknown bundle media type {seen!r}", hint=f"this version reads {MEDIA_TYPE}")
-    envelope = value.get("dsseEnvelope")
-    if not isinstance(envelope, dict):
-        raise UnreadableArtifact("the bundle has no DSSE envelope")
-    if envelope.get("payloadType") != PAYLOAD_TYPE:
-        raise UnsupportedVersion(f"unknown payload type {envelope.get('payloadType')!r}")
-    return envelope
-
-
-def _check_key(material: Any, trust: PublicKey) -> None:
-    kinds = {"publicKey", "certificate", "x509CertificateChain"}
-    present = kinds & material.keys() if isinstance(material, dict) else set()
-    if present != {"publicKey"} or not isinstance(material["publicKey"], dict):
-        raise UnsupportedVersion(
-            f"the bundle is verified by {' and '.join(sorted(present)) or 'nothing'}, not by one key"
-        )
-    key = material["publicKey"]
-    if "rawBytes" in key and _base64(key["rawBytes"], "public key") != trust.pem:
-        raise SignerUntrusted("the bundle carries another public key than the trusted one")
-    if "hint" in key and key["hint"] != trust.fingerprint:
-        raise SignerUntrusted(f"signed by key {str(key['hint'])[:16]}, trusted is {trust.fingerprint[:16]}")
-
-
-def _signatures(envelope: dict[str, Any]) -> list[dict[str, Any]]:
-    entries = envelope.get("signatures")
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise SignatureInvalid("the bundle has no signature")
-    return entries
-
-
-def _base64(value: Any, what: str) -> bytes:
-    if not isinstance(value, str):
-        raise UnreadableArtifact(f"the bundle's {what} is missing")
-    try:
-        data = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UnreadableArtifact(f"the bundle's {what} is not base64: {error}") from error
-    if base64.b64encode(data).decode() != value:
-        raise UnreadableArtifact(f"the bundle's {what} is not in canonical base64")
-    return data
+def _canonical(envelope: Envelope, threshold: Threshold) -> bytes | None:
+    """Return the one spelling of a bundle by one key; None for all others, whose unsigned parts have none."""
+    member = threshold.members[0]
+    if len(threshold.members) != 1 or not isinstance(member, KeyTrust):
+        return None
+    bare = tuple(Signature(item.value) for item in envelope.signatures)
+    return write_envelope(Envelope(envelope.payload, PAYLOAD_TYPE, bare, key_material(member.key)))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, SignatureInvalid, StorageError, UnreadableArtifact, UsageError
+from holdfast.signing.envelope import PUBLIC_KEY, Material, pae
 
 PrivateKeyTypes = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PublicKeyTypes = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -28,11 +28,17 @@ _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
 _LIMIT = 1 << 16  # bytes of a PEM file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PublicKey:
-    """A key that verifies."""
+    """A key that verifies; equal keys are equal."""
 
     key: PublicKeyTypes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and self.pem == other.pem
+
+    def __hash__(self) -> int:
+        return hash(self.pem)
 
     @cached_property
     def pem(self) -> bytes:
@@ -56,19 +62,6 @@ class PublicKey:
             raise SignatureInvalid("the signature does not verify with this key") from None
 
 
-class Signer(Protocol):
-    """Signs bytes; where the private key lives is its own business."""
-
-    @property
-    def public(self) -> PublicKey:
-        """The key that verifies."""
-        ...
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature over ``message``."""
-        ...
-
-
 @dataclass(frozen=True, repr=False)
 class KeySigner:
     """A private key in memory; its ``repr`` shows the public fingerprint only."""
@@ -83,11 +76,20 @@ class KeySigner:
         """The key that verifies."""
         return PublicKey(self.key.public_key())
 
+    def seal(self, payload_type: str, payload: bytes) -> tuple[bytes, Material]:
+        """Return a signature over the payload's encoding, and the key's fingerprint as what verifies it."""
+        return self.sign(pae(payload_type, payload)), key_material(self.public)
+
     def sign(self, message: bytes) -> bytes:
         """Return a DER ECDSA or a raw Ed25519 signature."""
         if isinstance(self.key, ed25519.Ed25519PrivateKey):
             return self.key.sign(message)
         return self.key.sign(message, ec.ECDSA(_hash_for(self.key.curve)))
+
+
+def key_material(key: PublicKey) -> Material:
+    """Return the verification material of a bare key: its fingerprint as a hint."""
+    return Material(PUBLIC_KEY, {"hint": key.fingerprint})
 
 
 def _hash_for(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
@@ -140,7 +142,7 @@ def parse_private(data: bytes, password: bytes | None, name: str) -> KeySigner:
     raise UnreadableArtifact(f"{name} holds a key of an unsupported kind", hint="use P-256, P-384, P-521 or Ed25519")
 
 
-def load_trust(source: PublicKey | bytes | Path | str) -> PublicKey:
+def load_public(source: PublicKey | bytes | Path | str) -> PublicKey:
     """Return a public key from itself, PEM bytes or a PEM file.
 
     Raises:

@@ -13,7 +13,8 @@ from holdfast.errors import DigestMismatch, SignatureInvalid, UnreadableArtifact
 from holdfast.evidence.digest import FileDigest, digest_tree
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.keys import PublicKey, Signer
+from holdfast.signing.signers.protocol import Signer
+from holdfast.signing.trusts import Threshold, TrustSource
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 GIT_NAMES = (".git", ".gitattributes", ".github", ".gitignore")
@@ -60,13 +61,17 @@ def statement_of(model: Path, files: Mapping[str, FileDigest], ignored: Iterable
 
 
 def verify_artifact(
-    model: Path | str, trust: PublicKey, *, signature: Path | str | None = None, ignore: Iterable[str] = ()
+    model: Path | str,
+    trust: TrustSource | Threshold,
+    *,
+    signature: Path | str | None = None,
+    ignore: Iterable[str] = (),
 ) -> Verified:
     """Return the statement if ``trust`` signed exactly the files that ``model`` holds.
 
     Args:
         model: folder or file.
-        trust: the key that must have signed.
+        trust: who must have signed.
         signature: bundle; by default beside or inside the model.
         ignore: relative paths the caller agrees to leave unsigned, besides git's own files and the signature.
 

@@ -13,15 +13,17 @@ from holdfast.evidence.digest import digest_tree
 from holdfast.evidence.record import Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.keys import PublicKey, Signer, load_trust
+from holdfast.signing.keys import load_public
 from holdfast.signing.oms import require_same
+from holdfast.signing.signers.protocol import KeyHolder
+from holdfast.signing.trusts import Threshold, TrustSource
 
 PASSPORT_TYPE = "https://holdfast.dev/passport/v1"
 BUNDLE, KEY = "passport.bundle.json", "passport.pub"
 _LIMIT = 64 << 20
 
 
-def write_passport(folder: Path | str, signer: Signer, *, facts: dict[str, Any] | None = None) -> Path:
+def write_passport(folder: Path | str, signer: KeyHolder, *, facts: dict[str, Any] | None = None) -> Path:
     """Sign every file below ``folder`` as it is now; write the bundle and the public key beside it.
 
     Raises:
@@ -39,7 +41,7 @@ def write_passport(folder: Path | str, signer: Signer, *, facts: dict[str, Any] 
     return folder / BUNDLE
 
 
-def verify_passport(folder: Path | str, trust: PublicKey | None = None) -> Verified:
+def verify_passport(folder: Path | str, trust: TrustSource | Threshold | None = None) -> Verified:
     """Return the passport's statement if its signature holds and the folder is exactly what was signed.
 
     Without ``trust`` the key that lies in the folder is used: that shows that nothing changed since the signature, but
@@ -53,11 +55,14 @@ def verify_passport(folder: Path | str, trust: PublicKey | None = None) -> Verif
     folder = Path(folder)
     if not (folder / BUNDLE).is_file():
         raise RecordMissing(f"{folder} holds no {BUNDLE}", hint="holdfast assess writes one")
-    key = trust if trust is not None else load_trust(folder / KEY)
-    proof = verify_bundle(read_bytes(folder / BUNDLE, "passport", limit=_LIMIT), key, require_canonical=True)
+    data, pem = (read_bytes(folder / name, "passport", limit=_LIMIT) for name in (BUNDLE, KEY))
+    key = load_public(pem)
+    if trust is not None:  # the first question is who signed; whether every byte is as it was comes after
+        verify_bundle(data, trust)
+    proof = verify_bundle(data, key, require_canonical=True)
     if proof.statement.predicate_type != PASSPORT_TYPE:
         raise UnsupportedVersion(f"{BUNDLE} is a {proof.statement.predicate_type}, not a passport")
-    if read_bytes(folder / KEY, "passport key", limit=_LIMIT) != key.pem:
+    if pem != key.pem:
         raise SignatureInvalid(f"{KEY} is not the key that signed, byte for byte")
     _require_signed_files(folder, proof)
     return dataclasses.replace(proof, self_signed=trust is None)

@@ -12,10 +12,10 @@ from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.keys import PublicKey, Signer, load_trust
 from holdfast.signing.oms import sign_artifact, signed_files, verify_artifact
 from holdfast.signing.passport import BUNDLE, verify_passport
-from holdfast.signing.signers import load_signer
+from holdfast.signing.signers import Signer, load_signer
+from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.data import Dataset
 
 MODEL_TYPE = "https://holdfast.dev/model/v1"
-Trust = PublicKey | bytes | Path | str
+Trust = TrustSources | Threshold
 
 
 def sign(
@@ -76,14 +76,15 @@ def verify(
     Args:
         subject: a module, a signed model on disk, or an assessment folder with a passport.
         bundle: bytes or path; by default the signature that lies beside or inside the subject.
-        trust: public key (PEM file or bytes). Only a passport can be verified without: then its own key shows that
-            nothing changed, and the proof says ``self_signed``.
+        trust: who must have signed: a public key (PEM file or bytes), a specification such as ``key:PATH``, several of
+            these, who must then all have signed, or a :class:`Threshold`. Only a passport can be verified without:
+            then its own key shows that nothing changed, and the proof says ``self_signed``.
         ignore: files the caller agrees to leave unsigned.
 
     Raises:
         VerificationError: the evidence contradicts the claim; the message names what differs first.
     """
-    key = None if trust is None else load_trust(trust)
+    key = None if trust is None else _threshold(trust)
     if isinstance(subject, Path | str) and bundle is None and (Path(subject) / BUNDLE).is_file():
         return verify_passport(subject, key)
     if key is None:
@@ -92,6 +93,10 @@ def verify(
         with _on_disk(bundle) as signature:
             return verify_artifact(subject, key, signature=signature, ignore=ignore)
     return _verify_module(subject, bundle, key)
+
+
+def _threshold(trust: Trust) -> Threshold:
+    return trust if isinstance(trust, Threshold) else require_threshold(trust)
 
 
 @contextmanager
@@ -106,12 +111,12 @@ def _on_disk(bundle: bytes | Path | str | None) -> Iterator[Path | str | None]:
         yield path
 
 
-def _verify_module(model: nn.Module, bundle: bytes | Path | str | None, key: PublicKey) -> Verified:
+def _verify_module(model: nn.Module, bundle: bytes | Path | str | None, trust: Threshold) -> Verified:
     from holdfast.models import model_subject
 
     if bundle is None:
         raise InvalidConfig("a model in memory has no signature beside it", hint="pass the bundle")
-    proof = verify_bundle(bundle if isinstance(bundle, bytes) else read_bytes(bundle, "bundle"), key)
+    proof = verify_bundle(bundle if isinstance(bundle, bytes) else read_bytes(bundle, "bundle"), trust)
     if proof.statement.predicate_type != MODEL_TYPE:
         raise UnsupportedVersion(f"the bundle is about {proof.statement.predicate_type}, not a model in memory")
     if dict(proof.statement.subjects[0].digest) != dict(model_subject(model).digest):
@@ -128,7 +133,7 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
     Args:
         path: artifact folder, ``.safetensors``, or state dict.
         arch: architecture when the file does not name one.
-        trust: public key that must have signed ``model.sig``; None loads without a claim of authenticity.
+        trust: who must have signed ``model.sig``, as for :func:`verify`; None loads without a claim of authenticity.
 
     Raises:
         VerificationError: see :func:`verify`.
@@ -138,7 +143,7 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
 
     if trust is None:
         return read_model(path, arch=arch)
-    proof = verify_artifact(path, load_trust(trust))
+    proof = verify_artifact(path, _threshold(trust))
     files = signed_files(proof.statement)
     expected = {Path(path).name: files.get(".", next(iter(files.values())))} if Path(path).is_file() else files
     return read_model(path, arch=arch, expected=expected)

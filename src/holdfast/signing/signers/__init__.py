@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
-from holdfast.signing.keys import Signer
 from holdfast.signing.signers.file import file_signer
+from holdfast.signing.signers.protocol import KeyHolder, Signer
 
 signers: Registry[Signer] = Registry("signer", "holdfast.signers")
 signers.register("file")(file_signer)
@@ -26,4 +26,11 @@ def load_signer(uri: str | Signer, *, password: bytes | None = None) -> Signer:
     return signers.get(scheme)(rest, password=password)
 
 
-__all__ = ["load_signer", "signers"]
+def require_key(signer: Signer) -> KeyHolder:
+    """Return ``signer`` if it has a lasting key; raise :class:`InvalidConfig` otherwise."""
+    if not isinstance(signer, KeyHolder):
+        raise InvalidConfig("this signer has no lasting key", hint="use a key: here, as in file:KEY.pem")
+    return signer
+
+
+__all__ = ["KeyHolder", "Signer", "load_signer", "require_key", "signers"]
