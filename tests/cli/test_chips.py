@@ -88,6 +88,13 @@ def test_contradictions(options: list[str], text: str, capsys: pytest.CaptureFix
     assert "Traceback" not in error
 
 
+def test_a_refused_campaign_leaves_no_empty_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["campaign", "m", "--data", "digits", "-o", "run", "--fault", "bit-errors:rate=2", "--chips", "2"]) == 2
+    assert main([*CALL, "--fault", "no-such-law", "--rates", "1%"]) == 2
+    assert not Path("run").exists()
+    capsys.readouterr()
+
+
 def test_a_folder_of_other_chips_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*CALL, "--rates", "0.01", "--chips", "2"]) == 0
     assert main([*CALL, "--rates", "0.01", "--chips", "2", "--seed", "5"]) == 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast._files import making_folder
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.errors import UsageError
 
@@ -155,7 +156,7 @@ def _chips(what: _What, rates: list[float], options: dict[str, Any], reading: di
     from holdfast.assessment.chips import ChipOptions
     from holdfast.models import load
 
-    with stages() as announce:
+    with stages() as announce, making_folder(what.out):
         sizes = ChipOptions(folder=what.out, announce=announce, **options)
         model = load(what.model, arch=what.arch)
         measure = _over_text if what.data.startswith(_TEXTS) else _over_images
