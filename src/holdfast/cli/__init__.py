@@ -19,6 +19,7 @@ VERBS = {
     "identify": "tell which platform produced a trace",
     "inject": "write a broken copy of a stored model",
     "keygen": "make a signing key",
+    "oci": "push signed models to OCI registries, and pull them verified",
     "quantize": "store weights as integer codes",
     "run": "run a model on probes and keep the exact output bits",
     "serve": "run the untrusted worker of shielded sessions",

@@ -6,7 +6,7 @@ from holdfast.signing.oms import sign_artifact, verify_artifact
 from holdfast.signing.passport import verify_passport, write_passport
 from holdfast.signing.signers import KeyHolder, Signer, load_signer, signers
 from holdfast.signing.trust import Identity, Trust
-from holdfast.signing.trusts import Threshold, TrustSource, load_trust, require_threshold, trusts
+from holdfast.signing.trusts import Threshold, TrustSource, TrustSources, load_trust, require_threshold, trusts
 from holdfast.signing.verbs import load, sign, verify
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Threshold",
     "Trust",
     "TrustSource",
+    "TrustSources",
     "Verified",
     "add_signature",
     "generate_key",

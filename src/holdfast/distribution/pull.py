@@ -1,0 +1,167 @@
+"""Pulling a model: every blob against its digest, the signature over all of them, and only then a folder to see."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast._files import make_folder
+from holdfast.distribution.layout import (
+    BUNDLE,
+    BUNDLE_LIMIT,
+    MODEL,
+    OUTBOARD,
+    Descriptor,
+    is_side_file,
+    read_layers,
+    title_of,
+)
+from holdfast.distribution.registry import Repository
+from holdfast.errors import (
+    HoldfastError,
+    RecordMissing,
+    StorageError,
+    UnreadableArtifact,
+    VerificationError,
+)
+from holdfast.signing import Threshold, TrustSources, Verified, verify
+
+MAX_ATTACHMENTS = 256
+Progress = Callable[[str, int], None]
+_Sides = dict[str, list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A verified model on disk, the digest of its manifest in the registry, and the proof of who signed it."""
+
+    path: Path
+    digest: str
+    files: tuple[str, ...]
+    attached: tuple[str, ...]
+    proof: Verified
+
+
+def pull(
+    reference: str,
+    out: Path | str,
+    *,
+    trust: TrustSources | Threshold,
+    plain_http: bool = False,
+    progress: Progress = lambda _name, _size: None,
+) -> Pulled:
+    """Pull the model at ``HOST/NAME[:TAG][@DIGEST]`` into the new folder ``out``, which appears only when it verifies.
+
+    Signatures are found as referrers of the model's manifest. Others may have attached theirs, so of several under one
+    name the first that ``trust`` signed is taken.
+
+    Args:
+        reference: a digest in it pins the manifest.
+        out: must not exist.
+        trust: who must have signed the files.
+        plain_http: talk without TLS, as to a registry on this machine.
+        progress: called with the name and size of each file that is about to come.
+
+    Raises:
+        VerificationError: a blob, the manifest or the signature does not hold; ``out`` is not made.
+        RecordMissing: nobody attached a signature.
+        StorageError: ``out`` exists, or the disk refuses.
+        Unavailable: the registry does not answer or refuses.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise StorageError(f"{out} exists already", hint="a pulled model gets a folder of its own")
+    repository = Repository(reference, plain_http=plain_http)
+    data, subject = repository.manifest(repository.wanted)
+    layers = _named(read_layers(data, MODEL))
+    with _staging(out) as folder:
+        for name, layer in layers.items():
+            progress(name, layer.size)
+            _save(repository, layer, folder / name)
+        sides = _attachments(repository, subject)
+        proof = _verified(folder, tuple(layers), sides, trust)
+        folder.rename(out)
+    return Pulled(out, subject.digest, tuple(layers), tuple(sides), proof)
+
+
+def _named(layers: list[Descriptor]) -> dict[str, Descriptor]:
+    """Return the layers by path.
+
+    Raises:
+        UnreadableArtifact: a path twice, one inside another, or that of a signature, which may only come as a referrer.
+    """
+    result = {title_of(layer): layer for layer in layers}
+    if len(result) != len(layers):
+        raise UnreadableArtifact("the registry holds two files of one name")
+    for name in result:
+        if is_side_file(name) or any(other.startswith(f"{name}/") for other in result):
+            raise UnreadableArtifact(f"the registry holds a file named {name!r} among those of the model")
+    return result
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Yield a private folder beside ``out``; whatever of it was not renamed away vanishes."""
+    make_folder(out.parent)
+    root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder = root / "model"
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _save(repository: Repository, layer: Descriptor, path: Path) -> None:
+    make_folder(path.parent)
+    with path.open("xb") as file:
+        repository.fetch(layer, file)
+
+
+def _attachments(repository: Repository, subject: Descriptor) -> _Sides:
+    """Return the bundles and outboards that refer to ``subject``, by name; several may claim one."""
+    found: _Sides = {}
+    entries = [item for item in repository.referrers(subject) if item.artifact_type in (BUNDLE, OUTBOARD)]
+    for entry in entries[:MAX_ATTACHMENTS]:
+        data, _ = repository.manifest(entry.digest)
+        for layer in read_layers(data, entry.artifact_type):
+            if is_side_file(title_of(layer)) and layer.size <= BUNDLE_LIMIT:
+                out = io.BytesIO()
+                repository.fetch(layer, out)
+                found.setdefault(title_of(layer), []).append(out.getvalue())
+    return found
+
+
+def _verified(folder: Path, files: tuple[str, ...], sides: _Sides, trust: TrustSources | Threshold) -> Verified:
+    """Place what is said about the model beside it and return the proof that its files are those signed."""
+    target, signature = _subject(folder, files, sides)
+    for name, candidates in sides.items():
+        if name != signature:
+            _place(folder / name, candidates[0])
+    refusals: list[HoldfastError] = []
+    for candidate in sides[signature]:
+        _place(folder / signature, candidate)
+        try:
+            return verify(target, trust=trust)
+        except (VerificationError, UnreadableArtifact) as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _subject(folder: Path, files: tuple[str, ...], sides: _Sides) -> tuple[Path, str]:
+    """Return what was signed, the folder or its single file, and the name of the signature over it."""
+    if len(files) == 1 and f"{files[0]}.sig" in sides:
+        return folder / files[0], f"{files[0]}.sig"
+    if "model.sig" not in sides:
+        raise RecordMissing("nobody attached a signature to this model", hint="its maker signs it before the push")
+    return folder, "model.sig"
+
+
+def _place(path: Path, data: bytes) -> None:
+    make_folder(path.parent)
+    path.write_bytes(data)
