@@ -20,6 +20,11 @@ def _announce(name: str, size: int) -> None:
     say(f"  {name}  {size:,} bytes")
 
 
+@app.callback(epilog=f"Example: holdfast oci push model/ {_EXAMPLE}")
+def oci() -> None:
+    """Ship signed models through OCI registries."""
+
+
 @app.command(epilog=f"Example: holdfast oci push model/ {_EXAMPLE} --plain-http")
 def push(
     model: Annotated[Path, typer.Argument(help="Signed model: a folder with model.sig, or a file with its .sig.")],
