@@ -13,24 +13,30 @@ from holdfast.models.lens import attach_lens
 from holdfast.numerics.formats import Encoded, Format, formats
 
 
+def resident_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live tensors that hold what is stored, by name and uncopied: what a fault in memory would touch."""
+    result: dict[str, Tensor] = {}
+    lenses = card(model).lenses
+    for name, value in model.state_dict().items():
+        lens = lenses.get(name)
+        if lens is None:
+            result[name] = value
+        else:
+            result[f"{name}#codes"] = lens.codes
+            result |= {f"{name}#{key}": item for key, item in lens.qparams.items()}
+    return dict(sorted(result.items()))
+
+
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return what is really stored, by name: codes and scales behind a lens, floats and buffers elsewhere.
 
     Raises:
         InvalidConfig: a parameter with stored codes was edited behind their back.
     """
-    result: dict[str, Tensor] = {}
-    lenses = card(model).lenses
-    for name, value in model.state_dict().items():
-        lens = lenses.get(name)
-        if lens is None:
-            result[name] = value.detach().cpu().contiguous().clone()
-            continue
-        if not lens.matches(value):
+    for name, lens in card(model).lenses.items():
+        if not lens.matches(model.get_parameter(name)):
             raise InvalidConfig(f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing")
-        result[f"{name}#codes"] = lens.codes.cpu().contiguous()
-        result |= {f"{name}#{key}": item.cpu().contiguous().clone() for key, item in lens.qparams.items()}
-    return dict(sorted(result.items()))
+    return {name: value.detach().cpu().contiguous().clone() for name, value in resident_tensors(model).items()}
 
 
 def take_dtype(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
