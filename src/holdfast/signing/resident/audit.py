@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,8 @@ class Audit:
         self._on_incident = on_incident
         self._seen: dict[str, float] = {}
         self._broken: set[str] = set()
-        self._failure: BaseException | None = None
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
+        self._stop, self._thread = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="holdfast-audit")
+        self._work: Future[None] | None = None
         self._guard: RemovableHandle | None = None
         self.incidents: list[Incident] = []
         self.sweeps: list[Sweep] = []
@@ -78,7 +79,7 @@ class Audit:
     @property
     def running(self) -> bool:
         """Whether the background thread is at work."""
-        return self._thread.is_alive()
+        return self._work is not None and not self._work.done()
 
     @property
     def period(self) -> float | None:
@@ -141,25 +142,23 @@ class Audit:
 
     def __enter__(self) -> Audit:
         self._guard = self.model.register_forward_pre_hook(self._refuse)
-        self._thread.start()
+        self._work = self._thread.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.shutdown()
         if self._guard is not None:
             self._guard.remove()
-        if self._failure is not None:
-            raise self._failure
+        if self._work is not None:
+            self._work.result()  # what went wrong in the thread is raised here
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self.sweep()
-        except BaseException as error:  # noqa: BLE001  handed to the thread that leaves the block
-            self._failure = error
-            self._broken.add("the audit itself")
+        while not self._stop.is_set():
+            self.sweep()
 
     def _refuse(self, _module: object, _inputs: object) -> None:
         if self._broken:
             raise IntegrityError(f"{min(self._broken)} in memory is not what was signed", hint="reload the model")
+        if not self.running:
+            raise IntegrityError("the audit of what was signed has failed", hint="leaving its block says why")
