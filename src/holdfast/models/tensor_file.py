@@ -1,21 +1,15 @@
-"""Where the tensors of a safetensors file lie, without reading them.
-
-The library that owns the format checks the header (bounds, gaps, overlaps, shapes); what is added here are the byte
-ranges, which it keeps to itself and which faults and ranged checks need.
-"""
+"""Where the tensors of a safetensors file lie, without reading them: the strict index, in torch's words."""
 
 from __future__ import annotations
 
-import json
-import struct
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact, UnsafeArtifact
+from holdfast.evidence.containers import safetensors
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _DTYPES = {
@@ -60,24 +54,18 @@ def tensor_spans(path: Path | str) -> tuple[TensorSpan, ...]:
 
     Raises:
         UnreadableArtifact: missing, truncated, or a header that contradicts the file.
+        UnsupportedVersion: an element type that does not exist.
     """
     path = Path(path)
-    header, begin = _header(path)
-    spans = [_span(path, name, entry, begin) for name, entry in header.items() if name != "__metadata__"]
-    return tuple(sorted(spans, key=lambda span: (span.start, span.stop)))
-
-
-def _header(path: Path) -> tuple[dict[str, dict[str, list[int] | str]], int]:
-    length = read_bytes(path, "model file", prefix=8)
     try:
-        with safe_open(path, framework="pt"):  # reads the header only, and refuses one that does not fit the file
-            (size,) = struct.unpack("<Q", length)
-            return json.loads(read_bytes(path, "model file", prefix=8 + size)[8:]), 8 + size
-    except (SafetensorError, struct.error, ValueError) as error:
-        raise UnreadableArtifact(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _span(path: Path, name: str, entry: dict[str, list[int] | str], begin: int) -> TensorSpan:
-    start, stop = (begin + int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(size) for size in entry["shape"])
-    return TensorSpan(path, name, _DTYPES.get(str(entry["dtype"])), shape, start, stop)
+        with path.open("rb") as file:
+            handle = file.fileno()
+            slots = safetensors.index(lambda start, length: os.pread(handle, length, start), os.fstat(handle).st_size)
+    except OSError as error:
+        raise UnreadableArtifact(f"cannot read model file {path}: {error.strerror or error}") from error
+    except UnreadableArtifact as error:
+        raise UnreadableArtifact(f"{path} is not a whole safetensors file: {error}", hint=error.hint) from error
+    return tuple(
+        TensorSpan(path, slot.name, _DTYPES.get(slot.dtype.upper()), slot.shape, slot.offset, slot.offset + slot.length)
+        for slot in slots
+    )

@@ -1,8 +1,12 @@
-"""Where a tensor lies in a file: what every container's index gives."""
+"""Where a tensor lies in a file: what every container's index gives, and how an index reads its file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Read = Callable[[int, int], bytes]  # (offset, length) within the file -> exactly those bytes
+MOST = 2**53  # sides and offsets stay below: what JSON numbers hold exactly, in every reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.errors import HoldfastError, UnreadableArtifact, UnsupportedFormat, UnsupportedVersion
+from holdfast.errors import HoldfastError, UnreadableArtifact, UnsupportedVersion
 from holdfast.quantization.adapters import awq, ggml, open_packed, write_packed
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -37,7 +37,7 @@ def safetensors(folder: Path, header: object, data: bytes = bytes(8), *, length:
         ({"w": []}, UnreadableArtifact, "w is not described"),
         ({"w": F32 | {"more": 1}}, UnreadableArtifact, "w is not described"),
         ({"w": {"dtype": "F32", "shape": [2]}}, UnreadableArtifact, "w is not described"),
-        ({"w": F32 | {"dtype": "F31"}}, UnsupportedFormat, "unknown type 'F31'"),
+        ({"w": F32 | {"dtype": "F31"}}, UnsupportedVersion, "unknown type 'F31'"),
         ({"w": F32 | {"dtype": "F16"}}, UnreadableArtifact, "does not take the bytes"),
         ({"w": F32 | {"shape": [3]}}, UnreadableArtifact, "does not take the bytes"),
         ({"w": F32 | {"shape": [-2]}}, UnreadableArtifact, "natural numbers"),
@@ -100,8 +100,8 @@ def array(*levels: int, count: int = 2**60) -> bytes:
         ({"counts": (2**60, 0)}, UnreadableArtifact, "claims 1152921504606846976 tensors"),
         ({"counts": (0, 2**60)}, UnreadableArtifact, "claims 1152921504606846976 metadata pairs"),
         ({"counts": (3, 0)}, UnreadableArtifact, "is described|twice|dimensions|runs beyond"),
-        ({"tensors": [tensor(kind=99)]}, UnsupportedFormat, "type 99"),
-        ({"tensors": [tensor(kind=4)]}, UnsupportedFormat, "type 4"),
+        ({"tensors": [tensor(kind=99)]}, UnsupportedVersion, "type 99"),
+        ({"tensors": [tensor(kind=4)]}, UnsupportedVersion, "type 4"),
         ({"tensors": [tensor(sides=())]}, UnreadableArtifact, "0 dimensions"),
         ({"tensors": [tensor(sides=(32, 1, 1, 1, 1))]}, UnreadableArtifact, "5 dimensions"),
         ({"tensors": [tensor(sides=(33,))]}, UnreadableArtifact, "rows of 33"),
