@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import field as member
+from pathlib import Path
+from typing import TypeVar
 
 from blake3 import blake3
 
-from holdfast.errors import UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.evidence.containers import Slot, index_for
+from holdfast.evidence.hashing import (
+    ALGORITHMS,
+    Recorder,
+    Sink,
+    Spans,
+    Stamp,
+    Whole,
+    read_pass,
+    usable_threads,
+    windows,
+)
+from holdfast.evidence.tree import Found, Links, Tree, open_tree
 
-_CHUNK = 1 << 20
 _TENSOR_CONTEXT = "holdfast 2026 tensor v1"
+_WORTH_THREADS = 4 << 20  # bytes of all files
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +39,49 @@ class FileDigest:
     size: int  # bytes
     sha256: str
     blake3: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one pass over each file computes.
+
+    Attributes:
+        algorithms: of whole files, from :data:`holdfast.evidence.hashing.ALGORITHMS`.
+        tensors: whether also the BLAKE3 of every tensor in safetensors, GGUF and stored NPZ files.
+        shards: (algorithm, bytes): also the digest of each so many bytes.
+        listeners: called with a file's name and size, gives more to feed in the same pass (an outboard tree, progress).
+    """
+
+    algorithms: tuple[str, ...] = ("sha256", "blake3")
+    tensors: bool = False
+    shards: tuple[str, int] | None = None
+    listeners: Callable[[str, int], Sequence[Sink]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*self.algorithms, *(self.shards or ())[:1]):
+            if name not in ALGORITHMS:
+                raise InvalidConfig(f"unknown hash {name!r}", hint=f"choose {', '.join(ALGORITHMS)}")
+        if self.shards is not None and self.shards[1] < 1:
+            raise InvalidConfig(f"shards of {self.shards[1]} bytes hold nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """What one pass over a file found; digests are lower-case hex."""
+
+    stamp: Stamp
+    digests: Mapping[str, str]  # by algorithm
+    tensors: tuple[tuple[Slot, str], ...] = ()  # in the order of their bytes
+    shards: tuple[str, ...] = ()
+    listeners: Sequence[Sink] = member(default=(), compare=False)  # those of Wanted.listeners, having seen everything
+
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return self.stamp.size
+
+
+BOTH = Wanted()
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -34,22 +94,21 @@ def digest_both(data: bytes | memoryview) -> FileDigest:
     return FileDigest(len(data), hashlib.sha256(data).hexdigest(), blake3(data).hexdigest())
 
 
-def digest_file(path: Path | str) -> FileDigest:
+def digest_file(path: Path | str, *, threads: int | None = None) -> FileDigest:
     """Return size, SHA-256 and BLAKE3 of a file from one read pass and constant memory.
 
     Raises:
-        UnreadableArtifact: the file is missing or cannot be read.
+        UnreadableArtifact: the file is missing or cannot be read, or changed meanwhile.
     """
-    sha, tree, size = hashlib.sha256(), blake3(), 0
     try:
         with Path(path).open("rb") as handle:
-            while chunk := handle.read(_CHUNK):
-                sha.update(chunk)
-                tree.update(chunk)
-                size += len(chunk)
+            return _both(hash_open(handle.fileno(), str(path), threads=threads or usable_threads()))
     except OSError as error:
         raise UnreadableArtifact(f"cannot read {path}: {error.strerror or error}") from error
-    return FileDigest(size, sha.hexdigest(), tree.hexdigest())
+
+
+def _both(item: Hashed) -> FileDigest:
+    return FileDigest(item.size, item.digests["sha256"], item.digests["blake3"])
 
 
 def digest_tensor(name: str, dtype: str, shape: Iterable[int], data: bytes | memoryview) -> str:
@@ -66,39 +125,104 @@ def digest_tensor(name: str, dtype: str, shape: Iterable[int], data: bytes | mem
     return hasher.hexdigest()
 
 
-def digest_tree(root: Path | str, *, exclude: Iterable[str] = ()) -> dict[str, FileDigest]:
+def digest_tree(
+    root: Path | str,
+    *,
+    exclude: Iterable[str] = (),
+    links: Links = Links.REFUSE,
+    threads: int | None = None,
+) -> dict[str, FileDigest]:
     """Return the digest of every regular file below ``root`` by POSIX path, sorted; a file gives one entry ``"."``.
 
-    ``exclude`` holds relative POSIX paths to leave out; that of a folder leaves out everything in it.
+    Args:
+        root: folder or file.
+        exclude: relative POSIX paths to leave out; that of a folder leaves out everything in it.
+        links: which symbolic links to follow; none by default.
+        threads: how many to use; as many as there are cores by default.
 
     Raises:
-        UnreadableArtifact: ``root`` is missing, or holds a link, device, socket or a name that is not UTF-8.
+        UnreadableArtifact: ``root`` is missing, or holds a link, device, socket or a name that is not UTF-8; or a file
+            changed while it was read.
     """
-    root, left_out = Path(root), set(exclude)
-    if root.is_file() and not root.is_symlink():
-        return {".": digest_file(root)}
-    if not root.is_dir():
-        raise UnreadableArtifact(f"no file or folder at {root}")
-    names = {_relative(path, root): path for path in sorted(root.rglob("*")) if path.is_symlink() or not path.is_dir()}
-    return {name: _regular(names[name]) for name in sorted(names) if not _within(name, left_out)}
+    found = hash_tree(root, BOTH, exclude=exclude, links=links, threads=threads)
+    return {name: _both(item) for name, item in found.items()}
 
 
-def _within(name: str, folders: set[str]) -> bool:
-    return name in folders or any(str(parent) in folders for parent in PurePosixPath(name).parents)
+def hash_tree(
+    root: Path | str,
+    wanted: Wanted = BOTH,
+    *,
+    exclude: Iterable[str] = (),
+    links: Links = Links.REFUSE,
+    threads: int | None = None,
+) -> dict[str, Hashed]:
+    """Return what ``wanted`` asks for of every file below ``root``, each from one pass; as :func:`digest_tree` else.
+
+    Raises:
+        ArtifactError: see :func:`digest_tree`; or, where tensors are wanted, a container that is malformed.
+    """
+    with open_tree(root, exclude=exclude, links=links) as tree:
+        return hash_files(tree, tree.files, wanted, threads=threads)
 
 
-def _relative(path: Path, root: Path) -> str:
-    name = path.relative_to(root).as_posix()
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UnreadableArtifact(f"the name {name!r} is not UTF-8", hint="rename the file") from None
-    return name
+def hash_files(tree: Tree, files: Sequence[Found], wanted: Wanted, *, threads: int | None = None) -> dict[str, Hashed]:
+    """Return what ``wanted`` asks for of these files of an open tree, by name in the order given.
+
+    Files go side by side; a file so large that the other threads would wait for it gets several itself.
+    """
+    threads, total = threads or usable_threads(), sum(item.size for item in files)
+    if total < _WORTH_THREADS or threads == 1:
+        return {item.name: _hash_one(tree, item, wanted, 1) for item in files}
+    large = sum(item.size * threads >= total for item in files)
+    inner = threads if len(files) == 1 else max(1, threads // max(large, 1))
+
+    def work(item: Found) -> Hashed:
+        return _hash_one(tree, item, wanted, inner if item.size * threads >= total else 1)
+
+    ordered = sorted(files, key=lambda item: -item.size)
+    found = dict(zip((item.name for item in ordered), _side_by_side(work, ordered, threads), strict=True))
+    return {item.name: found[item.name] for item in files}
 
 
-def _regular(path: Path) -> FileDigest:
-    if path.is_symlink() or not path.is_file():
-        raise UnreadableArtifact(
-            f"{path} is not a regular file", hint="replace links and devices by the files they name"
-        )
-    return digest_file(path)
+def _side_by_side(work: Callable[[Found], T], items: Sequence[Found], threads: int) -> Iterator[T]:
+    if len(items) == 1:
+        yield work(items[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        yield from pool.map(work, items)
+
+
+def _hash_one(tree: Tree, item: Found, wanted: Wanted, threads: int) -> Hashed:
+    name = tree.root.name if item.name == "." else item.name
+    with tree.open(item) as descriptor:
+        return hash_open(descriptor, name, wanted, threads=threads)
+
+
+def hash_open(descriptor: int, name: str, wanted: Wanted = BOTH, *, threads: int = 1) -> Hashed:
+    """Return what ``wanted`` asks for of one open file; ``name`` says what container it is, and is in messages.
+
+    Raises:
+        ArtifactError: it changed while it was read, or is a malformed container.
+    """
+    size = os.fstat(descriptor).st_size
+    recorder = Recorder(descriptor, size)
+    slots = _slots(name, recorder, size) if wanted.tensors else ()
+    index = recorder.sink()
+    whole = [Whole(algorithm) for algorithm in wanted.algorithms]
+    tensors = Spans([(slot.offset, slot.length) for slot in slots])
+    shards = Spans(tuple(windows(size, wanted.shards[1])), wanted.shards[0]) if wanted.shards else None
+    listeners = tuple(wanted.listeners(name, size)) if wanted.listeners else ()
+    sinks: list[Sink] = [*whole, *([index, tensors] if slots else []), *([shards] if shards else []), *listeners]
+    stamp = read_pass(descriptor, sinks, threads=threads, name=name)
+    if slots:
+        recorder.confirm(index)
+    digests = {item.algorithm: item.digest() for item in whole}
+    found = tuple(zip(slots, tensors.digests(), strict=True)) if slots else ()
+    return Hashed(stamp, digests, found, shards.digests() if shards else (), listeners)
+
+
+def _slots(name: str, recorder: Recorder, size: int) -> tuple[Slot, ...]:
+    index = index_for(name)
+    return index(recorder.read, size) if index else ()
