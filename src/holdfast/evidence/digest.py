@@ -25,7 +25,7 @@ from holdfast.evidence.hashing import (
     usable_threads,
     windows,
 )
-from holdfast.evidence.tree import Found, Links, Tree, open_tree
+from holdfast.evidence.tree import Exclude, Found, Links, Tree, open_tree
 
 _TENSOR_CONTEXT = "holdfast 2026 tensor v1"
 _WORTH_THREADS = 4 << 20  # bytes of all files
@@ -128,7 +128,7 @@ def digest_tensor(name: str, dtype: str, shape: Iterable[int], data: bytes | mem
 def digest_tree(
     root: Path | str,
     *,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     links: Links = Links.REFUSE,
     threads: int | None = None,
 ) -> dict[str, FileDigest]:
@@ -136,7 +136,7 @@ def digest_tree(
 
     Args:
         root: folder or file.
-        exclude: relative POSIX paths to leave out; that of a folder leaves out everything in it.
+        exclude: relative POSIX paths to leave out, or what tells them; that of a folder leaves out everything in it.
         links: which symbolic links to follow; none by default.
         threads: how many to use; as many as there are cores by default.
 
@@ -152,7 +152,7 @@ def hash_tree(
     root: Path | str,
     wanted: Wanted = BOTH,
     *,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     links: Links = Links.REFUSE,
     threads: int | None = None,
 ) -> dict[str, Hashed]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,6 +21,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO mus
 _DEEPEST = 64  # folders below the root
 _BLOBS = "blobs"
 MOST_FILES = 1_000_000
+Exclude = Iterable[str] | Callable[[str], bool]
 
 
 class Links(Enum):
@@ -71,12 +72,12 @@ class Tree:
 
 
 @contextmanager
-def open_tree(root: Path | str, *, exclude: Iterable[str] = (), links: Links = Links.REFUSE) -> Iterator[Tree]:
+def open_tree(root: Path | str, *, exclude: Exclude = (), links: Links = Links.REFUSE) -> Iterator[Tree]:
     """Yield the files below ``root``, sorted by code point of their names; a file gives one, named ``"."``.
 
     Args:
         root: folder or file.
-        exclude: relative POSIX paths to leave out; that of a folder leaves out everything in it.
+        exclude: relative POSIX paths to leave out, or what tells them; that of a folder leaves out everything in it.
         links: which symbolic links to follow.
 
     Raises:
@@ -92,7 +93,7 @@ def open_tree(root: Path | str, *, exclude: Iterable[str] = (), links: Links = L
     except OSError as error:
         raise _unreadable(root, error) from error
     try:
-        lister = _Lister(root, set(exclude), links, root if folder else root.parent)
+        lister = _Lister(root, _test(exclude), links, root if folder else root.parent)
         lister.list(handle, "") if folder else lister.take(handle, "", root.name)
         files = [item if folder else Found(".", item.size, item.link) for item in lister.files]
         yield Tree(root, handle, tuple(sorted(files, key=lambda item: item.name)), links)
@@ -103,7 +104,7 @@ def open_tree(root: Path | str, *, exclude: Iterable[str] = (), links: Links = L
 @dataclass
 class _Lister:
     root: Path
-    left_out: Collection[str]
+    left_out: Callable[[str], bool]
     links: Links
     base: Path
     files: list[Found] = field(default_factory=list)
@@ -115,7 +116,7 @@ class _Lister:
         with _reading(self.root / prefix), os.scandir(handle) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
-            if prefix + name not in self.left_out:
+            if not self.left_out(prefix + name):
                 self.take(handle, prefix, name, depth)
 
     def take(self, handle: int, prefix: str, name: str, depth: int = 0) -> None:
@@ -153,6 +154,10 @@ class _Lister:
             raise _irregular(self.root / path)
         with _reading(self.root / path), _descriptor(_open_link(target, self.links), self.root / path) as descriptor:
             return Found(path, os.fstat(descriptor).st_size, target)
+
+
+def _test(exclude: Exclude) -> Callable[[str], bool]:
+    return exclude if callable(exclude) else frozenset(exclude).__contains__
 
 
 def _open_beneath(handle: int, name: str) -> int:
