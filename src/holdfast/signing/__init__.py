@@ -1,8 +1,9 @@
 """Who said it: keys, signatures over statements, and the evidence of whole folders. Needs no framework."""
 
+from holdfast.signing.artifact import VerifiedArtifact, cosign_artifact, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_bundle
 from holdfast.signing.keys import PublicKey, generate_key
-from holdfast.signing.oms import sign_artifact, verify_artifact
+from holdfast.signing.oms import Serialization
 from holdfast.signing.passport import verify_passport, write_passport
 from holdfast.signing.signers import KeyHolder, Signer, load_signer, signers
 from holdfast.signing.trust import Identity, Trust
@@ -13,13 +14,16 @@ __all__ = [
     "Identity",
     "KeyHolder",
     "PublicKey",
+    "Serialization",
     "Signer",
     "Threshold",
     "Trust",
     "TrustSource",
     "TrustSources",
     "Verified",
+    "VerifiedArtifact",
     "add_signature",
+    "cosign_artifact",
     "generate_key",
     "load",
     "load_signer",

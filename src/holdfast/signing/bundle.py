@@ -68,12 +68,18 @@ def verify_bundle(data: bytes, trust: TrustSources | Threshold, *, require_canon
         UnsupportedVersion: another media type, payload type or kind of verification material.
     """
     envelope = read_envelope(data)
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise UnsupportedVersion(f"unknown payload type {envelope.payload_type!r}")
     threshold = trust if isinstance(trust, Threshold) else require_threshold(trust)
-    signers = threshold.judge(envelope)
+    proof = verify_envelope(envelope, threshold)
     if require_canonical and _canonical(envelope, threshold) != data:
         raise SignatureInvalid("the bundle is not in canonical form, so unsigned bytes of it changed")
+    return proof
+
+
+def verify_envelope(envelope: Envelope, trust: Threshold) -> Verified:
+    """Return the statement that ``trust`` signed; raises as :func:`verify_bundle` does."""
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise UnsupportedVersion(f"unknown payload type {envelope.payload_type!r}")
+    signers = trust.judge(envelope)
     return Verified(Statement.from_bytes(envelope.payload), signers)
 
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.errors import SignatureInvalid, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
@@ -55,6 +55,14 @@ class Material:
         return value
 
 
+class Checker(Protocol):
+    """A public key, as far as envelopes need to know."""
+
+    def verify(self, signature: bytes, message: bytes, *, sha256: bool = False) -> None:
+        """Return if the signature is valid; raise otherwise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A payload, its type, the signatures over both, and what came along to verify them."""
@@ -69,6 +77,10 @@ class Envelope:
     def signed(self) -> bytes:
         """The exact bytes under every signature."""
         return pae(self.payload_type, self.payload)
+
+    def check(self, index: int, key: Checker) -> None:
+        """Return if ``key`` made signature ``index``; raise :class:`SignatureInvalid` otherwise."""
+        key.verify(self.signatures[index].value, self.signed)
 
     def named(self, index: int) -> str:
         """Return by whom signature ``index`` says to be: its keyid, or what the material says of the first one."""

@@ -51,13 +51,17 @@ class PublicKey:
         """SHA-256 (hex) of the PEM text: the key hint of OpenSSF model signatures."""
         return hashlib.sha256(self.pem).hexdigest()
 
-    def verify(self, signature: bytes, message: bytes) -> None:
-        """Return if ``signature`` is valid for exactly ``message``; raise :class:`SignatureInvalid` otherwise."""
+    def verify(self, signature: bytes, message: bytes, *, sha256: bool = False) -> None:
+        """Return if ``signature`` is valid for exactly ``message``; raise :class:`SignatureInvalid` otherwise.
+
+        ``sha256`` hashes for ECDSA with SHA-256 on every curve, as only legacy signatures were.
+        """
         try:
             if isinstance(self.key, ed25519.Ed25519PublicKey):
                 self.key.verify(signature, message)
             else:
-                self.key.verify(signature, message, ec.ECDSA(_hash_for(self.key.curve)))
+                chosen = hashes.SHA256() if sha256 else _hash_for(self.key.curve)
+                self.key.verify(signature, message, ec.ECDSA(chosen))
         except InvalidSignature:
             raise SignatureInvalid("the signature does not verify with this key") from None
 

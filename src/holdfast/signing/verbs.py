@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
+from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.oms import sign_artifact, signed_files, verify_artifact
+from holdfast.signing.oms import Serialization, signed_files
 from holdfast.signing.passport import BUNDLE, verify_passport
 from holdfast.signing.signers import Signer, load_signer
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
@@ -33,6 +34,7 @@ def sign(
     about: Iterable[Dataset] = (),
     out: Path | str | None = None,
     password: bytes | None = None,
+    how: Serialization | None = None,
 ) -> bytes:
     """Sign a model in memory or on disk and return the bundle.
 
@@ -45,12 +47,13 @@ def sign(
         about: datasets the statement also names, by digest (modules only).
         out: where to write the bundle; a module's is only returned when this is None.
         password: of an encrypted key.
+        how: files or shards, by which hash, with links or not, and what to leave out (paths only).
     """
     signer = load_signer(key, password=password)
     if isinstance(subject, Path | str):
         if list(about):
             raise InvalidConfig("a file signature names files only", hint="sign the loaded model to name datasets")
-        return sign_artifact(subject, signer, out=out).read_bytes()
+        return sign_artifact(subject, signer, out=out, how=how or Serialization()).read_bytes()
     bundle = sign_statement(_model_statement(subject, about), signer)
     if out is not None:
         write_atomic(out, bundle)
@@ -70,6 +73,9 @@ def verify(
     *,
     trust: Trust | None = None,
     ignore: Iterable[str] = (),
+    extra: Extra = "refuse",
+    allow_symlinks: bool | None = None,
+    legacy: bool = False,
 ) -> Verified:
     """Return the verified statement about ``subject``, or raise; there is no third way.
 
@@ -80,6 +86,9 @@ def verify(
             these, who must then all have signed, or a :class:`Threshold`. Only a passport can be verified without:
             then its own key shows that nothing changed, and the proof says ``self_signed``.
         ignore: files the caller agrees to leave unsigned.
+        extra: ``allow`` lets files through that nobody signed; the proof names them.
+        allow_symlinks: follow links to files inside the model or its Hugging Face cache; as signed by default.
+        legacy: also read the formats of ``model-signing`` before 1.1.
 
     Raises:
         VerificationError: the evidence contradicts the claim; the message names what differs first.
@@ -91,7 +100,15 @@ def verify(
         raise InvalidConfig("verification needs the key to trust", hint="--trust KEY.pub")
     if isinstance(subject, Path | str):
         with _on_disk(bundle) as signature:
-            return verify_artifact(subject, key, signature=signature, ignore=ignore)
+            return verify_artifact(
+                subject,
+                key,
+                signature=signature,
+                ignore=ignore,
+                extra=extra,
+                allow_symlinks=allow_symlinks,
+                legacy=legacy,
+            )
     return _verify_module(subject, bundle, key)
 
 

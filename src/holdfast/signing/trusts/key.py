@@ -27,7 +27,7 @@ class KeyTrust:
         if not self.claims(envelope, index):
             raise SignerUntrusted(f"signed by {envelope.named(index)[:20]}, trusted is {self.key.fingerprint[:20]}")
         self._require_same_key(envelope, index)
-        self.key.verify(envelope.signatures[index].value, envelope.signed)
+        envelope.check(index, self.key)
         return Identity("key", self.key.fingerprint, self.key.fingerprint)
 
     def _require_same_key(self, envelope: Envelope, index: int) -> None:

@@ -1,0 +1,71 @@
+"""Names in OpenSSF model signatures: relative POSIX paths, shards of them, and what no signature covers.
+
+OMS v1.0 names a file by its path below the model and a shard by ``path:start:end`` (bytes, end exclusive). A path may
+hold colons of its own, so a shard is read from the right.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from holdfast.errors import InvalidConfig
+
+GIT_NAMES = (".git", ".gitattributes", ".github", ".gitignore")
+OWN_NAMES = ("lineage", "model.outboard", "model.sig2")  # what we write beside a model; each verified by itself
+_OWN = re.compile(r"model\.sig2|model\.outboard/.+\.obao|lineage/[^/]+\.bundle\.json")
+_SHARD = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]{0,15}):(?P<end>0|[1-9][0-9]{0,15})", re.DOTALL)
+
+
+def is_canonical(name: str) -> bool:
+    """Return whether ``name`` is the one spelling of a relative path, in UTF-8 and without ``.``, ``..`` and NUL."""
+    parts = name.split("/")
+    foreign = os.sep != "/" and os.sep in name  # a backslash separates on Windows only
+    return not (foreign or "\0" in name or {"", ".", ".."} & set(parts)) and _is_utf8(name)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shard_name(path: str, start: int, end: int) -> str:
+    """Return the name of bytes ``start`` to ``end`` (exclusive) of ``path``."""
+    return f"{path}:{start}:{end}"
+
+
+def parse_shard(name: str) -> tuple[str, int, int] | None:
+    """Return path, start and end of a shard's name; None if it is not one in its one spelling."""
+    found = _SHARD.fullmatch(name)
+    return None if found is None else (found["path"], int(found["start"]), int(found["end"]))
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is a file of evidence that we write beside a model."""
+    return _OWN.fullmatch(name) is not None
+
+
+def covers(folders: Iterable[str], name: str) -> bool:
+    """Return whether ``name`` is one of ``folders`` or lies in one."""
+    kept = folders if isinstance(folders, set | frozenset) else set(folders)
+    return name in kept or any(str(parent) in kept for parent in PurePosixPath(name).parents)
+
+
+def require_ignorable(paths: Iterable[str]) -> frozenset[str]:
+    """Return what a caller wants to leave unsigned, checked; a trailing slash is dropped.
+
+    Raises:
+        InvalidConfig: a path that is absolute, leaves the model, is all of it, or is a pattern.
+    """
+    result = frozenset(path.rstrip("/") if len(path) > 1 else path for path in paths)
+    for path in sorted(result):
+        if not is_canonical(path):
+            raise InvalidConfig(f"cannot ignore {path!r}", hint="name files and folders by their path inside the model")
+        if any(letter in path for letter in "*?["):
+            raise InvalidConfig(f"{path!r} looks like a pattern", hint="ignored paths are names, one by one")
+    return result

@@ -1,0 +1,107 @@
+"""What a signature covers and what it leaves out, on both sides.
+
+Left out are git's own names at the top, the signature, our own evidence (each file of it verified by itself), and what
+the signer or the verifier names. A signer's wish is honoured only for files that nothing loads: weights, code and
+settings are never left out unless the verifier agrees.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from holdfast.errors import SignatureInvalid, UnreadableArtifact
+from holdfast.signing.oms.names import GIT_NAMES, OWN_NAMES, covers, is_own, require_ignorable
+from holdfast.signing.oms.statement import Listing
+from holdfast.signing.oms.tree import Entry, Skip, walk
+
+_WEIGHTS = """safetensors bin pt pth ptl pte ckpt gguf ggml onnx pb h5 hdf5 keras tflite npy npz pkl pickle joblib
+msgpack model mlmodel engine plan trt ot params pdparams pdmodel mar dat data index arrow parquet"""
+_CODE = """py pyc pyd pyx pyi so dll dylib exe sh bash bat ps1 js mjs wasm jar class rb lua pl ipynb c cc cpp cu cuh h
+hpp rs go zip tar gz tgz bz2 xz zst 7z whl egg"""
+_SETTINGS = "json jsonl yaml yml toml cfg ini conf jinja jinja2 tmpl vocab merges tiktoken spm"
+_SUFFIXES = {f".{word}" for word in f"{_WEIGHTS} {_CODE} {_SETTINGS}".split()}
+_NAMES = {"vocab.txt", "merges.txt", "requirements.txt", "modelfile"}
+_HEADS = (b"\x7fELF", b"MZ", b"#!", b"PK\x03\x04", b"GGUF", b"\x89HDF", b"\x93NUMPY", b"\x1f\x8b", b"\xcf\xfa\xed\xfe",
+          b"\xca\xfe\xba\xbe", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # fmt: skip
+
+
+def default_signature(model: Path) -> Path:
+    """Return where the signature of a folder or file lies by default."""
+    return model / "model.sig" if model.is_dir() else model.with_name(f"{model.name}.sig")
+
+
+def left_out(model: Path, signature: Path, ignore: Iterable[str], *, git: bool) -> frozenset[str]:
+    """Return the paths that a new signature of ``model`` leaves out; nothing for a single file.
+
+    Raises:
+        InvalidConfig: see :func:`require_ignorable`.
+    """
+    chosen = require_ignorable(ignore)
+    if not model.is_dir():
+        return frozenset()
+    return chosen | {*(GIT_NAMES if git else ()), *OWN_NAMES, *_inside(model, signature)}
+
+
+def _inside(model: Path, signature: Path) -> list[str]:
+    place, root = signature.resolve(), model.resolve()
+    return [place.relative_to(root).as_posix()] if place.is_relative_to(root) and place != root else []
+
+
+def signing_skip(ignored: frozenset[str]) -> Skip:
+    """Return which paths to leave out when signing; of our own evidence only what is evidence."""
+    return lambda name: is_own(name) or covers(ignored - {*OWN_NAMES}, name)
+
+
+def require_own(names: Iterable[str]) -> None:
+    """Raise :class:`UnreadableArtifact` if a file lies where others will ignore it: among evidence."""
+    if stray := sorted(name for name in names if covers(OWN_NAMES, name)):
+        hint = f"{', '.join(OWN_NAMES)} are for evidence that is verified by itself; move the file"
+        raise UnreadableArtifact(f"no signature would cover {stray[0]}", hint=hint)
+
+
+def verifying_skip(model: Path, signature: Path, ignore: Iterable[str], listing: Listing) -> tuple[Skip, list[str]]:
+    """Return which paths to leave out when verifying, and the files among them that only the signer wished to.
+
+    What is signed is never left out.
+
+    Raises:
+        SignatureInvalid: the signature leaves out weights, code or settings, and the caller did not agree.
+    """
+    agreed = require_ignorable(ignore) | {*_inside(model, signature), *(listing.how.ignore & {*GIT_NAMES})}
+    wishes = frozenset(path for path in listing.how.ignore - {*OWN_NAMES} if not covers(agreed, path))
+    hidden = _refuse_loadable(model, wishes, agreed)
+    needed = listing.files | {str(parent) for name in listing.files for parent in PurePosixPath(name).parents}
+    ignored = agreed | wishes
+    return (lambda name: name not in needed and (is_own(name) or covers(ignored, name))), hidden
+
+
+def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str]) -> list[str]:
+    if not wishes or not model.is_dir():
+        return []
+    leading = {str(parent) for path in wishes for parent in PurePosixPath(path).parents}
+    found = []
+    for entry in walk(model, lambda name: covers(agreed, name) or not (name in leading or covers(wishes, name))):
+        if not covers(wishes, entry.name):
+            continue
+        if is_loadable(entry):
+            hint = f"agree to that with --ignore {entry.name}, if you mean to"
+            raise SignatureInvalid(f"the signature leaves {entry.name} unsigned, which a loader may read", hint=hint)
+        found.append(entry.name)
+    return found
+
+
+def is_loadable(entry: Entry) -> bool:
+    """Return whether a file looks like weights, code or settings: by its suffix, its first bytes, or as a program."""
+    path = PurePosixPath(entry.name.lower())
+    if path.suffix in _SUFFIXES or path.name in _NAMES:
+        return True
+    with entry.open() as file:
+        head = file.read(16)
+        return head.startswith(_HEADS) or head[8:9] == b"{" or _is_program(file.fileno())
+
+
+def _is_program(descriptor: int) -> bool:
+    return bool(stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o111)
