@@ -16,7 +16,7 @@ from holdfast.signing.envelope import PUBLIC_KEY, Envelope, read_envelope
 from holdfast.signing.oms import legacy as old
 from holdfast.signing.oms.comparison import require_contents
 from holdfast.signing.oms.scope import default_signature, left_out, require_own, signing_skip
-from holdfast.signing.oms.serialization import Serialization, digests
+from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, digests
 from holdfast.signing.oms.statement import Listing, read_statement, write_statement
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
@@ -60,7 +60,8 @@ def list_artifact(
     model = Path(model)
     ignored = left_out(model, signature or default_signature(model), how.ignore, git=git)
     how, name = dataclasses.replace(how, ignore=ignored), model.resolve().name if model.is_dir() else model.name
-    found = Listing(how, digests(model, how, signing_skip(ignored), alone=name).digests)
+    alone = "." if how.dialect == MODEL_SIGNING else name
+    found = Listing(how, digests(model, how, signing_skip(ignored), alone=alone).digests)
     if model.is_dir():
         require_own(found.files)
     return name, found

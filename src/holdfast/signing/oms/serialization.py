@@ -15,6 +15,7 @@ from holdfast.signing.oms.names import shard_name
 from holdfast.signing.oms.tree import Skip, walk
 
 FILES, SHARDS = "files", "shards"
+SPECIFICATION, MODEL_SIGNING = "specification", "model-signing"
 SHARD_SIZE = 1_000_000_000  # bytes, as model-signing cuts
 MAX_RESOURCES = 1 << 18
 _BUFFER = 1 << 20  # bytes
@@ -40,8 +41,11 @@ HEX_DIGITS = {"sha256": 64, "blake2b": 128, "blake3": 64}
 class Serialization:
     """What a signature lists, and by which digests.
 
+    The specification and the tool ``model-signing`` name the algorithm of a shard and a model of one file differently,
+    and the tool takes its own names only; ``dialect`` chooses when writing, and both are read.
+
     Raises:
-        InvalidConfig: an unknown method or hash, or a shard size without shards.
+        InvalidConfig: an unknown method, hash or dialect, or a shard size without shards.
     """
 
     method: str = FILES  # files | shards
@@ -49,16 +53,24 @@ class Serialization:
     shard_size: int | None = None  # bytes, shards only; 10**9 by default
     allow_symlinks: bool = False
     ignore: frozenset[str] = field(default_factory=frozenset)  # paths inside the model
+    dialect: str = SPECIFICATION  # specification | model-signing
 
     def __post_init__(self) -> None:
         if self.method not in (FILES, SHARDS) or self.hash not in HASHES:
             known = f"{FILES} or {SHARDS} with {', '.join(HASHES)}"
             raise InvalidConfig(f"cannot list a model by {self.method} with {self.hash}", hint=f"choose {known}")
+        if self.dialect not in (SPECIFICATION, MODEL_SIGNING):
+            raise InvalidConfig(f"unknown dialect {self.dialect!r}", hint=f"{SPECIFICATION} or {MODEL_SIGNING}")
         if self.method == SHARDS and self.shard_size is None:
             object.__setattr__(self, "shard_size", SHARD_SIZE)
         fits = self.shard_size is None if self.method == FILES else 0 < (self.shard_size or 0) <= 2**53
         if not fits:
             raise InvalidConfig(f"{self.method} cannot be {self.shard_size} bytes long", hint="only shards have a size")
+
+    @property
+    def sharded_hash(self) -> str:
+        """What ``model-signing`` calls the algorithm of a shard, or of a file."""
+        return self.hash if self.shard_size is None else f"{self.hash}-sharded-{self.shard_size}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the predicate's ``serialization``; the same settings always give the same value."""

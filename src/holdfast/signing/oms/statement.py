@@ -17,7 +17,15 @@ from typing import Any
 from holdfast.errors import InvalidConfig, SignatureInvalid, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.oms.names import GIT_NAMES, covers, is_canonical, parse_shard, shard_name
-from holdfast.signing.oms.serialization import FILES, HASHES, HEX_DIGITS, SHARDS, Serialization, require_count
+from holdfast.signing.oms.serialization import (
+    FILES,
+    HASHES,
+    HEX_DIGITS,
+    MODEL_SIGNING,
+    SHARDS,
+    Serialization,
+    require_count,
+)
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 EMPTY_FILES = "https://holdfast.dev/oms/empty-files"
@@ -56,8 +64,9 @@ def write_statement(name: str, listing: Listing) -> Statement:
     listed = sorted(item for item in listing.digests if not _is_empty(item, listing.how))
     if not listed:
         raise InvalidConfig(f"{name} holds no file to sign")
+    algorithm = listing.how.sharded_hash if listing.how.dialect == MODEL_SIGNING else listing.how.hash
     resources: list[dict[str, Any]] = [
-        {"name": item, "algorithm": listing.how.hash, "digest": listing.digests[item]} for item in listed
+        {"name": item, "algorithm": algorithm, "digest": listing.digests[item]} for item in listed
     ]
     if empty:
         resources[0]["annotations"] = {EMPTY_FILES: empty}
@@ -153,16 +162,11 @@ def _resource(item: Any, how: Serialization) -> tuple[str, str]:
     if not isinstance(name, str) or not _is_name(name, how):
         raise SignatureInvalid(f"the signed statement holds the {how.method[:-1]} name {name!r}")
     algorithm, digest = item.get("algorithm"), item.get("digest")
-    if algorithm not in (how.hash, *_sharded_names(how)):
+    if algorithm not in (how.hash, how.sharded_hash):
         raise SignatureInvalid(f"the digest of {name} is {algorithm!r} in a statement of {how.hash}")
     if not isinstance(digest, str) or len(digest) != HEX_DIGITS[how.hash] or not _HEX.fullmatch(digest):
         raise SignatureInvalid(f"the signed digest of {name} is malformed")
     return name, digest
-
-
-def _sharded_names(how: Serialization) -> tuple[str, ...]:
-    """Return what model-signing calls the algorithm of a shard."""
-    return () if how.shard_size is None else (f"{how.hash}-sharded-{how.shard_size}",)
 
 
 def _is_name(name: str, how: Serialization) -> bool:
