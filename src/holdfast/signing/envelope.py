@@ -134,7 +134,7 @@ def read_envelope(data: bytes) -> Envelope:
         payload=from_base64(envelope.get("payload"), "payload"),
         payload_type=envelope["payloadType"],
         signatures=_signatures(envelope.get("signatures")),
-        material=_material(value.get("verificationMaterial")),
+        material=read_material(value.get("verificationMaterial")),
     )
 
 
@@ -153,7 +153,8 @@ def _keyid(entry: Mapping[str, Any]) -> str:
     return keyid
 
 
-def _material(value: Any) -> Material:
+def read_material(value: Any) -> Material:
+    """Parse the JSON object ``verificationMaterial`` strictly; raises as :func:`read_envelope` does."""
     present = [kind for kind in VARIANTS if isinstance(value, dict) and kind in value]
     if len(present) != 1 or not isinstance(value[present[0]], dict):
         seen = " and ".join(present) or "nothing"

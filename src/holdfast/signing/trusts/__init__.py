@@ -25,6 +25,16 @@ def key_trust(path: str) -> KeyTrust:
     return KeyTrust(load_public(path))
 
 
+@trusts.register("sigstore")
+def sigstore_trust(
+    issuer: str, root: str, *, identity: str = "", domain: str = "", identity_regex: str = "", at: str = ""
+) -> Trust:
+    """Trust what an identity signed keylessly; see :func:`holdfast.signing.trusts.sigstore.sigstore_trust`."""
+    from holdfast.signing.trusts import sigstore  # certificates cost a start-up that keys do without
+
+    return sigstore.sigstore_trust(issuer, root, identity=identity, domain=domain, identity_regex=identity_regex, at=at)
+
+
 def load_trust(source: TrustSource) -> Trust:
     """Return a trust from itself, a public key, PEM bytes, a PEM file, or the specification of a kind of trust.
 

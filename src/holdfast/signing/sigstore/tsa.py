@@ -1,0 +1,55 @@
+"""RFC 3161 timestamps over a signature, by the timestamp authorities of a trusted root (extra ``sigstore``)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from holdfast.errors import MissingExtra, SignatureInvalid, SignerUntrusted, UnreadableArtifact
+from holdfast.signing.sigstore.trusted_root import Authority, TrustedRoot
+
+
+def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetime:
+    """Return when, by one of the root's timestamp authorities, ``message`` existed.
+
+    Args:
+        token: an RFC 3161 response, DER.
+        message: the bytes that were timestamped: the signature.
+        root: who may say so.
+
+    Raises:
+        MissingExtra: the package ``rfc3161-client`` is not installed.
+        UnreadableArtifact: no RFC 3161 response.
+        SignerUntrusted: the root has no timestamp authority, or does not believe it at that time.
+        SignatureInvalid: no authority of the root signed it for this message.
+    """
+    try:
+        from rfc3161_client import decode_timestamp_response
+    except ImportError as error:
+        raise MissingExtra("timestamps need rfc3161-client", hint="pip install 'holdfast[sigstore]'") from error
+    if not root.timestamp_authorities:
+        raise SignerUntrusted("the trusted root has no timestamp authority, and the bundle has a timestamp")
+    try:
+        time = decode_timestamp_response(token).tst_info.gen_time
+    except ValueError as error:
+        raise UnreadableArtifact("the bundle's timestamp is no RFC 3161 response") from error
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    signers = [authority for authority in root.timestamp_authorities if _signed(token, message, authority)]
+    if not signers:
+        raise SignatureInvalid("the timestamp is not for this signature, or by no authority of the trusted root")
+    if not any(authority.validity.holds(time) for authority in signers):
+        raise SignerUntrusted(f"the timestamp's authority is not believed at {time:%F %T}")
+    return time
+
+
+def _signed(token: bytes, message: bytes, authority: Authority) -> bool:
+    from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
+
+    if len(authority.chain) < 2:
+        return False  # a timestamp authority stands below a root of its own
+    builder = VerifierBuilder().tsa_certificate(authority.chain[0]).add_root_certificate(authority.chain[-1])
+    for certificate in authority.chain[1:-1]:
+        builder = builder.add_intermediate_certificate(certificate)
+    try:
+        return builder.build().verify_message(decode_timestamp_response(token), message)
+    except VerificationError:
+        return False
