@@ -25,6 +25,14 @@ def key_trust(path: str) -> KeyTrust:
     return KeyTrust(load_public(path))
 
 
+@trusts.register("keyset")
+def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0) -> Trust:
+    """Trust the signed key set at ``path``; see :func:`holdfast.signing.trusts.keyset.keyset_trust`."""
+    from holdfast.signing.trusts import keyset  # it reads signed statements, which need trusts
+
+    return keyset.keyset_trust(path, root, at, threshold)
+
+
 @trusts.register("sigstore")
 def sigstore_trust(
     issuer: str, root: str, *, identity: str = "", domain: str = "", identity_regex: str = "", at: str = ""

@@ -1,0 +1,72 @@
+"""Trust less what a revocation list takes away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from holdfast.errors import SignerUntrusted, UnreadableArtifact
+from holdfast.signing.envelope import CERTIFICATE, CHAIN, Envelope, from_base64
+from holdfast.signing.revocation import Revocation, RevocationList
+from holdfast.signing.times import write_time
+from holdfast.signing.trust import Identity, Trust
+
+
+@dataclass(frozen=True)
+class Unrevoked:
+    """Accepts what ``trust`` accepts, unless ``revocations`` names the key, a certificate, or what was signed.
+
+    ``at`` is when that is asked; None means now.
+    """
+
+    trust: Trust
+    revocations: RevocationList
+    at: datetime | None = None
+
+    def claims(self, envelope: Envelope, index: int) -> bool:
+        """Return what the inner trust says."""
+        return self.trust.claims(envelope, index)
+
+    def accept(self, envelope: Envelope, index: int) -> Identity:
+        """Return who signed, or raise :class:`SignerUntrusted` naming the entry that stands against it."""
+        identity = self.trust.accept(envelope, index)
+        names = [("key", identity.fingerprint)]
+        if index == 0:  # the certificates of a bundle speak for its first signature
+            names += [("certificate", name) for name in certificate_names(envelope)]
+        for kind, name in names:
+            entry = self.revocations.against(kind, name, signed=identity.time, at=self.at)
+            if entry is not None:
+                raise SignerUntrusted(explain(entry), hint="sign again with a key that is not revoked")
+        return identity
+
+
+def explain(entry: Revocation) -> str:
+    """Return the sentence that refuses what ``entry`` names."""
+    return f"the {entry.kind} {entry.id[:16]} is revoked ({entry.reason}) from {write_time(entry.effective)} on"
+
+
+def certificate_name(certificate: x509.Certificate) -> str:
+    """Return how a revocation list names a certificate: SHA-256 (hex) of its issuer's DER name, and its serial."""
+    return f"{hashlib.sha256(certificate.issuer.public_bytes()).hexdigest()}/{certificate.serial_number}"
+
+
+def certificate_names(envelope: Envelope) -> Iterator[str]:
+    """Yield the names of all certificates that came with the first signature; none for a bare key."""
+    value = envelope.material.value
+    if envelope.material.kind == CERTIFICATE:
+        entries: object = [value]
+    else:
+        entries = value.get("certificates") if envelope.material.kind == CHAIN else []
+    if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
+        raise UnreadableArtifact("the bundle's certificates are malformed")
+    for item in entries:
+        der = from_base64(item.get("rawBytes"), "certificate")
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+        except ValueError as error:
+            raise UnreadableArtifact(f"the bundle holds a malformed certificate: {error}") from error
+        yield certificate_name(certificate)
