@@ -1,4 +1,7 @@
-"""Where a training keeps what it needs to go on, and what it measured."""
+"""Where a training keeps what it needs to go on, and what it measured.
+
+Every snapshot is a link of a hash chain in ``checkpoints.jsonl``: one that was swapped or edited is not gone on from.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,38 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import make_folder, read_bytes, write_atomic
-from holdfast.errors import InvalidConfig, MissingExtra, StorageError
+from holdfast.errors import DigestMismatch, InvalidConfig, MissingExtra, StorageError
 from holdfast.evidence import canonical
+from holdfast.evidence.chain import Chain
+from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.database import differing
 from holdfast.training.measured import Measured
-from holdfast.training.snapshot import read_snapshot, write_snapshot
+from holdfast.training.snapshot import Snapshot, read_snapshot, snapshot_bytes
 from holdfast.training.state import State
 
-METRICS = "metrics.jsonl"
+METRICS, CHAIN = "metrics.jsonl", "checkpoints.jsonl"
 _PATTERN = "snapshot-*.safetensors"
 
 
 @dataclass(kw_only=True)
 class Journal:
-    """A folder with ``snapshot-EPOCHS.safetensors`` and ``metrics.jsonl``, one line per epoch.
+    """A folder with ``snapshot-EPOCHS.safetensors``, their chain, and ``metrics.jsonl``, one line per epoch.
 
     Attributes:
         folder: made when it is missing.
         every: epochs from one snapshot to the next; the last epoch has one anyway.
         keep: keep the snapshot of every so many epochs; None keeps the newest alone.
         tensorboard: write event files to ``folder/tensorboard`` as well.
+        head: go on only if the chain of the snapshots that are there has this head (hex). Without it, who can write to
+            the folder can replace snapshots and chain together.
     """
 
     folder: Path | str
     every: int = 1
     keep: int | None = None
     tensorboard: bool = False
+    head: str | None = None
+    _chain: Chain = field(default_factory=lambda: Chain.of({}), init=False, repr=False)
     _training: Mapping[str, Any] = field(default_factory=dict, init=False, repr=False)
     _board: Any = field(default=None, init=False, repr=False)
     _fresh: bool = field(default=False, init=False, repr=False)
@@ -56,18 +65,42 @@ class Journal:
         Raises:
             InvalidConfig: the folder holds another training.
             UnreadableArtifact: a snapshot is damaged.
+            DigestMismatch: a snapshot is not the one that was written, or the chain was edited.
             MissingExtra: TensorBoard is wanted and not installed.
         """
         self._training = canonical.loads(canonical.dumps(dict(training)), what="training")
         self._fresh = not Path(self.folder).exists()
         make_folder(self.folder)
         self._board = _board(Path(self.folder)) if self.tensorboard else None
+        self._chain = Chain.of(self._training)
         if newest := self._snapshots():
             found = read_snapshot(newest[-1])
             _require_same(found.training, self._training, newest[-1])
+            self._chain = self._verified(newest[-1], found)
             state.restore(found.tensors, found.epoch, found.loss)
+        if self.head is not None and self._chain.head != self.head:
+            raise DigestMismatch(f"the checkpoints in {self.folder} are not those whose chain was expected")
+        write_atomic(Path(self.folder) / CHAIN, self._chain.to_bytes())
         lines = [line for line in self._lines() if line["epoch"] < state.epoch]
         write_atomic(Path(self.folder) / METRICS, b"".join(_line(value) for value in lines))
+
+    def _verified(self, path: Path, found: Snapshot) -> Chain:
+        """Return the chain up to the snapshot just read; what came later was never finished, or was taken away."""
+        place = Path(self.folder) / CHAIN
+        if not place.exists():
+            raise DigestMismatch(f"{self.folder} has snapshots and no {CHAIN} to check them against", hint=_START_OVER)
+        chain = Chain.from_bytes(read_bytes(place, "checkpoint chain"), what=str(place))
+        if chain.start != Chain.of(self._training).start:
+            raise DigestMismatch(f"{place} is the chain of another training", hint=_START_OVER)
+        chain = chain.upto(path.name, found.digest)
+        if not chain.links[-1].step == found.epoch == _epoch_of(path):
+            raise DigestMismatch(f"{path} is the snapshot of another epoch", hint=_START_OVER)
+        return chain
+
+    @property
+    def chain(self) -> Chain:
+        """The checkpoints so far; its head belongs into the provenance of the model."""
+        return self._chain
 
     @property
     def has_snapshots(self) -> bool:
@@ -84,8 +117,15 @@ class Journal:
         if self._board is not None:
             _show(self._board, measured)
         if last or state.epoch % self.every == 0:
-            write_snapshot(self._path(state.epoch), state, self._training)
+            self._take(state)
             self._tidy(state.epoch)
+
+    def _take(self, state: State) -> None:
+        """Write the link first: a snapshot without one is refused, a link without its snapshot is passed over."""
+        data, path = snapshot_bytes(state, self._training), self._path(state.epoch)
+        self._chain = self._chain.add(path.name, digest_bytes(data), state.epoch)
+        write_atomic(Path(self.folder) / CHAIN, self._chain.to_bytes())
+        write_atomic(path, data)
 
     def abandon(self) -> None:
         """Take the folder away again if :meth:`open` made it and no epoch has been recorded since."""
@@ -93,6 +133,7 @@ class Journal:
         if self._fresh and not self._snapshots() and not (metrics.exists() and metrics.stat().st_size):
             with suppress(OSError):  # something else is in it
                 metrics.unlink(missing_ok=True)
+                (Path(self.folder) / CHAIN).unlink(missing_ok=True)
                 Path(self.folder).rmdir()
 
     def _tidy(self, newest: int) -> None:
@@ -119,6 +160,9 @@ class Journal:
             if isinstance(value, dict) and isinstance(value.get("epoch"), int):
                 found.append(value)
         return found
+
+
+_START_OVER = "restore the folder as it was, or delete it to start over"
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

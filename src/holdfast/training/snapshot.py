@@ -18,7 +18,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from holdfast._files import read_bytes, write_atomic
+from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.digest import digest_bytes
 from holdfast.training.recipes.protocol import Loss
@@ -31,20 +31,20 @@ _HEADER_LENGTH = 8  # bytes that a safetensors file begins with: the length of i
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot as read: the tensors by name, the epochs done, the last batch's loss, and the training it is of."""
+    """A snapshot as read: the tensors by name, the epochs done, the last batch's loss, the training it is of.
+
+    ``digest`` is the BLAKE3 (hex) of the very bytes that were parsed.
+    """
 
     tensors: dict[str, Tensor]
     epoch: int
     loss: float
     training: Mapping[str, Any]
+    digest: str
 
 
-def write_snapshot(path: Path, state: State, training: Mapping[str, Any]) -> None:
-    """Write ``state`` to ``path``, atomically.
-
-    Raises:
-        StorageError: the disk refuses; older snapshots are untouched.
-    """
+def snapshot_bytes(state: State, training: Mapping[str, Any]) -> bytes:
+    """Return the file that keeps ``state``."""
     tensors = {name: value.cpu().contiguous().clone() for name, value in state.tensors().items()}
     header = {
         "type": TYPE,
@@ -53,7 +53,7 @@ def write_snapshot(path: Path, state: State, training: Mapping[str, Any]) -> Non
         "training": training,
         "tensors": digest_bytes(safetensors_bytes(tensors)),
     }
-    write_atomic(path, safetensors_bytes(tensors, {_KEY: json.dumps(header)}))
+    return safetensors_bytes(tensors, {_KEY: json.dumps(header)})
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -73,7 +73,7 @@ def read_snapshot(path: Path) -> Snapshot:
             raise UnreadableArtifact(f"{path} is damaged: its tensors are not those it was written with", hint=hint)
         clean, *extras = (None if value is None else float.fromhex(value) for value in header["loss"])
         loss = Loss(math.nan if clean is None else clean, *extras)
-        return Snapshot(tensors, header["epoch"], loss, header["training"])
+        return Snapshot(tensors, header["epoch"], loss, header["training"], digest_bytes(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UnreadableArtifact(f"{path} is not a whole snapshot: {error}", hint=hint) from error
 

@@ -27,6 +27,7 @@ def test_a_training_writes_a_model_beside_its_journal_and_resumes(
     assert "test accuracy" in first.err
     assert sorted(path.name for path in Path("out").iterdir()) == ["model.json", "model.safetensors"]
     assert sorted(path.name for path in Path("out.training").iterdir()) == [
+        "checkpoints.jsonl",
         "metrics.jsonl",
         "snapshot-000002.safetensors",
     ]
