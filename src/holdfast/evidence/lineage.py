@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import UnreadableArtifact
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class Step:
 
     kind: str  # "train", "quantize", "harden", "import"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)  # role -> BLAKE3 hex of a manifest or dataset
+    inputs: Mapping[str, str] = field(default_factory=dict)  # role -> BLAKE3 hex of a manifest, dataset or file
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -26,4 +29,11 @@ class Step:
         """Read a step back; raise :class:`UnreadableArtifact` when a field is missing."""
         if not isinstance(value, dict) or set(value) != {"kind", "parameters", "inputs"}:
             raise UnreadableArtifact("a lineage step needs exactly kind, parameters and inputs")
+        texts = isinstance(value["kind"], str) and isinstance(value["parameters"], dict)
+        if not texts or not isinstance(value["inputs"], dict) or not all(map(_is_hex, value["inputs"].values())):
+            raise UnreadableArtifact("a lineage step is a kind, parameters, and inputs with a digest each")
         return cls(value["kind"], value["parameters"], value["inputs"])
+
+
+def _is_hex(value: object) -> bool:
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None

@@ -21,7 +21,7 @@ class Hardening(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return the method's name and parameters, as the lineage keeps them."""
+        """Return the method's name and parameters, as the lineage keeps them; ``profile`` is the digest of its data."""
         ...
 
 
@@ -36,5 +36,8 @@ def harden(model: nn.Module, method: Hardening) -> nn.Module:
     hardened = copy.deepcopy(model)
     for guard in installed:
         attach_guard(hardened, guard)
-    card(hardened).lineage.append(Step("harden", method.describe(), {"model": manifest_of(model).digest}))
+    inputs, described = {"model": manifest_of(model).digest}, method.describe()
+    if data := described.get("profile"):
+        inputs["data"] = data
+    card(hardened).lineage.append(Step("harden", described, inputs))
     return hardened

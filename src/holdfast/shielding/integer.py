@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.lineage import Step
-from holdfast.models import Lens, card
+from holdfast.models import Lens, card, manifest_of
 from holdfast.numerics.formats import Encoded
 from holdfast.numerics.formats.fixed_point import FixedPoint
 from holdfast.shielding.product import CODE_MAX, Geometry, integer_product, prove_bound
@@ -114,7 +114,11 @@ def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
         _replace(result, name, _integer_layer(result, name, peak, shape))
     if not seen:
         raise InvalidConfig("the model has no convolution or linear layer to offload", hint="see partition(model)")
-    card(result).lineage.append(Step("quantize", {"format": "int8", "activations": "static-max", "layers": len(seen)}))
+    inputs = {"model": manifest_of(model).digest}
+    if isinstance(calibration, Dataset):
+        inputs["data"] = calibration.digest
+    made = {"format": "int8", "activations": "static-max", "layers": len(seen)}
+    card(result).lineage.append(Step("quantize", made, inputs))
     return result
 
 

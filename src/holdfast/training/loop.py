@@ -69,6 +69,7 @@ def train(
         raise InvalidConfig("training takes a float model and at least one epoch")
     require_fit(model, data)
     compute = compute or Compute()
+    start = manifest_of(model).digest
     step = Step("train", describe(recipe, seed, augment, compute, exact=journal is not None), {"data": data.digest})
     result = copy.deepcopy(model).train()
     run = _Run(data, recipe, seed, augment, compute)
@@ -77,13 +78,13 @@ def train(
             recipe.prepare(result)
         state = State.fresh(result, recipe.schedule)
         if journal is not None:
-            journal.open(state, {"start": manifest_of(model).digest, **step.to_json()})
+            journal.open(state, {"start": start, **step.to_json()})
         with _kept(journal):
             _epochs(run, state, journal, progress)
         _conclude(run, state)
     known = card(result)
     known.classes, known.preprocessing = data.classes, data.preprocessing.to_json()
-    known.lineage.append(step)
+    known.lineage.append(dataclasses.replace(step, inputs={"data": data.digest, "model": start}))
     return result.eval()
 
 

@@ -10,7 +10,7 @@ from holdfast.data import Dataset
 from holdfast.data.augmentation import channel_statistics
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.lineage import Step
-from holdfast.models import card
+from holdfast.models import card, manifest_of
 from holdfast.models.whitening import whitening_of
 
 
@@ -34,6 +34,7 @@ def whiten(model: nn.Module, data: Dataset) -> nn.Module:
         raise InvalidConfig(f"{data.name} is normalised before the whitening layer sees it", hint=hint)
     mean, std = channel_statistics(data)
     layer.set(mean, std)
-    step = Step("whiten", {"mean": list(mean), "std": list(std)}, {"data": data.digest})
+    inputs = {"data": data.digest, "model": manifest_of(model).digest}
+    step = Step("whiten", {"mean": list(mean), "std": list(std)}, inputs)
     card(result).lineage.append(step)
     return result

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.evidence.digest import digest_file
 from holdfast.evidence.lineage import Step
-from holdfast.models import attach_lens, card
+from holdfast.models import attach_lens, card, manifest_of
 from holdfast.numerics.formats import FloatingPoint
 from holdfast.quantization.adapters.packed import PackedFile
 from holdfast.quantization.adapters.packed_tensor import PackedTensor
@@ -46,7 +46,7 @@ def load_packed(model: nn.Module, file: PackedFile, *, rename: Callable[[str], s
             raise UnreadableArtifact(f"{tensor.name} is quantised, but {name} is a buffer, which has no codes")
         else:
             attach_lens(result, name, tensor.format, tensor.encoded())
-    inputs = {"file": digest_file(file.path).blake3}
+    inputs = {"file": digest_file(file.path).blake3, "model": manifest_of(model).digest}
     card(result).lineage.append(Step("import", {"file": file.path.name, "schemes": _schemes(file)}, inputs))
     return result.eval()
 
