@@ -21,6 +21,7 @@
     │  ├─ SignerUntrusted                    1
     │  ├─ DigestMismatch                     1
     │  ├─ RecordMissing                      1
+    │  ├─ LineageBroken                      1     a gap, a cycle, a revoked node or a contradiction
     │  ├─ IntegrityError                     1     the untrusted world lied, during a session
     │  └─ PolicyError                        1     names requirement and record
     ├─ StorageError                          3     the disk is full or refuses a write
@@ -132,6 +133,10 @@ class DigestMismatch(VerificationError):
 
 class RecordMissing(VerificationError):
     """A signed record is absent."""
+
+
+class LineageBroken(VerificationError):
+    """The signed history of a model has a gap, a cycle, a contradiction, or something revoked in it."""
 
 
 class IntegrityError(VerificationError):

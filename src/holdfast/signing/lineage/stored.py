@@ -6,9 +6,10 @@ be computed from ``model.safetensors`` and ``model.json`` alone. Files as such a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
@@ -136,12 +137,13 @@ def _slot(name: str, item: Mapping[str, Any], path: Path) -> tuple[str, str, lis
     if not isinstance(item, dict) or item.get("dtype") not in _DTYPES:
         raise problem
     shape, offsets = item.get("shape"), item.get("data_offsets")
-    if not all(isinstance(v, list) and all(type(i) is int and i >= 0 for i in v) for v in (shape, offsets)):
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise problem
     dtype, width = _DTYPES[item["dtype"]]
-    count = width
-    for side in shape or ():
-        count *= side
-    if len(offsets or ()) != 2 or offsets[1] - offsets[0] != count:
+    if offsets[1] - offsets[0] != width * math.prod(shape):
         raise problem
-    return name, dtype, list(shape or ()), offsets[0], offsets[1]
+    return name, dtype, shape, offsets[0], offsets[1]
+
+
+def _are_sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
