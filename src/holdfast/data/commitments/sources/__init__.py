@@ -1,0 +1,1 @@
+"""Readers of datasets as (key, fields), one file a format."""
