@@ -111,10 +111,14 @@ class Dataset:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return (float32 images (b, c, h, w) ready for a network, int64 labels (b,)) at int64 ``indices``."""
+        return self.inputs(self.raw[indices]), self.labels[indices]
+
+    def inputs(self, raw: Tensor) -> Tensor:
+        """Return images as stored, (b, c, h, w), as float32 network inputs."""
         shape = (1, -1, 1, 1)
         mean = torch.tensor(self.preprocessing.mean).view(shape)
         std = torch.tensor(self.preprocessing.std).view(shape)
-        return (self.raw[indices].float() * self.preprocessing.scale - mean) / std, self.labels[indices]
+        return (raw.float() * self.preprocessing.scale - mean) / std
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches in order; the last may be short."""

@@ -52,6 +52,11 @@ def name_bytes(name: str, what: str = "name") -> bytes:
     return data
 
 
+def index_key(index: int) -> str:
+    """Return the key of a sample that has nothing better than its place: twelve digits, so that order is kept."""
+    return f"{index:012d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """What a sample comes to: its digest and the bytes of its fields."""

@@ -105,7 +105,12 @@ class LeafTable:
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
         """The place of every (dataset id, key) in the tree."""
-        return {(name, row.key): place for place, (name, row) in enumerate(self)}
+        return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """(dataset id, key) of every place in the tree."""
+        return tuple((name, row.key) for name, row in self)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,11 +14,18 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersio
 
 MAGIC = b"HFLEAF01"
 _MOST_SETS = 4096  # different lists of field names
+_PACKED: WeakKeyDictionary[LeafTable, bytes] = WeakKeyDictionary()  # a table never changes, and is packed often
 _HEAD = struct.Struct("<8sQII")
 
 
 def write_table(table: LeafTable) -> bytes:
     """Return the bytes of ``table``; equal tables give equal bytes."""
+    if (packed := _PACKED.get(table)) is None:
+        packed = _PACKED[table] = _pack(table)
+    return packed
+
+
+def _pack(table: LeafTable) -> bytes:
     rows = table.rows
     names = sorted({tuple(name for name, _ in row.tags) for row in rows})
     if len(names) > _MOST_SETS:

@@ -115,12 +115,16 @@ def _tensor(tensor: Any) -> Value:
     torch = sys.modules["torch"]
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise InvalidConfig(f"a tensor of layout {tensor.layout} has no encoding", hint="make it dense")
-    whole = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    shape, name = tuple(whole.shape), str(whole.dtype).removeprefix("torch.")
-    octets = whole.reshape(-1).view(torch.uint8).numpy()
+    whole = tensor.detach().resolve_conj().resolve_neg().cpu()
+    return Value(str(whole.dtype).removeprefix("torch."), tuple(whole.shape), bytes(octets_of(whole)))
+
+
+def octets_of(tensor: Any) -> memoryview:
+    """Return the bytes of a dense CPU tensor, row-major and little-endian; a view of it where it lies so in memory."""
+    octets = tensor.contiguous().reshape(-1).view(sys.modules["torch"].uint8).numpy()
     if sys.byteorder == "big":
-        octets = octets.reshape(-1, whole.element_size())[:, ::-1]
-    return Value(name, shape, octets.tobytes())
+        octets = np.ascontiguousarray(octets.reshape(-1, tensor.element_size())[:, ::-1]).reshape(-1)
+    return memoryview(octets)
 
 
 def _image(image: Any) -> Value:
