@@ -26,6 +26,7 @@ VERBS = {
     "sign": "sign a model",
     "train": "train, with or without bit errors",
     "verify": "verify a signed model or an assessment",
+    "watch": "keep checking the weights of a loaded model, and mend what changed",
 }
 
 _EPILOG = "Example: holdfast assess --demo -o demo\nEvery verb has its own help: holdfast VERB --help"
