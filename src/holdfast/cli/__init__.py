@@ -22,6 +22,7 @@ VERBS = {
     "keygen": "make a signing key",
     "oci": "push signed models to OCI registries, and pull them verified",
     "quantize": "store weights as integer codes",
+    "resign": "sign a changed model again, reading only what changed",
     "run": "run a model on probes and keep the exact output bits",
     "serve": "run the untrusted worker of shielded sessions",
     "sign": "sign a model",
