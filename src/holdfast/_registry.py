@@ -13,7 +13,6 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from holdfast.errors import InvalidConfig, UnknownName
@@ -53,7 +52,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownName: with the nearest known names.
         """
-        self._load_plugins()
+        if name not in self._known:
+            self._load_plugins()
         if name not in self._known:
             raise unknown(self.kind, name, self._known)
         return self._known[name]
@@ -77,6 +77,8 @@ class Registry(Generic[T]):
         if self._plugins_loaded:
             return
         self._plugins_loaded = True
+        from importlib.metadata import entry_points  # takes longer than signing does
+
         for point in entry_points(group=self._group):
             self.register(point.name)(point.load())
 
