@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from holdfast._files import read_bytes
 from holdfast.cli._common import Json, emit, make_app, password_for, say
-from holdfast.signing import load_signer, sign_artifact
+from holdfast.errors import InvalidConfig
+from holdfast.signing import KeyHolder, Serialization, Signer, cosign_artifact, load_signer, sign_artifact
+from holdfast.signing.envelope import read_envelope
 from holdfast.signing.signers import require_key
 
 app = make_app()
@@ -17,16 +20,65 @@ app = make_app()
 @app.command(epilog="Example: holdfast sign model/ --key file:author.pem")
 def sign(
     model: Annotated[Path, typer.Argument(help="Model folder or file.")],
-    key: Annotated[str, typer.Option(help="Where the private key is: file:KEY.pem.")],
+    key: Annotated[list[str], typer.Option(help="Where the private key is: file:KEY.pem. Repeatable: all sign.")],
     signature: Annotated[
         Path | None, typer.Option(help="Where to write; MODEL/model.sig or MODEL.sig by default.")
     ] = None,
-    password_file: Annotated[str | None, typer.Option(help="File with the key's password (- asks).")] = None,
+    password_file: Annotated[
+        list[str] | None, typer.Option(help="File with a key's password (- asks); one per --key, in order.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="List the model by files or by shards of them.")] = "files",
+    shard_size: Annotated[int | None, typer.Option(help="Bytes of a shard; 1000000000 by default.")] = None,
+    hash_: Annotated[str, typer.Option("--hash", help="sha256, blake2b or blake3.")] = "sha256",
+    dialect: Annotated[str, typer.Option(help="Names of shards and single files: specification or model-signing.")] = (
+        "specification"
+    ),
+    ignore: Annotated[list[str] | None, typer.Option(help="Path in the model to leave unsigned; repeatable.")] = None,
+    ignore_git: Annotated[bool, typer.Option(help="Leave out .git, .github, .gitattributes and .gitignore.")] = True,
+    allow_symlinks: Annotated[bool, typer.Option(help="Sign the files that links in the model lead to.")] = False,
+    add_signature: Annotated[
+        bool, typer.Option("--add-signature", help="Sign what the signature there says, beside its signers.")
+    ] = False,
+    rehash: Annotated[
+        bool, typer.Option(help="Compare the model with the signature there before adding to it.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Sign every file of a model as an OpenSSF model signature (OMS v1.0)."""
-    signer = require_key(load_signer(key, password=password_for(password_file)))
-    path = sign_artifact(model, signer, out=signature)
-    say(f"signed {model} as {path}\nkey {signer.public.fingerprint}")
+    """Sign every file of a model as an OpenSSF model signature (OMS v1.0).
+
+    The paths to leave out are written into the signature, which the verifier must agree to for anything a loader reads.
+    """
+    signers = _signers(key, password_file or [])
+    left_out = frozenset(ignore or ())
+    if add_signature:
+        path = cosign_artifact(model, *map(require_key, signers), signature=signature, ignore=left_out, rehash=rehash)
+    else:
+        how = Serialization(
+            method=method,
+            hash=hash_,
+            shard_size=shard_size,
+            allow_symlinks=allow_symlinks,
+            ignore=left_out,
+            dialect=dialect,
+        )
+        first, *more = signers
+        path = sign_artifact(model, first, *map(require_key, more), out=signature, how=how, git=ignore_git)
+    _report(model, path, signers, json)
+
+
+def _signers(keys: list[str], passwords: list[str]) -> list[Signer]:
+    if len(passwords) not in (0, 1, len(keys)) or (len(passwords) == 1 and len(keys) > 1):
+        raise InvalidConfig(
+            f"{len(passwords)} password files for {len(keys)} keys", hint="one --password-file for every --key"
+        )
+    files: list[str | None] = [*passwords] or [None] * len(keys)
+    return [load_signer(uri, password=password_for(file)) for uri, file in zip(keys, files, strict=True)]
+
+
+def _report(model: Path, path: Path, signers: list[Signer], json: bool) -> None:
+    """Say who signed: the fingerprint of a key, and for other signers what the bundle says of them."""
+    envelope = read_envelope(read_bytes(path, "signature"))
+    names = [item.public.fingerprint if isinstance(item, KeyHolder) else envelope.named(0) for item in signers]
+    say(f"signed {model} as {path}\n" + "\n".join(f"key {name}" for name in names))
     if json:
-        emit({"signature": str(path), "signer": signer.public.fingerprint})
+        emit({"signature": str(path), "signer": names[0], "signers": names, "signatures": len(envelope.signatures)})

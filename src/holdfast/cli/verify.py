@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from holdfast.cli._common import Json, emit, make_app, say
+from holdfast.errors import InvalidConfig
+from holdfast.signing import Identity, Threshold, Verified, VerifiedArtifact, require_threshold
 from holdfast.signing import verify as verify_subject
 
 app = make_app()
@@ -16,19 +18,72 @@ app = make_app()
 @app.command(epilog="Example: holdfast verify model/ --trust author.pub")
 def verify(
     path: Annotated[Path, typer.Argument(help="Signed model, or assessment folder with a passport.")],
-    trust: Annotated[Path | None, typer.Option(help="Public key (PEM) that must have signed.")] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="Who must have signed: a public key (PEM), or as in key:PATH. Repeatable: all of them."),
+    ] = None,
+    threshold: Annotated[int | None, typer.Option(help="So many of those trusted are enough.", min=1)] = None,
     signature: Annotated[Path | None, typer.Option(help="The bundle, if it is not in its usual place.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="File you agree to leave unsigned; repeatable.")] = None,
+    extra: Annotated[str, typer.Option(help="refuse or allow files that nobody signed.")] = "refuse",
+    allow_symlinks: Annotated[
+        bool | None, typer.Option(help="Follow links to files inside the model or its cache; as signed by default.")
+    ] = None,
+    legacy: Annotated[bool, typer.Option("--legacy", help="Also read formats of model-signing before 1.1.")] = False,
     json: Json = False,
 ) -> None:
     """Verify a signature over the very files that are there; exit 1 names what differs.
 
     A passport can be verified without --trust: that shows that nothing changed since it was signed, not who signed.
     """
-    proof = verify_subject(path, signature, trust=trust, ignore=ignore or ())
-    count = len(proof.statement.predicate.get("resources", proof.statement.subjects))
-    say(f"verified: {path}, {count} files, signed by {proof.signer}")
+    if extra not in ("refuse", "allow"):
+        raise InvalidConfig(f"--extra is refuse or allow, not {extra!r}")
+    proof = verify_subject(
+        path,
+        signature,
+        trust=_trusted(trust or [], threshold),
+        ignore=ignore or (),
+        extra=cast(Literal["refuse", "allow"], extra),
+        allow_symlinks=allow_symlinks,
+        legacy=legacy,
+    )
+    _say(path, proof)
+    if json:
+        emit({"path": str(path)} | _facts(proof))
+
+
+def _trusted(sources: list[str], needed: int | None) -> Threshold | None:
+    if not sources and needed is not None:
+        raise InvalidConfig("a threshold needs somebody to trust", hint="--trust KEY.pub")
+    return require_threshold(list(sources), needed) if sources else None
+
+
+def _say(path: Path, proof: Verified) -> None:
+    names = ", ".join(f"{item.name} (says {item.issuer})" if item.issuer else item.name for item in proof.signers)
+    say(f"verified: {path}, {_facts(proof)['files']} files, signed by {names}")
     if proof.self_signed:
         say("note: verified with the key in the folder itself: nothing changed, but nobody vouches for the signer")
-    if json:
-        emit({"path": str(path), "files": count, "signer": proof.signer, "self_signed": proof.self_signed})
+    if isinstance(proof, VerifiedArtifact):
+        for note in (*proof.notes, *(f"{name} is not signed" for name in proof.unsigned)):
+            say(f"note: {note}")
+
+
+def _facts(proof: Verified) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "files": len(proof.statement.subjects),
+        "signer": proof.signer,
+        "signers": [_signer(item) for item in proof.signers],
+        "self_signed": proof.self_signed,
+    }
+    if isinstance(proof, VerifiedArtifact):
+        how = proof.listing.how
+        value |= {"files": len(proof.listing.files), "method": how.method, "hash": how.hash}
+        value |= {"unsigned": list(proof.unsigned), "notes": list(proof.notes)}
+    return value
+
+
+def _signer(identity: Identity) -> dict[str, str]:
+    value = {"kind": identity.kind, "name": identity.name, "fingerprint": identity.fingerprint}
+    if identity.issuer:
+        value["issuer"] = identity.issuer
+    return value | ({} if identity.time is None else {"time": identity.time.isoformat()})

@@ -1,0 +1,108 @@
+"""``holdfast sign``, ``verify`` and ``digest --oms`` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "weights.bin").write_bytes(bytes(range(100)))
+    (tmp_path / "m" / "README.md").write_text("words")
+    for name, kind in (("a", "p256"), ("b", "ed25519"), ("c", "p384")):
+        assert main(["keygen", name, "--kind", kind]) == 0
+    return tmp_path
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_several_signers_and_a_threshold(capsys: pytest.CaptureFixture[str]):
+    signed = output(capsys, "sign", "m", "--key", "file:a.pem", "--key", "file:b.pem")
+    assert signed["signatures"] == len(signed["signers"]) == 2
+    assert main(["verify", "m", "--trust", "a.pub", "--trust", "key:b.pub"]) == 0
+    assert main(["verify", "m", "--trust", "a.pub", "--trust", "c.pub"]) == 1
+    assert "1 of 2 trusted signers signed" in capsys.readouterr().err
+    proof = output(capsys, "verify", "m", "--trust", "b.pub", "--trust", "c.pub", "--threshold", "1")
+    assert [item["name"] for item in proof["signers"]] == [signed["signers"][1]]
+    assert main(["verify", "m", "--threshold", "1"]) == 2
+    assert main(["verify", "m", "--trust", "a.pub", "--threshold", "2"]) == 2
+
+
+def test_a_signature_is_added_to_one_that_is_there(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    assert output(capsys, "sign", "m", "--key", "file:c.pem", "--add-signature")["signatures"] == 2
+    assert main(["verify", "m", "--trust", "a.pub", "--trust", "c.pub"]) == 0
+    Path("m/weights.bin").write_bytes(b"other")
+    assert main(["sign", "m", "--key", "file:b.pem", "--add-signature"]) == 1
+    assert "weights.bin changed" in capsys.readouterr().err
+    assert main(["sign", "m", "--key", "file:b.pem", "--add-signature", "--no-rehash"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["sha256", "blake2b", "blake3"])
+def test_shards_and_hashes(capsys: pytest.CaptureFixture[str], kind: str):
+    options = ("--method", "shards", "--shard-size", "32", "--hash", kind)
+    assert main(["sign", "m", "--key", "file:a.pem", *options]) == 0
+    proof = output(capsys, "verify", "m", "--trust", "a.pub")
+    assert (proof["method"], proof["hash"], proof["files"], proof["unsigned"]) == ("shards", kind, 2, [])
+    assert main(["sign", "m", "--key", "file:a.pem", "--shard-size", "32"]) == 2
+    assert main(["sign", "m", "--key", "file:a.pem", "--hash", "md5"]) == 2
+
+
+def test_what_is_left_out_is_said_and_weights_are_not_left_out_unasked(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem", "--ignore", "README.md"]) == 0
+    assert output(capsys, "verify", "m", "--trust", "a.pub")["unsigned"] == ["README.md"]
+    assert main(["sign", "m", "--key", "file:a.pem", "--ignore", "weights.bin"]) == 0
+    assert main(["verify", "m", "--trust", "a.pub"]) == 1
+    assert "leaves weights.bin unsigned" in capsys.readouterr().err
+    assert main(["verify", "m", "--trust", "a.pub", "--ignore", "weights.bin"]) == 0
+    assert main(["sign", "m", "--key", "file:a.pem", "--ignore", "../m"]) == 2
+
+
+def test_extra_files_and_links(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    Path("m/new.py").write_text("x")
+    assert main(["verify", "m", "--trust", "a.pub"]) == 1
+    assert output(capsys, "verify", "m", "--trust", "a.pub", "--extra", "allow")["unsigned"] == ["new.py"]
+    assert main(["verify", "m", "--trust", "a.pub", "--extra", "ignore"]) == 2
+    Path("m/new.py").unlink()
+    Path("m/link").symlink_to("weights.bin")
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 2
+    assert main(["sign", "m", "--key", "file:a.pem", "--allow-symlinks"]) == 0
+    assert main(["verify", "m", "--trust", "a.pub"]) == 0
+    assert main(["verify", "m", "--trust", "a.pub", "--no-allow-symlinks"]) == 2
+
+
+def test_the_root_digest_is_the_one_that_is_signed(capsys: pytest.CaptureFixture[str]):
+    root = output(capsys, "digest", "m", "--oms")
+    assert main(["digest", "m", "--oms"]) == 0
+    assert capsys.readouterr().out == f"sha256:{root['sha256']}\n"
+    from holdfast.signing import sign_artifact, verify_artifact
+    from holdfast.signing.signers import load_signer
+
+    sign_artifact("m", load_signer("file:a.pem"))
+    assert verify_artifact("m", Path("a.pub")).statement.subjects[0].digest["sha256"] == root["sha256"]
+    assert output(capsys, "digest", "m", "--oms") == root  # the signature is not part of it
+    assert output(capsys, "digest", "m", "--oms", "--ignore", "README.md")["files"] == 1
+    assert main(["digest", "m", "--ignore", "README.md"]) == 2
+
+
+def test_passwords_come_in_the_order_of_the_keys(capsys: pytest.CaptureFixture[str]):
+    for name in ("x", "y"):
+        Path(f"{name}.pw").write_text(f"secret {name}\n")
+        assert main(["keygen", name, "--password-file", f"{name}.pw"]) == 0
+    keys = ("--key", "file:x.pem", "--key", "file:y.pem")
+    assert main(["sign", "m", *keys, "--password-file", "x.pw", "--password-file", "y.pw"]) == 0
+    assert main(["verify", "m", "--trust", "x.pub", "--trust", "y.pub"]) == 0
+    assert main(["sign", "m", *keys, "--password-file", "x.pw"]) == 2
+    assert main(["sign", "m", *keys, "--password-file", "y.pw", "--password-file", "x.pw"]) == 2
