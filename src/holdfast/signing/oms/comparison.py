@@ -37,8 +37,8 @@ def require_contents(
         SignatureInvalid: the signature leaves out weights, code or settings, and the caller did not agree.
         UnreadableArtifact: a link or device in the model.
     """
-    skip, hidden = verifying_skip(model, signature, ignore, listing)
     how = listing.how if links is None else dataclasses.replace(listing.how, allow_symlinks=links)
+    skip, hidden = verifying_skip(model, signature, ignore, listing, links=how.allow_symlinks)
     alone = "." if listing.files == {"."} else model.name
     found = digests(model, how, skip, alone=alone, only=listing.files if extra else None)
     actual = Listing(how, found.digests)

@@ -46,7 +46,7 @@ def left_out(model: Path, signature: Path, ignore: Iterable[str], *, git: bool) 
 
 
 def _inside(model: Path, signature: Path) -> list[str]:
-    place, root = signature.resolve(), model.resolve()
+    place, root = signature.parent.resolve() / signature.name, model.resolve()  # the signature itself may be a link
     return [place.relative_to(root).as_posix()] if place.is_relative_to(root) and place != root else []
 
 
@@ -62,28 +62,34 @@ def require_own(names: Iterable[str]) -> None:
         raise UnreadableArtifact(f"no signature would cover {stray[0]}", hint=hint)
 
 
-def verifying_skip(model: Path, signature: Path, ignore: Iterable[str], listing: Listing) -> tuple[Skip, list[str]]:
+def verifying_skip(
+    model: Path, signature: Path, ignore: Iterable[str], listing: Listing, *, links: bool
+) -> tuple[Skip, list[str]]:
     """Return which paths to leave out when verifying, and the files among them that only the signer wished to.
 
-    What is signed is never left out.
+    What is signed is never left out. ``links`` tells whether what is left out may hold links to files.
 
     Raises:
         SignatureInvalid: the signature leaves out weights, code or settings, and the caller did not agree.
     """
     agreed = require_ignorable(ignore) | {*_inside(model, signature), *(listing.how.ignore & {*GIT_NAMES})}
     wishes = frozenset(path for path in listing.how.ignore - {*OWN_NAMES} if not covers(agreed, path))
-    hidden = _refuse_loadable(model, wishes, agreed)
+    hidden = _refuse_loadable(model, wishes, agreed, links)
     needed = listing.files | {str(parent) for name in listing.files for parent in PurePosixPath(name).parents}
     ignored = agreed | wishes
     return (lambda name: name not in needed and (is_own(name) or covers(ignored, name))), hidden
 
 
-def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str]) -> list[str]:
+def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str], links: bool) -> list[str]:
     if not wishes or not model.is_dir():
         return []
     leading = {str(parent) for path in wishes for parent in PurePosixPath(path).parents}
+
+    def skip(name: str) -> bool:
+        return covers(agreed, name) or not (name in leading or covers(wishes, name))
+
     found = []
-    for entry in walk(model, lambda name: covers(agreed, name) or not (name in leading or covers(wishes, name))):
+    for entry in walk(model, skip, links=links):
         if not covers(wishes, entry.name):
             continue
         if is_loadable(entry):

@@ -152,6 +152,8 @@ def _destination(model: Path, name: str) -> tuple[Path, tuple[str, ...]]:
                 raise UnreadableArtifact(
                     f"{name} is a link to a folder", hint="no signature covers what lies behind it"
                 )
+            if not target.exists():
+                raise UnreadableArtifact(f"{name} is a link that leads nowhere")
             return base, target.relative_to(base).parts
     raise UnreadableArtifact(f"{name} is a link that leads out of the model", hint="replace it by the file it names")
 
