@@ -1,6 +1,13 @@
 """Who said it: keys, signatures over statements, and the evidence of whole folders. Needs no framework."""
 
-from holdfast.signing.artifact import VerifiedArtifact, cosign_artifact, sign_artifact, verify_artifact
+from holdfast.signing.artifact import (
+    VerifiedArtifact,
+    VerifiedListing,
+    cosign_artifact,
+    sign_artifact,
+    verify_artifact,
+    verify_listing,
+)
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_bundle
 from holdfast.signing.keys import PublicKey, generate_key
 from holdfast.signing.oms import Serialization
@@ -22,6 +29,7 @@ __all__ = [
     "TrustSources",
     "Verified",
     "VerifiedArtifact",
+    "VerifiedListing",
     "add_signature",
     "cosign_artifact",
     "generate_key",
@@ -37,6 +45,7 @@ __all__ = [
     "verify",
     "verify_artifact",
     "verify_bundle",
+    "verify_listing",
     "verify_passport",
     "write_passport",
 ]

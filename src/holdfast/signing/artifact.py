@@ -27,19 +27,28 @@ _PLAIN = Serialization()
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedArtifact(Verified):
-    """Proof that a model on disk is what ``signers`` signed.
+class VerifiedListing(Verified):
+    """Proof that ``signers`` signed a list of digests; nothing was compared with it yet.
 
     Attributes:
         listing: the signed files or shards and their digests.
-        unsigned: files that are there and that no signature covers: those the signer left out, and extra ones if the
-            caller allowed any. Git's own names, the signature and evidence that is verified by itself are not named.
         notes: what a careful reader wants to know of the signature.
     """
 
     listing: Listing = field(kw_only=True)
-    unsigned: tuple[str, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedArtifact(VerifiedListing):
+    """Proof that a model on disk is what ``signers`` signed.
+
+    Attributes:
+        unsigned: files that are there and that no signature covers: those the signer left out, and extra ones if the
+            caller allowed any. Git's own names, the signature and evidence that is verified by itself are not named.
+    """
+
+    unsigned: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def list_artifact(
@@ -156,13 +165,21 @@ def verify_artifact(
     path = Path(signature) if signature is not None else default_signature(Path(model))
     if extra not in ("refuse", "allow"):
         raise InvalidConfig(f"extra files can be refused or allowed, not {extra!r}")
-    envelope = old.as_signed(read_envelope(read_bytes(path, "signature", limit=LIMIT)), legacy=legacy)
+    proof = verify_listing(read_bytes(path, "signature", limit=LIMIT), trust, legacy=legacy)
+    unsigned = require_contents(Path(model), path, proof.listing, ignore, extra=extra == "allow", links=allow_symlinks)
+    return VerifiedArtifact(proof.statement, proof.signers, listing=proof.listing, notes=proof.notes, unsigned=unsigned)
+
+
+def verify_listing(data: bytes, trust: TrustSources | Threshold, *, legacy: bool = False) -> VerifiedListing:
+    """Return what ``trust`` signed of a model, from the bytes of a bundle and without looking at any file.
+
+    Raises:
+        VerificationError, UnreadableArtifact, UnsupportedVersion: see :func:`verify_artifact`.
+    """
+    envelope = old.as_signed(read_envelope(data), legacy=legacy)
     proof = verify_envelope(envelope, trust if isinstance(trust, Threshold) else require_threshold(trust))
     listing = _listing(proof.statement, envelope)
-    unsigned = require_contents(Path(model), path, listing, ignore, extra=extra == "allow", links=allow_symlinks)
-    return VerifiedArtifact(
-        proof.statement, proof.signers, listing=listing, unsigned=unsigned, notes=tuple(_notes(envelope))
-    )
+    return VerifiedListing(proof.statement, proof.signers, listing=listing, notes=tuple(_notes(envelope)))
 
 
 def _listing(statement: Statement, envelope: Envelope) -> Listing:
