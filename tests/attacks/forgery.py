@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def resign(bundle: Path, change: Change, *, fix_root: bool = True):
     statement = statement_of(bundle)
     change(statement)
     if fix_root:
-        digests = [item["digest"] for item in statement["predicate"]["resources"]]
-        statement["subject"][0]["digest"]["sha256"] = root_digest(digests)
+        with suppress(TypeError, ValueError):  # digests that are no hex have no root
+            digests = [item["digest"] for item in statement["predicate"]["resources"]]
+            statement["subject"][0]["digest"]["sha256"] = root_digest(digests)
     replace_payload(bundle, json.dumps(statement).encode())
 
 

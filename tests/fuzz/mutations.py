@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable
 from random import Random
@@ -106,10 +105,7 @@ def _with_base64(data: bytes, path: tuple[str | int, ...], change: Callable[[byt
     holder = value
     for step in path[:-1]:
         holder = holder[step]
-    try:
-        holder[path[-1]] = base64.b64encode(change(base64.b64decode(holder[path[-1]]))).decode()
-    except (binascii.Error, ValueError):
-        holder[path[-1]] = ""
+    holder[path[-1]] = base64.b64encode(change(base64.b64decode(holder[path[-1]]))).decode()
     return json.dumps(value).encode()
 
 
@@ -132,6 +128,10 @@ def _nodes(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
 def _change(random: Random, value: Any) -> None:
     nodes = _nodes(value)
     if not nodes:
@@ -139,7 +139,7 @@ def _change(random: Random, value: Any) -> None:
     holder, key = random.choice(nodes)
     kind = random.randrange(7)
     if kind == 0:
-        holder[key] = random.choice(_ATOMS)
+        holder[key] = _copy(random.choice(_ATOMS))
     elif kind == 1:
         holder[key] = random.choice(_WORDS)
     elif kind == 2:
@@ -147,11 +147,11 @@ def _change(random: Random, value: Any) -> None:
     elif kind == 3:
         other, place = random.choice(nodes)
         if other is not holder and place in (other if isinstance(other, dict) else range(len(other))):
-            holder[key] = json.loads(json.dumps(other[place]))
+            holder[key] = _copy(other[place])
     elif kind == 4 and isinstance(holder[key], str):
         holder[key] = mutate_bytes(random, holder[key].encode()).decode("utf-8", "replace")
     elif kind == 5 and isinstance(holder, list):
-        holder.append(json.loads(json.dumps(holder[key])))
+        holder.append(_copy(holder[key]))
         random.shuffle(holder)
     elif isinstance(holder, dict):
-        holder[random.choice(_WORDS)] = json.loads(json.dumps(holder[key]))
+        holder[random.choice(_WORDS)] = _copy(holder[key])
