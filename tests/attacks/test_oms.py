@@ -122,7 +122,7 @@ STATEMENTS: dict[str, Callable[[dict], object]] = {
 @pytest.mark.parametrize("name", list(STATEMENTS))
 def test_statements_that_are_malformed_or_contradict_themselves_are_refused(model: Path, name: str):
     resign(model / "model.sig", STATEMENTS[name])
-    refused(model)
+    assert "root digest" not in str(refused(model))
 
 
 def test_a_resigned_statement_without_any_change_is_accepted(model: Path):
@@ -334,7 +334,6 @@ SHARDED: dict[str, Callable[[dict], object]] = {
     "8 size 0": lambda s: settings(s).update(shard_size=0),
     "8 a negative size": lambda s: settings(s).update(shard_size=-8),
     "8 half a byte": lambda s: settings(s).update(shard_size=8.5),
-    "8 an infinite size": lambda s: settings(s).update(shard_size=float("1e400")),
     "8 size true": lambda s: settings(s).update(shard_size=True),
     "8 another size": lambda s: settings(s).update(shard_size=16),
     "8 the algorithm of another size": lambda s: first(s).update(algorithm="sha256-sharded-16"),
@@ -354,7 +353,13 @@ SHARDED: dict[str, Callable[[dict], object]] = {
 @pytest.mark.parametrize("name", list(SHARDED))
 def test_shards_that_do_not_make_up_the_file_are_refused(sharded: Path, name: str):
     resign(sharded / "model.sig", SHARDED[name])
-    refused(sharded)
+    assert "root digest" not in str(refused(sharded))
+
+
+def test_8_a_size_beyond_all_numbers_is_refused(sharded: Path):
+    payload = json.dumps(statement_of(sharded / "model.sig"))
+    replace_payload(sharded / "model.sig", payload.replace('"shard_size": 8', '"shard_size": 1e400').encode())
+    refused(sharded, "shards of size inf")
 
 
 def test_8_a_file_cut_at_a_shard_or_grown_after_the_last_is_refused(sharded: Path):

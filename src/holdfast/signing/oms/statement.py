@@ -103,7 +103,9 @@ def read_statement(statement: Statement) -> Listing:
         raise SignatureInvalid("the signed statement lists no files")
     require_count(len(resources))
     pairs = [_resource(item, how) for item in resources]
-    if len(statement.subjects) != 1 or statement.subjects[0].digest.get("sha256") != root_digest(d for _, d in pairs):
+    if len(statement.subjects) != 1:
+        raise SignatureInvalid(f"the signed statement is about {len(statement.subjects)} models")
+    if statement.subjects[0].digest.get("sha256") != root_digest(digest for _, digest in pairs):
         raise SignatureInvalid("the signed root digest does not fit the signed files")
     pairs += [(name, HASHES[how.hash]().hexdigest()) for name in _empty_files(resources, how)]
     _require_distinct([name for name, _ in pairs])
