@@ -26,7 +26,8 @@ MAGIC = b"HFOBAO1\n"
 _HEADER, _DIGEST = 20, 32
 _LIMIT = 1 << 30  # bytes of an outboard: 8 TiB of model in default groups
 
-Read = Callable[[int, int], "bytes | memoryview"]  # (offset, length) -> exactly that many bytes, or fewer at the end
+Piece = bytes | memoryview
+Read = Callable[[int, int], Piece]  # (offset, length) -> exactly that many bytes, or fewer at the end
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class OutboardBuilder:
         return Outboard(self._size, self._group, bytes(self._leaves) + last)
 
 
-def build_outboard(source: Path | str | BinaryIO | Iterable[bytes], *, group: int = GROUP) -> Outboard:
+def build_outboard(source: Path | str | BinaryIO | Iterable[Piece], *, group: int = GROUP) -> Outboard:
     """Return the outboard of a file, an open file or the pieces of one, without holding more than a megabyte.
 
     Raises:
@@ -193,7 +194,7 @@ def build_outboard(source: Path | str | BinaryIO | Iterable[bytes], *, group: in
     return builder.finish()
 
 
-def outboard_and_digest(source: Path | str | BinaryIO | Iterable[bytes], *, group: int = GROUP) -> tuple[Outboard, str]:
+def outboard_and_digest(source: Path | str | BinaryIO | Iterable[Piece], *, group: int = GROUP) -> tuple[Outboard, str]:
     """Return the outboard and the plain BLAKE3 (hex) of the same bytes, read once."""
     builder, whole = OutboardBuilder(group), blake3()
     for piece in _pieces(source):
@@ -202,7 +203,7 @@ def outboard_and_digest(source: Path | str | BinaryIO | Iterable[bytes], *, grou
     return builder.finish(), whole.hexdigest()
 
 
-def _pieces(source: Path | str | BinaryIO | Iterable[bytes]) -> Iterator[bytes | memoryview]:
+def _pieces(source: Path | str | BinaryIO | Iterable[Piece]) -> Iterator[Piece]:
     if isinstance(source, Path | str):
         try:
             with Path(source).open("rb", buffering=0) as handle:

@@ -1,0 +1,112 @@
+"""What a signature says a model holds: files and tensors, from a manifest (v2) or a plain OpenSSF signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from holdfast._files import read_bytes
+from holdfast.errors import RecordMissing, SignatureInvalid
+from holdfast.evidence.model_manifest import PREDICATE_TYPE, ModelManifest, TensorEntry
+from holdfast.signing.bundle import Verified, verify_bundle
+from holdfast.signing.oms import signed_files
+from holdfast.signing.trusts import Threshold, TrustSources
+
+_LIMIT = 64 << 20  # bytes of a signature
+_LENGTHS = {"blake3": 64, "sha256": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One signed file: its digest (hex) under ``algorithm``, and its size and outboard root where they are signed."""
+
+    name: str
+    algorithm: str
+    digest: str
+    size: int | None = None
+    outboard: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything signed about one model; the bytes have yet to be compared.
+
+    Attributes:
+        proof: the statement, and who signed it.
+        files: by name.
+        tensors: file -> name -> entry, for the files whose tensors are signed one by one.
+        manifest: the manifest, or None for a plain OpenSSF signature, which knows files only.
+    """
+
+    proof: Verified
+    files: Mapping[str, Listed]
+    tensors: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
+    manifest: ModelManifest | None = None
+
+
+def signatures_beside(model: Path) -> tuple[Path, Path]:
+    """Return where the signed manifest and the OpenSSF signature of a folder or file lie by default."""
+    if model.is_dir():
+        return model / "model.sig2", model / "model.sig"
+    return model.with_name(f"{model.name}.sig2"), model.with_name(f"{model.name}.sig")
+
+
+def read_content(model: Path, trust: TrustSources | Threshold, signature: bytes | Path | str | None = None) -> Content:
+    """Return what ``trust`` signed about ``model``; the manifest if there is one, otherwise the OpenSSF signature.
+
+    Raises:
+        RecordMissing: there is no signature.
+        SignatureInvalid, SignerUntrusted: see :func:`verify_bundle`; or the statement contradicts itself.
+    """
+    proof = verify_bundle(_bundle(model, signature), trust)
+    if proof.statement.predicate_type != PREDICATE_TYPE:
+        names = signed_files(proof.statement)
+        single = next(iter(names)) if len(names) == 1 and model.is_file() else ""
+        files = (Listed(model.name if n == single else n, "sha256", digest) for n, digest in names.items())
+        return Content(proof, _by_name(files))
+    return content_of(proof, ModelManifest.from_statement(proof.statement))
+
+
+def content_of(proof: Verified, manifest: ModelManifest) -> Content:
+    """Return the content of a verified manifest, after checking that its tensors lie inside its files.
+
+    Raises:
+        SignatureInvalid: a name is unsafe or occurs twice, or a tensor leaves its file.
+    """
+    files = _by_name(Listed(item.name, "blake3", item.blake3, item.size, item.outboard) for item in manifest.files)
+    tensors: dict[str, dict[str, TensorEntry]] = {}
+    for entry in manifest.tensors:
+        size = files[entry.file].size if entry.file in files else None
+        sound = min(entry.shape, default=0) >= 0
+        if size is None or not sound or not 0 <= entry.offset <= entry.offset + entry.length <= size:
+            raise SignatureInvalid(f"the signed tensor {entry.name} lies outside the file {entry.file}")
+        if tensors.setdefault(entry.file, {}).setdefault(entry.name, entry) is not entry:
+            raise SignatureInvalid(f"the signed manifest names {entry.name} of {entry.file} twice")
+    return Content(proof, files, tensors, manifest)
+
+
+def _bundle(model: Path, signature: bytes | Path | str | None) -> bytes:
+    if isinstance(signature, bytes):
+        return signature
+    if signature is not None:
+        return read_bytes(signature, "signature", limit=_LIMIT)
+    for path in signatures_beside(model):
+        if path.is_file():
+            return read_bytes(path, "signature", limit=_LIMIT)
+    raise RecordMissing(f"{model} has no signature beside it", hint="holdfast sign MODEL --key file:KEY.pem")
+
+
+def _by_name(files: Iterable[Listed]) -> dict[str, Listed]:
+    result: dict[str, Listed] = {}
+    for item in files:
+        if not _is_plain(item.name) or len(item.digest) != _LENGTHS[item.algorithm]:
+            raise SignatureInvalid(f"the signed statement holds the file {item.name!r}")
+        if result.setdefault(item.name, item) is not item:
+            raise SignatureInvalid(f"the signed statement names {item.name} twice")
+    return result
+
+
+def _is_plain(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and name == "/".join(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
