@@ -57,11 +57,12 @@ def issue(
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
     hash: Any = None,
     issuer: str | None = None,
+    serial: int | None = None,
 ) -> Holder:
     """A certificate with exactly these extensions (value, critical), signed by ``by`` or by itself."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     signed_by = name(issuer) if issuer else (by.certificate.subject if by else name(subject))
-    builder = x509.CertificateBuilder(signed_by, name(subject), key.public_key(), x509.random_serial_number())
+    builder = x509.CertificateBuilder(signed_by, name(subject), key.public_key(), serial or x509.random_serial_number())
     builder = builder.not_valid_before(start).not_valid_after(end)
     for value, critical in extensions:
         builder = builder.add_extension(value, critical)

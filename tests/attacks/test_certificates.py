@@ -10,12 +10,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from holdfast.errors import InvalidConfig, SignatureInvalid, SignerUntrusted, UnreadableArtifact
+from holdfast.errors import HoldfastError, InvalidConfig, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing import verify_bundle
-from holdfast.signing.envelope import CHAIN, Material, write_envelope
+from holdfast.signing.envelope import CHAIN, Material, to_base64, write_envelope
 from holdfast.signing.x509 import chain_value, read_certificates
 from tests.authority import (
     BUILDER,
@@ -384,13 +385,27 @@ def test_chains_that_are_none():
         [{}],
         ["x"],
         [{"rawBytes": "AAAA"}],
-        [{"rawBytes": raw[:-4] + "AA=="}],
+        [{"rawBytes": raw[:-8]}],
         entries * 9,
     ]
     for certificates in wrong:
         material = Material(CHAIN, {"certificates": certificates})
         with pytest.raises(UnreadableArtifact):
             trusting(ROOT).accept(dataclasses.replace(good, material=material), 0)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["leaf", "intermediate"])
+def test_no_changed_bit_of_a_certificate_is_accepted(place: int):
+    """One bit of every byte, one at a time: the certificates are signed from the first byte to the last."""
+    good = sealed(LEAF, BETWEEN)
+    der = [item.certificate.public_bytes(Encoding.DER) for item in (LEAF, BETWEEN)]
+    for byte in range(len(der[place])):
+        changed = bytearray(der[place])
+        changed[byte] ^= 1 << (byte % 8)
+        entries = [{"rawBytes": to_base64(bytes(changed) if item is der[place] else item)} for item in der]
+        forged = dataclasses.replace(good, material=Material(CHAIN, {"certificates": entries}))
+        with pytest.raises(HoldfastError):
+            trusting(ROOT).accept(forged, 0)
 
 
 def test_certificates_that_lead_in_circles_end():

@@ -17,7 +17,7 @@ from cryptography import x509
 from holdfast.errors import HoldfastError, MissingExtra, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.signing.envelope import Envelope, read_envelope, write_envelope
 from holdfast.signing.x509 import TIME_STAMPING, PathRules, find_path
-from holdfast.signing.x509.certificates import parse_certificate
+from holdfast.signing.x509.certificates import MALFORMED, parse_certificate
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
@@ -98,10 +98,18 @@ def parse_response(response: bytes) -> TimeStampResponse:
             raise UnreadableArtifact(
                 f"the timestamp authority refused: {' '.join(found.status_string) or found.status}"
             )
-        _ = found.tst_info.gen_time, found.signed_data.certificates
-    except ValueError as error:
+        _require_readable(found)
+    except (KeyError, *MALFORMED) as error:  # an unknown attribute in a name is a KeyError there
         raise UnreadableArtifact(f"a timestamp is malformed: {error}") from error
     return found
+
+
+def _require_readable(found: TimeStampResponse) -> None:
+    """Read whatever is looked at later: the library parses only on request."""
+    _ = found.tst_info.gen_time, found.tst_info.nonce, found.tst_info.message_imprint.hash_algorithm
+    for info in found.signed_data.signer_infos:
+        _ = info.issuer.rfc4514_string(), info.serial_number
+    _ = found.signed_data.certificates, found.time_stamp_token()
 
 
 def require_imprint(found: TimeStampResponse, signature: bytes) -> None:
@@ -136,7 +144,7 @@ def _require_signed(found: TimeStampResponse, path: tuple[x509.Certificate, ...]
     verifier = VerifierBuilder(tsa_certificate=path[0], intermediates=list(path[1:-1]), roots=[path[-1]]).build()
     try:
         verifier.verify_message(found, signature)
-    except (VerificationError, ValueError) as error:
+    except (VerificationError, KeyError, *MALFORMED) as error:
         raise SignatureInvalid(f"the timestamp does not verify: {error}") from error
 
 

@@ -9,7 +9,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.signing.keys import PublicKey, load_public
 from holdfast.signing.trust import Trust
 from holdfast.signing.trusts.key import KeyTrust
-from holdfast.signing.trusts.options import certificate_trust
+from holdfast.signing.trusts.options import certificate_trust, timestamped_trust
 from holdfast.signing.trusts.threshold import Threshold
 
 TrustSource = Trust | PublicKey | bytes | Path | str
@@ -17,6 +17,7 @@ TrustSources = TrustSource | list[TrustSource] | tuple[TrustSource, ...]
 
 trusts: Registry[Trust] = Registry("trust", "holdfast.trusts")
 trusts.register("certificate")(certificate_trust)
+trusts.register("timestamped")(timestamped_trust)
 
 
 @trusts.register("key")

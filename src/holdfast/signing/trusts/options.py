@@ -45,3 +45,19 @@ def certificate_trust(
     options |= {"pattern": identity_regex, "subject": subject, "issuer": issuer, "policy": policy}
     options |= {"at": at, "tsa_roots": tsa_roots, "crls": crls}
     return build_certificate_trust(options, allow_ca_leaf=allow_ca_leaf)
+
+
+def timestamped_trust(*, trust: str, tsa_roots: str, at: str = "") -> Trust:
+    """Trust another trust, if a timestamp says when it signed.
+
+    Args:
+        trust: whom; another specification goes in parentheses.
+        tsa_roots: PEM files of the roots of timestamp authorities.
+        at: verify as if at this time, ISO 8601 with a zone; now by default.
+    """
+    from holdfast.signing.trusts import load_trust
+    from holdfast.signing.trusts.certificate import parse_time
+    from holdfast.signing.trusts.timestamped import TimestampedTrust
+    from holdfast.signing.x509 import read_files
+
+    return TimestampedTrust(trust=load_trust(trust), tsa_roots=read_files(tsa_roots), at=parse_time(at))

@@ -17,6 +17,13 @@ from holdfast.errors import HoldfastError, SignerUntrusted, UnreadableArtifact
 from holdfast.signing.envelope import Material, from_base64, to_base64
 from holdfast.signing.keys import PublicKey, load_public
 
+MALFORMED = (  # what the library raises when it reads something that is not what it should be
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 MAX_CHAIN = 8  # certificates in a bundle; real chains have two or three
 MAX_CERTIFICATE = 1 << 15  # bytes of one certificate
 MAX_FILE = 1 << 20  # bytes of one PEM file
@@ -33,7 +40,7 @@ def read_certificates(source: Path | str | bytes) -> tuple[x509.Certificate, ...
     name = "the certificate" if isinstance(source, bytes) else str(source)
     try:
         found = tuple(x509.load_pem_x509_certificates(data))
-    except ValueError as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"{name} holds no readable PEM certificate", hint="PEM, one or several") from error
     if len(found) > MAX_PER_FILE:
         raise UnreadableArtifact(f"{name} holds {len(found)} certificates, more than {MAX_PER_FILE}")
@@ -71,7 +78,7 @@ def parse_certificate(data: bytes) -> x509.Certificate:
     """Return a certificate from DER; raise :class:`UnreadableArtifact` if it is none, or bytes follow it."""
     try:
         certificate = x509.load_der_x509_certificate(data)
-    except ValueError as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"the bundle's certificate is malformed: {error}") from error
     if certificate.public_bytes(Encoding.DER) != data:
         raise UnreadableArtifact("the bundle's certificate is not in DER")
@@ -83,7 +90,7 @@ def _readable(certificate: x509.Certificate, source: str) -> x509.Certificate:
     try:
         _ = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
         _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"a certificate in {source} is malformed: {error}") from error
     return certificate
 
@@ -101,7 +108,7 @@ def leaf_key(leaf: x509.Certificate) -> PublicKey:
     """
     try:
         return load_public(leaf.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    except (HoldfastError, ValueError, UnsupportedAlgorithm) as error:
+    except (HoldfastError, *MALFORMED) as error:
         raise SignerUntrusted(f"{describe(leaf)} certifies a key that cannot sign models: {error}") from error
 
 

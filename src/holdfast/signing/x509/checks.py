@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from holdfast.errors import SignerUntrusted
-from holdfast.signing.x509.certificates import describe, extension
+from holdfast.signing.x509.certificates import MALFORMED, describe, extension
 
 STRONG_HASHES = ("sha256", "sha384", "sha512")
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -101,7 +100,7 @@ def require_strong(certificate: x509.Certificate, issuer: x509.Certificate) -> N
     try:
         algorithm = certificate.signature_hash_algorithm
         key = issuer.public_key()
-    except (UnsupportedAlgorithm, ValueError) as error:
+    except MALFORMED as error:
         raise SignerUntrusted(f"{describe(certificate)} is signed in a way that is not supported") from error
     if algorithm is not None and algorithm.name not in STRONG_HASHES:
         raise SignerUntrusted(f"{describe(certificate)} is signed over the weak hash {algorithm.name}")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
 from holdfast.errors import SignerUntrusted
-from holdfast.signing.x509.certificates import describe
+from holdfast.signing.x509.certificates import MALFORMED, describe
 from holdfast.signing.x509.checks import Purpose, require_authority, require_leaf, require_strong
 
 MAX_DEPTH = 6  # certificates from the leaf to the root, both counted
@@ -77,7 +77,7 @@ class _Search:
         except SignerUntrusted as error:
             self.refusals.append(error)
             return False
-        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+        except (InvalidSignature, *MALFORMED, TypeError):
             words = f"{describe(certificate)} is not signed by the key of {describe(issuer)}, whose name it gives"
             self.refusals.append(SignerUntrusted(words))
             return False

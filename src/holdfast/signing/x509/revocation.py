@@ -6,13 +6,12 @@ import itertools
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from holdfast._files import read_bytes
 from holdfast.errors import SignerUntrusted, UnreadableArtifact
-from holdfast.signing.x509.certificates import describe, extension
+from holdfast.signing.x509.certificates import MALFORMED, describe, extension
 from holdfast.signing.x509.checks import STRONG_HASHES
 
 MAX_LIST = 64 << 20  # bytes of one list; large authorities have lists of tens of megabytes
@@ -34,7 +33,7 @@ def _read_file(path: str) -> x509.CertificateRevocationList:
         if b"-----BEGIN" in data[:1024]:
             return x509.load_pem_x509_crl(data)
         return x509.load_der_x509_crl(data)
-    except ValueError as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"{path} holds no revocation list: {error}") from error
 
 
@@ -61,7 +60,7 @@ def require_unrevoked(path: tuple[x509.Certificate, ...], lists: tuple[bytes, ..
 def _parse(data: bytes) -> x509.CertificateRevocationList:
     try:
         return x509.load_der_x509_crl(data)
-    except ValueError as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"a revocation list is malformed: {error}") from error
 
 
@@ -114,7 +113,7 @@ def _signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificate) 
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
             return False
         return found.is_signature_valid(key)
-    except (UnsupportedAlgorithm, ValueError, TypeError):
+    except (*MALFORMED, TypeError):
         return False
 
 
