@@ -78,6 +78,8 @@ def _claim(kind: tuple[str, str], spec: Mapping[str, Any], content: Content) -> 
         return _intoto(spec, content)
     if kind == ("hashedrekord", "0.0.1") and isinstance(content, Message):
         return _hashed(spec, content)
+    if kind == ("dsse", "0.0.2") and isinstance(content, Sealed):
+        return _dsse_tiles(strict.member(spec, "dsseV002"), content)
     if kind == ("hashedrekord", "0.0.2"):
         return _hashed_tiles(strict.member(spec, "hashedRekordV002"), content)
     raise UnsupportedVersion(f"a log entry of kind {kind[0]} {kind[1]} says nothing about this signature")
@@ -111,24 +113,37 @@ def _hashed(spec: Mapping[str, Any], content: Message) -> _Claim:
     )
 
 
+def _dsse_tiles(spec: Mapping[str, Any], content: Sealed) -> _Claim:
+    matches = _same_output(spec.get("payloadHash"), content.payload, None)
+    return _tile_claim(matches, _only(spec.get("signatures")))
+
+
 def _hashed_tiles(spec: Mapping[str, Any], content: Content) -> _Claim:
-    data, signature = strict.member(spec, "data"), strict.member(spec, "signature")
+    """Read the record of the bytes under the signature: of a payload they are its DSSE encoding."""
+    if isinstance(content, Message):
+        matches = _same_output(spec.get("data"), None, content.sha256)
+    else:
+        matches = _same_output(spec.get("data"), pae(content.payload_type, content.payload), None)
+    return _tile_claim(matches, strict.member(spec, "signature"))
+
+
+def _tile_claim(matches: bool, signature: Mapping[str, Any]) -> _Claim:
     certificate = strict.member(signature, "verifier", "x509Certificate")
-    wanted = _digest(strict.text(data.get("algorithm"), "algorithm"), content)
     return _Claim(
-        strict.binary(data.get("digest"), "logged digest") == wanted,
+        matches,
         strict.binary(signature.get("content"), "logged signature"),
         strict.binary(certificate.get("rawBytes"), "logged verifier"),
     )
 
 
-def _digest(algorithm: str, content: Content) -> bytes:
-    """Return the digest of the bytes under the signature."""
-    if isinstance(content, Message) and algorithm == "SHA2_256":
-        return content.sha256
-    if isinstance(content, Sealed) and algorithm in _HASHES:
-        return _HASHES[algorithm](pae(content.payload_type, content.payload)).digest()
-    raise UnsupportedVersion(f"the log entry hashes with {algorithm!r}")
+def _same_output(value: Any, message: bytes | None, sha256: bytes | None) -> bool:
+    """Return whether a logged hash (``algorithm``, ``digest``) is that of ``message``, or is the given SHA-256."""
+    output = strict.mapping(value, "logged hash")
+    algorithm = strict.text(output.get("algorithm"), "algorithm")
+    if algorithm not in (_HASHES if message is not None else ("SHA2_256",)):
+        raise UnsupportedVersion(f"the log entry hashes with {algorithm!r}")
+    wanted = sha256 if message is None else _HASHES[algorithm](message).digest()
+    return strict.binary(output.get("digest"), "logged digest") == wanted
 
 
 def _same(value: Any, digest: Any) -> bool:

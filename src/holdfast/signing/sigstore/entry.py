@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from holdfast.errors import RecordMissing, SignatureInvalid, SignerUntrusted
+from holdfast.errors import (
+    RecordMissing,
+    SignatureInvalid,
+    SignerUntrusted,
+    UnreadableArtifact,
+    UnsupportedVersion,
+)
 from holdfast.evidence import canonical
 from holdfast.signing.envelope import to_base64
 from holdfast.signing.sigstore import strict
@@ -25,7 +31,8 @@ from holdfast.signing.sigstore.trusted_root import Log, TrustedRoot
 
 _MOST_HASHES = 64
 FIRST = {("hashedrekord", "0.0.1"), ("dsse", "0.0.1"), ("intoto", "0.0.2")}  # kinds of entries of Rekor v1
-SECOND = {("hashedrekord", "0.0.2")}  # of Rekor v2
+SECOND = {("hashedrekord", "0.0.2"), ("dsse", "0.0.2")}  # of Rekor v2
+_LAST = 253_402_300_799  # seconds: the end of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +65,29 @@ def parse_entry(value: Mapping[str, Any]) -> Entry:
     Raises:
         UnreadableArtifact: malformed.
         RecordMissing: without its inclusion proof or the proof's checkpoint.
+        UnsupportedVersion: of an unknown kind.
     """
-    kind = strict.member(value, "kindVersion")
+    integrated = strict.whole(value.get("integratedTime"), "integratedTime")
+    if integrated > _LAST:
+        raise UnreadableArtifact("the log entry's time is after the year 9999")
     promise = value.get("inclusionPromise") or {}
     token = strict.mapping(promise, "inclusionPromise").get("signedEntryTimestamp")
     return Entry(
         log_id=strict.binary(strict.member(value, "logId").get("keyId"), "log id", length=32),
         index=strict.whole(value.get("logIndex"), "logIndex"),
-        kind=(strict.text(kind.get("kind"), "kind"), strict.text(kind.get("version"), "version")),
-        integrated=strict.whole(value.get("integratedTime"), "integratedTime"),
+        kind=_kind(strict.member(value, "kindVersion")),
+        integrated=integrated,
         promise=strict.binary(token, "log promise") if token else b"",
         proof=_proof(value.get("inclusionProof")),
         body=strict.binary(value.get("canonicalizedBody"), "log entry"),
     )
+
+
+def _kind(value: Mapping[str, Any]) -> tuple[str, str]:
+    kind = strict.text(value.get("kind"), "kind"), strict.text(value.get("version"), "version")
+    if kind not in FIRST | SECOND:
+        raise UnsupportedVersion(f"unknown kind of log entry: {kind[0]} {kind[1]}")
+    return kind
 
 
 def _proof(value: Any) -> Proof:

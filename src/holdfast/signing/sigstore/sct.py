@@ -46,7 +46,7 @@ def _verify(promise: Promise, leaf: x509.Certificate, issuer: x509.Certificate, 
         raise SignerUntrusted(f"the certificate log {log.origin} is not believed at {promise.timestamp:%F %T}")
     if promise.version is not Version.v1 or promise.entry_type is not LogEntryType.PRE_CERTIFICATE:
         raise SignatureInvalid("the certificate log's timestamp is of an unknown kind")
-    if promise.signature_algorithm is SignatureAlgorithm.ANONYMOUS or promise.signature_hash_algorithm.name != "sha256":
+    if _algorithm(promise) != "sha256":
         raise SignatureInvalid("the certificate log's timestamp is not signed over SHA-256")
     try:
         log.key.verify(promise.signature, signed_bytes(promise, leaf.tbs_precertificate_bytes, issuer))
@@ -54,6 +54,14 @@ def _verify(promise: Promise, leaf: x509.Certificate, issuer: x509.Certificate, 
         raise SignatureInvalid(
             "the certificate log's timestamp is not for this certificate, or not its log's"
         ) from None
+
+
+def _algorithm(promise: Promise) -> str:
+    try:
+        anonymous = promise.signature_algorithm is SignatureAlgorithm.ANONYMOUS
+        return "" if anonymous else promise.signature_hash_algorithm.name
+    except ValueError:  # a number that TLS never gave to an algorithm
+        return ""
 
 
 def signed_bytes(promise: Promise, tbs: bytes, issuer: x509.Certificate) -> bytes:

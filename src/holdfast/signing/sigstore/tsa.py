@@ -36,9 +36,14 @@ def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetim
     signers = [authority for authority in root.timestamp_authorities if _signed(token, message, authority)]
     if not signers:
         raise SignatureInvalid("the timestamp is not for this signature, or by no authority of the trusted root")
-    if not any(authority.validity.holds(time) for authority in signers):
+    if not any(_believed(authority, time) for authority in signers):
         raise SignerUntrusted(f"the timestamp's authority is not believed at {time:%F %T}")
     return time
+
+
+def _believed(authority: Authority, time: datetime) -> bool:
+    windows = [(item.not_valid_before_utc, item.not_valid_after_utc) for item in authority.chain]
+    return authority.validity.holds(time) and all(start <= time <= end for start, end in windows)
 
 
 def _signed(token: bytes, message: bytes, authority: Authority) -> bool:
