@@ -254,6 +254,11 @@ class TimestampAuthority:
     def stamp(self, message: bytes) -> bytes:
         (self.folder / "message").write_bytes(message)
         self._openssl("ts", "-query", "-data", "message", "-sha256", "-cert", "-out", "query")
+        return self.answer((self.folder / "query").read_bytes())
+
+    def answer(self, query: bytes) -> bytes:
+        """Return the response to an RFC 3161 request."""
+        (self.folder / "query").write_bytes(query)
         reply = ("-reply", "-config", "tsa.cnf", "-queryfile", "query", "-signer", "tsa.pem", "-inkey", "tsa.key")
         self._openssl("ts", *reply, "-out", "answer")
         return (self.folder / "answer").read_bytes()

@@ -11,6 +11,14 @@ signers: Registry[Signer] = Registry("signer", "holdfast.signers")
 signers.register("file")(file_signer)
 
 
+@signers.register("sigstore")
+def sigstore_signer(options: str, *, password: bytes | None = None) -> Signer:
+    """Sign keylessly; see :func:`holdfast.signing.signers.sigstore.sigstore_signer`."""
+    from holdfast.signing.signers import sigstore  # only who signs keylessly pays for it
+
+    return sigstore.sigstore_signer(options, password=password)
+
+
 def load_signer(uri: str | Signer, *, password: bytes | None = None) -> Signer:
     """Return the signer of ``file:PATH`` (or of a plugin's scheme); a signer passes through.
 
