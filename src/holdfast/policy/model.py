@@ -1,22 +1,17 @@
-"""A policy: a list of requirements, each on one measure of one kind of record."""
+"""A policy: the tables a deployment demands, as data. Each table that is there must be met; one that is not, is not
+asked."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-from holdfast._files import read_bytes
-from holdfast.errors import InvalidConfig
 
 BOUNDS = ("high_below", "low_above", "value_below", "value_above", "n_at_least")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requirement:
     """``kind``'s ``measure`` must satisfy every given bound, on its value or on an end of its interval.
 
@@ -31,7 +26,7 @@ class Requirement:
     value_below: float | None = None
     value_above: float | None = None
     n_at_least: int | None = None
-    signer: str | None = None  # PEM file of the key that must have signed, relative to the policy
+    signer: str | None = None  # who must have signed it, relative to the policy
 
     def bounds(self) -> dict[str, float]:
         """Return the bounds that are set, by field name."""
@@ -39,58 +34,108 @@ class Requirement:
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """All requirements; ``folder`` is what signer paths are relative to."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassportRule:
+    """Whose passport an assessment must carry."""
 
-    require: tuple[Requirement, ...]
-    folder: Path
-    signer: str | None = None  # of the passport as a whole
+    signer: str | None = None
 
 
-def read_policy(path: Path | str) -> Policy:
-    """Read a policy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRule:
+    """Who may sign models whose signed name fits the shell pattern ``match``.
 
-    Raises:
-        InvalidConfig: not TOML, an unknown key (the nearest is named), a wrong type, or no requirement at all.
-        UnreadableArtifact: the file is missing.
+    All rules that fit must be met, and at least one must fit. ``maximum_age`` needs a proven time of signing.
     """
-    try:
-        value = tomllib.loads(read_bytes(path, "policy", limit=1 << 20).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path} is not TOML: {error}") from error
-    _known_keys(value, ("require", "passport"), str(path))
-    passport = value.get("passport", {})
-    _known_keys(passport, ("signer",), "[passport]")
-    items = value.get("require", [])
-    if not isinstance(items, list) or not items:
-        raise InvalidConfig(f"{path} requires nothing", hint="add a [[require]] table")
-    return Policy(tuple(_requirement(item) for item in items), Path(path).parent, passport.get("signer"))
+
+    trust: tuple[str, ...]
+    match: str = "*"
+    threshold: int | None = None  # of the trusted; all by default
+    maximum_age: timedelta | None = None
 
 
-def _requirement(item: Mapping[str, Any]) -> Requirement:
-    _known_keys(item, tuple(field.name for field in dataclasses.fields(Requirement)), "[[require]]")
-    if "kind" not in item:
-        raise InvalidConfig("a requirement needs a kind of record", hint='kind = "fault-campaign"')
-    for name, value in item.items():
-        _check_type(name, value)
-    result = Requirement(**item)
-    if (result.measure is None) != (not result.bounds()):
-        raise InvalidConfig(f"a measure and a bound go together in the requirement on {result.kind}")
-    return result
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRule:
+    """Which versions are too old: below a minimum, or below the highest one remembered in a local file."""
+
+    minimum_version: int | None = None
+    remember: str | None = None  # file, relative to the policy
 
 
-def _check_type(name: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number if name in BOUNDS else isinstance(value, str)):
-        raise InvalidConfig(f"{name} = {value!r} in a requirement is not {'a number' if name in BOUNDS else 'text'}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesRule:
+    """Files that must not be there: formats told by name and content, or shell patterns of paths."""
+
+    forbid: tuple[str, ...]
 
 
-def _known_keys(value: object, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(value, Mapping):
-        raise InvalidConfig(f"{where} is not a table")
-    for key in value:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise InvalidConfig(f"{where} has no key {key!r}", hint=hint)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenanceRule:
+    """Who may say how the model was built, and which SLSA build level each builder is believed to have."""
+
+    trust: tuple[str, ...]
+    builders: Mapping[str, int]  # builder id -> level, 0..3
+    slsa_level: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetsRule:
+    """Which datasets must, may only, and must not have gone in, by digest (hex); from the verified provenance."""
+
+    require: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseRule:
+    """Which model ids (hex) a model may name as its base in its signed manifest; ``none`` allows naming none."""
+
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageRule:
+    """Whether the lineage must reach its leaves without a gap, and who may have signed it."""
+
+    trust: tuple[str, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationRule:
+    """The revocation list that must be current, and by whom."""
+
+    list: str  # file, relative to the policy
+    signer: str
+    maximum_age: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysRule:
+    """The key set of which a key must have signed the model, and the roots it starts from."""
+
+    set: str  # file or folder of editions, relative to the policy
+    root: tuple[str, ...]
+    threshold: int | None = None  # of the pinned roots; all by default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """All tables; ``folder`` is what paths are relative to, ``digest`` the SHA-256 (hex) of the policy's bytes."""
+
+    folder: Path
+    name: str = "policy"
+    digest: str = ""
+    require: tuple[Requirement, ...] = ()
+    passport: PassportRule | None = None
+    model: tuple[ModelRule, ...] = ()
+    rollback: RollbackRule | None = None
+    files: FilesRule | None = None
+    provenance: ProvenanceRule | None = None
+    datasets: DatasetsRule | None = None
+    base: BaseRule | None = None
+    lineage: LineageRule | None = None
+    revocation: RevocationRule | None = None
+    keys: KeysRule | None = None
+    tables: tuple[str, ...] = field(default=())  # in the order of the file

@@ -1,0 +1,112 @@
+"""The judges of how a model was built: SLSA provenance (https://slsa.dev/provenance/v1), and the data it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from holdfast.errors import PolicyError, SignerUntrusted, Unavailable, UnreadableArtifact
+from holdfast.policy.case import Bundle, Case
+from holdfast.policy.model import DatasetsRule, LineageRule, ProvenanceRule
+from holdfast.policy.records import Found
+from holdfast.signing import Verified
+
+PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
+_OTHER_ROLES = ("model", "base", "file", "code", "config", "container", "package")  # all others may be data
+
+
+def judge_provenance(case: Case, rule: ProvenanceRule) -> Found:
+    """Return which builder built the model, and at which level the policy believes it to be.
+
+    Raises:
+        PolicyError: no trusted provenance is about this model, or one names a builder that is unknown or too low.
+    """
+    found = provenance(case, rule)
+    told = [_judge_builder(item, proof, rule) for item, proof in found]
+    return "; ".join(told), tuple(item.path.name for item, _ in found)
+
+
+def provenance(case: Case, rule: ProvenanceRule) -> list[tuple[Bundle, Verified]]:
+    """Return all trusted provenance of the model; there must be some."""
+    found = list(case.about_model(PROVENANCE_TYPE, case.trust(rule.trust, 1)))
+    if not found:
+        raise PolicyError("no trusted provenance is about this model", hint="--evidence FOLDER names bundles")
+    return found
+
+
+def slsa_level(case: Case, rule: ProvenanceRule) -> int:
+    """Return the lowest level that the policy gives to any builder of the model."""
+    return min(rule.builders.get(_builder(proof), 0) for _, proof in provenance(case, rule))
+
+
+def _judge_builder(bundle: Bundle, proof: Verified, rule: ProvenanceRule) -> str:
+    builder = _builder(proof)
+    if builder not in rule.builders:
+        raise PolicyError(f"{bundle.path.name} is of the builder {builder}, of which the policy says nothing")
+    level = rule.builders[builder]
+    if level < rule.slsa_level:
+        raise PolicyError(f"{bundle.path.name}: {builder} is at SLSA level {level}, below {rule.slsa_level}")
+    return f"{bundle.path.name}: built by {builder}, level {level}"
+
+
+def _builder(proof: Verified) -> str:
+    builder = _object(_object(proof.statement.predicate, "runDetails"), "builder").get("id")
+    if not isinstance(builder, str) or not builder:
+        raise UnreadableArtifact("the provenance names no builder")
+    return builder
+
+
+def judge_datasets(case: Case, rule: DatasetsRule) -> Found:
+    """Return that the data in every trusted provenance is what the policy admits."""
+    if case.policy.provenance is None:
+        raise PolicyError("no table asks for provenance")
+    found = provenance(case, case.policy.provenance)
+    told = [_judge_data(case, bundle, proof, rule) for bundle, proof in found]
+    return "; ".join(told), tuple(bundle.path.name for bundle, _ in found)
+
+
+def _judge_data(case: Case, bundle: Bundle, proof: Verified, rule: DatasetsRule) -> str:
+    data = dict(_data(proof))
+    digests = {digest for _, values in data.items() for digest in values}
+    if missing := [digest[:16] for digest in rule.require if digest not in digests]:
+        raise PolicyError(f"{bundle.path.name} does not name the required {', '.join(missing)}")
+    for name, values in data.items():
+        if denied := set(values) & set(rule.deny):
+            raise PolicyError(f"{bundle.path.name} names {name}, the denied {denied.pop()[:16]}")
+        if rule.allow is not None and not set(values) & set(rule.allow):
+            raise PolicyError(f"{bundle.path.name} names {name}, which is not allowed")
+        _require_unrevoked(case, name, values)
+    return f"{bundle.path.name} names {len(data)} datasets, all admitted"
+
+
+def _require_unrevoked(case: Case, name: str, values: Iterable[str]) -> None:
+    for digest in values:
+        if case.revocations is not None and (entry := case.revocations.against("dataset", digest, at=case.at)):
+            raise SignerUntrusted(f"the dataset {name} is revoked ({entry.reason})")
+
+
+def _data(proof: Verified) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Yield (name, digests) of every input that is data, or that does not say what it is."""
+    inputs = _object(proof.statement.predicate, "buildDefinition").get("resolvedDependencies", [])
+    if not isinstance(inputs, list):
+        raise UnreadableArtifact("the provenance's inputs are malformed")
+    for place, item in enumerate(inputs):
+        if not isinstance(item, dict) or not isinstance(item.get("digest", {}), dict):
+            raise UnreadableArtifact("the provenance's inputs are malformed")
+        notes = item.get("annotations") or {}
+        role = notes.get("role") if isinstance(notes, dict) else None
+        if role not in _OTHER_ROLES:
+            name = item.get("name") or item.get("uri") or "input"
+            yield f"{name} ({place + 1})", tuple(map(str, item.get("digest", {}).values()))
+
+
+def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = value.get(name)
+    if not isinstance(found, dict):
+        raise UnreadableArtifact(f"the provenance has no {name}")
+    return found
+
+
+def judge_lineage(case: Case, rule: LineageRule) -> Found:
+    """Return that the lineage reaches its leaves; refused as long as this installation verifies no lineage."""
+    raise Unavailable(f"this installation cannot verify the lineage of {case.path.name}", hint="leave out [lineage]")

@@ -1,0 +1,296 @@
+"""A case: one model or assessment under one policy, with every question answered once.
+
+Answers that fail raise, each time they are asked; the judges turn that into a verdict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from holdfast._files import read_bytes
+from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
+from holdfast.evidence.statement import Statement
+from holdfast.policy.identity import BESIDE, Identity, identify
+from holdfast.policy.manifests import Manifest, read_manifest
+from holdfast.policy.model import Policy
+from holdfast.signing import Threshold, Verified, load_trust, verify_artifact, verify_bundle
+from holdfast.signing.envelope import read_envelope
+from holdfast.signing.marks import Marks
+from holdfast.signing.oms import default_signature
+from holdfast.signing.passport import BUNDLE as PASSPORT
+from holdfast.signing.revocation import RevocationList, verify_revocations
+from holdfast.signing.trust import Trust
+from holdfast.signing.trusts import require_threshold
+from holdfast.signing.trusts.keyset import KeySetTrust, read_key_set_trust
+from holdfast.signing.trusts.unrevoked import Unrevoked
+
+BUNDLES = ("*.bundle.json", "*.sigstore.json", "*.sigstore", "*.intoto.json")
+LIMIT = 64 << 20
+_PATHS = re.compile(r"(?<=[:,])(path|root|roots|chain|intermediates|crl|tsa)=([^,]+)")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle beside the model: its bytes, and what it says to be, of which nothing is believed yet."""
+
+    path: Path
+    data: bytes
+    claimed: Statement
+
+
+@dataclass
+class Case:
+    """What is judged: ``path`` under ``policy`` at ``at``, with the bundles and passports in ``evidence``."""
+
+    path: Path
+    policy: Policy
+    at: datetime
+    evidence: tuple[Path, ...] = ()
+    used: set[tuple[str, str]] = field(default_factory=set)  # file name and SHA-256 (hex) of what was believed
+
+    def note(self, path: Path, data: bytes) -> None:
+        """Note that the evidence ``data`` in ``path`` was believed."""
+        self.used.add((path.name, hashlib.sha256(data).hexdigest()))
+
+    @cached_property
+    def revocations(self) -> RevocationList | None:
+        """The current revocation list, if the policy asks for one."""
+        rule = self.policy.revocation
+        if rule is None:
+            return None
+        data = read_bytes(self.policy.folder / rule.list, "revocation list", limit=LIMIT)
+        signer = require_threshold([self.source(rule.signer)])
+        found, _ = verify_revocations(data, signer, at=self.at, maximum_age=rule.maximum_age)
+        if self.marks is not None:
+            self.marks.require_no_older(*found.mark)
+        self.note(Path(rule.list), data)
+        return found
+
+    @cached_property
+    def key_set(self) -> KeySetTrust:
+        """The current key set that the policy asks for."""
+        rule = self.policy.keys
+        if rule is None:
+            raise InvalidConfig("the policy names no key set")
+        roots = require_threshold([self.source(item) for item in rule.root], rule.threshold)
+        found = read_key_set_trust(self.policy.folder / rule.set, self._checked(roots), at=self.at)
+        if self.marks is not None:
+            self.marks.require_no_older(*found.keys.mark)
+        return found
+
+    @property
+    def marks(self) -> Marks | None:
+        """The local memory of versions, if the policy names one."""
+        rule = self.policy.rollback
+        return None if rule is None or rule.remember is None else Marks(self.policy.folder / rule.remember)
+
+    def source(self, text: str) -> Trust:
+        """Return the trust that the policy names, with paths relative to the policy's folder."""
+        scheme, colon, rest = text.partition(":")
+        if colon and "=" in rest:
+            return load_trust(_PATHS.sub(self._absolute, text))
+        if colon and scheme == "key":
+            return load_trust(self.policy.folder / rest)
+        if colon:
+            raise InvalidConfig(f"the policy trusts {text!r}, which names no kind of trust", hint="key:FILE.pub")
+        return load_trust(self.policy.folder / text)
+
+    def _absolute(self, found: re.Match[str]) -> str:
+        places = "+".join(str(self.policy.folder / item) for item in found[2].split("+"))
+        return f"{found[1]}={places}"
+
+    def trust(self, sources: tuple[str, ...], needed: int | None = None) -> Threshold:
+        """Return the trust in several sources, less what is revoked."""
+        return self._checked(require_threshold([self.source(item) for item in sources], needed))
+
+    def _checked(self, threshold: Threshold) -> Threshold:
+        if self.revocations is None:
+            return threshold
+        members = tuple(Unrevoked(item, self.revocations, self.at) for item in threshold.members)
+        return Threshold(members, threshold.needed)
+
+    def checked(self, trust: Trust) -> Threshold:
+        """Return one trust, less what is revoked."""
+        return self._checked(Threshold((trust,)))
+
+    @cached_property
+    def signatures(self) -> dict[str, bytes]:
+        """The model's own signatures by file name: OpenSSF's, and Holdfast's over the manifest; at least one."""
+        first = default_signature(self.path)
+        places = (first, first.with_name(f"{first.name}2"))
+        found = {place.name: read_bytes(place, "signature", limit=LIMIT) for place in places if place.is_file()}
+        if not found:
+            raise RecordMissing(f"{self.path} holds no model signature", hint="holdfast sign writes one")
+        if first.name not in found:
+            raise RecordMissing(f"{self.path} holds no {first.name}, which signs every file", hint="holdfast sign")
+        return found
+
+    @cached_property
+    def claimed_name(self) -> str:
+        """The name that the signatures give the model; they must agree. Believed only once they verify."""
+        names = {
+            Statement.from_bytes(read_envelope(data).payload).subjects[0].name for data in self.signatures.values()
+        }
+        if len(names) != 1:
+            raise SignerUntrusted(f"the signatures give the model different names: {', '.join(sorted(names))}")
+        return names.pop()
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The digests of the files that are there."""
+        return identify(self.path)
+
+    def verify_signatures(self, trust: Threshold) -> dict[str, Verified]:
+        """Return the proof of each of the model's signatures under ``trust``, for the very files that are there."""
+        proofs: dict[str, Verified] = {name: verify_bundle(data, trust) for name, data in self.signatures.items()}
+        first = default_signature(self.path)
+        ignore = BESIDE if self.path.is_dir() else ()
+        if verify_artifact(self.path, trust, signature=first, ignore=ignore).statement != proofs[first.name].statement:
+            raise SignerUntrusted(f"{first.name} changed while it was read")
+        self.identity.require_signed(proofs[first.name].statement)
+        if len(proofs) == 2:
+            self.read_manifest(trust)
+        for name, data in self.signatures.items():
+            self.note(Path(name), data)
+        return proofs
+
+    @cached_property
+    def model_trusts(self) -> tuple[Threshold, ...]:
+        """Every trust that the policy asks this model's signatures to satisfy; at least one."""
+        fitting = [rule for rule in self.policy.model if fits(self.claimed_name, rule.match)]
+        found = [self.trust(rule.trust, rule.threshold) for rule in fitting]
+        if self.policy.keys is not None:
+            found.append(self.checked(self.key_set))
+        if not found:
+            raise SignerUntrusted(f"no table of the policy says who may sign {self.claimed_name!r}")
+        return tuple(found)
+
+    @cached_property
+    def proofs(self) -> tuple[dict[str, Verified], ...]:
+        """The proofs under every such trust: from here on the model's name and version are believed."""
+        return tuple(self.verify_signatures(trust) for trust in self.model_trusts)
+
+    @property
+    def verified_identity(self) -> Identity:
+        """The identity of a model whose signatures hold under the policy."""
+        if not self.proofs:
+            raise RecordMissing("the model's signatures were not verified")
+        return self.identity
+
+    def read_manifest(self, trust: Threshold) -> Manifest:
+        """Return the signed manifest, which must be of the files that are there."""
+        manifest = read_manifest(self.path, trust)
+        if manifest.manifest.name != self.claimed_name:
+            raise SignerUntrusted(f"the manifest is of {manifest.manifest.name!r}, not of {self.claimed_name!r}")
+        manifest.require_files(self.identity)
+        return manifest
+
+    @cached_property
+    def loaded_digest(self) -> str:
+        """The digest of the model as it is loaded, from exactly the files that were verified; needs the framework."""
+        from holdfast.models import load, model_subject
+
+        expected = {name: item.sha256 for name, item in self.verified_identity.files.items()}
+        return model_subject(load(self.path, expected=expected)).digest["blake3"]
+
+    @property
+    def is_assessment(self) -> bool:
+        """Whether this is an assessment with a passport and no signed model."""
+        return (self.path / PASSPORT).is_file() and not default_signature(self.path).is_file()
+
+    @property
+    def signature_digests(self) -> list[str]:
+        """SHA-256 (hex) of the bytes of each signature."""
+        return [hashlib.sha256(data).hexdigest() for data in self.signatures.values()]
+
+    @cached_property
+    def every_file(self) -> dict[str, Path]:
+        """Every file that is there, signed or not, but for those in ``.git``; links and devices are refused."""
+        if self.path.is_file():
+            return {self.path.name: self.path}
+        places = (path for path in self.path.rglob("*") if not _is_folder(path))
+        found = {path.relative_to(self.path).as_posix(): path for path in places}
+        found = {name: path for name, path in found.items() if not name.startswith(".git/")}
+        for name, path in found.items():
+            if path.is_symlink() or not path.is_file():
+                raise UnreadableArtifact(f"{name} is not a regular file")
+        if not found:
+            raise UnreadableArtifact(f"{self.path} holds no file")
+        return found
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest that every asked trust signed."""
+        name = f"{default_signature(self.path).name}2"
+        if name not in self.signatures:
+            raise RecordMissing(f"there is no {name}, which would say the version", hint="sign a manifest of the model")
+        return next(self.read_manifest(trust) for trust in self.model_trusts if self.proofs)
+
+    @cached_property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """All bundles of evidence, in the order of their names; one that cannot be read is refused by name."""
+        folders = [*self.evidence, *([self.path / "lineage"] if self.path.is_dir() else [])]
+        return tuple(_read(path) for path in _found(folders))
+
+    def about_model(self, predicate_type: str, trust: Threshold) -> Iterator[tuple[Bundle, Verified]]:
+        """Yield the bundles of a type that are about the verified model and that ``trust`` signed.
+
+        A bundle by strangers proves nothing and is passed over; one that claims a trusted name must hold.
+        """
+        identity = self.verified_identity
+        for bundle in self.bundles:
+            if bundle.claimed.predicate_type != predicate_type or not identity.is_subject_of(bundle.claimed):
+                continue
+            proof = self.verify_evidence(bundle, trust)
+            if proof is not None:
+                yield bundle, proof
+
+    def verify_evidence(self, bundle: Bundle, trust: Threshold) -> Verified | None:
+        """Return the proof of a bundle, or None if only strangers signed it: then it proves nothing."""
+        try:
+            proof = verify_bundle(bundle.data, trust)
+        except SignerUntrusted:
+            return None
+        self.require_unrevoked_bundle(bundle.data)
+        self.note(bundle.path, bundle.data)
+        return proof
+
+    def require_unrevoked_bundle(self, data: bytes) -> None:
+        """Raise :class:`SignerUntrusted` when these very bytes are revoked."""
+        digest = hashlib.sha256(data).hexdigest()
+        if self.revocations is not None and (entry := self.revocations.against("bundle", digest, at=self.at)):
+            raise SignerUntrusted(f"the bundle {digest[:16]} is revoked ({entry.reason})")
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Return whether a signed name fits a shell pattern, case and all."""
+    return fnmatchcase(name, pattern)
+
+
+def _found(folders: list[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if folder.is_file():
+            found[folder] = None
+        for pattern in BUNDLES:
+            found |= dict.fromkeys(sorted(folder.glob(pattern)))
+    return sorted(found)
+
+
+def _read(path: Path) -> Bundle:
+    data = read_bytes(path, "evidence", limit=LIMIT)
+    try:
+        return Bundle(path, data, Statement.from_bytes(read_envelope(data).payload))
+    except HoldfastError as error:
+        raise type(error)(f"{path.name}: {error}", hint=error.hint) from error

@@ -1,0 +1,105 @@
+"""Which model lies there: digests over all its files, computed here and compared with what was signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.errors import UnreadableArtifact
+from holdfast.evidence.digest import FileDigest, digest_tree
+from holdfast.evidence.model_manifest import FileEntry, ModelManifest
+from holdfast.evidence.statement import Statement, Subject
+from holdfast.signing.oms import PREDICATE_TYPE, require_same
+
+GIT = (".git", ".gitattributes", ".github", ".gitignore")
+SIDE_FILES, SIDE_FOLDERS = ("model.sig", "model.sig2"), {"model.outboard": ".obao", "lineage": ".json"}
+BESIDE = (*SIDE_FILES, *SIDE_FOLDERS)
+MODEL_ID = "holdfastModelId"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The files of a model, by POSIX path, and the digests that name all of them together.
+
+    Attributes:
+        files: without signatures and evidence, which are verified by themselves.
+        model_id: BLAKE3 (hex) over names, sizes and contents; see :mod:`holdfast.evidence.model_manifest`.
+    """
+
+    files: Mapping[str, FileDigest]
+    model_id: str
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digests that name the whole model; those of its file, too, if it is but one."""
+        found = {MODEL_ID: self.model_id}
+        if len(self.files) == 1:
+            (only,) = self.files.values()
+            found |= {"sha256": only.sha256, "blake3": only.blake3}
+        return found
+
+    def names(self, subject: Subject) -> bool:
+        """Return whether ``subject`` is this whole model: no digest that is compared differs, and one is equal."""
+        shared = self.digests.keys() & subject.digest.keys()
+        return bool(shared) and all(self.digests[name] == subject.digest[name] for name in shared)
+
+    def is_subject_of(self, statement: Statement) -> bool:
+        """Return whether the statement is about this model: one subject names it, or the subjects name every file."""
+        if any(self.names(subject) for subject in statement.subjects):
+            return True
+        named = {subject.name: subject.digest.get("sha256") for subject in statement.subjects}
+        return bool(self.files) and all(named.get(name) == item.sha256 for name, item in self.files.items())
+
+    def require_signed(self, statement: Statement) -> None:
+        """Return if an OpenSSF model signature lists exactly these files.
+
+        Raises:
+            UnreadableArtifact: it lists them by another hash, or in shards, which are not compared here.
+            DigestMismatch: it lists others, as happens when files change while they are checked.
+        """
+        how = statement.predicate.get("serialization", {})
+        kind = how.get("hash_type")
+        if (
+            statement.predicate_type != PREDICATE_TYPE
+            or how.get("method") != "files"
+            or kind not in ("sha256", "blake3")
+        ):
+            raise UnreadableArtifact(
+                f"a signature by {how.get('method')}/{kind} does not show which files were judged",
+                hint="sign files by sha256 or blake3",
+            )
+        hidden = set(how.get("ignore_paths") or ())
+        signed = {item["name"]: item["digest"] for item in statement.predicate["resources"]}
+        actual = {name: getattr(item, kind) for name, item in self.files.items() if not _within(name, hidden)}
+        if set(signed) == {"."} and len(actual) == 1:
+            signed = dict.fromkeys(actual, signed["."])
+        require_same(signed, actual)
+
+
+def _within(name: str, folders: set[str]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
+
+
+def identify(model: Path) -> Identity:
+    """Return the identity of a model folder or file.
+
+    Raises:
+        UnreadableArtifact: nothing there, a link or a device in it, or a stray file in a folder of evidence.
+    """
+    found = digest_tree(model, exclude=(*GIT, *BESIDE) if model.is_dir() else ())
+    files = found if model.is_dir() else {model.name: found["."]}
+    if not files:
+        raise UnreadableArtifact(f"{model} holds no model")
+    if model.is_dir():
+        _refuse_strays(model)
+    entries = tuple(FileEntry(name, item.size, item.sha256, item.blake3) for name, item in files.items())
+    return Identity(files, ModelManifest(model.name, entries).model_id)
+
+
+def _refuse_strays(model: Path) -> None:
+    """Refuse anything but evidence in the folders that no signature covers."""
+    for folder, suffix in SIDE_FOLDERS.items():
+        for path in sorted((model / folder).rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.name.endswith(suffix)):
+                raise UnreadableArtifact(f"{path.relative_to(model)} is unsigned and no evidence", hint="take it away")
