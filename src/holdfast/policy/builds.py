@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from holdfast.errors import PolicyError, SignerUntrusted, Unavailable, UnreadableArtifact
+from holdfast.errors import PolicyError, SignerUntrusted, UnreadableArtifact
 from holdfast.policy.case import Bundle, Case
-from holdfast.policy.model import DatasetsRule, LineageRule, ProvenanceRule
+from holdfast.policy.history import lineage_data, lineage_of
+from holdfast.policy.model import DatasetsRule, ProvenanceRule
 from holdfast.policy.records import Found
 from holdfast.signing import Verified
 
@@ -57,26 +58,29 @@ def _builder(proof: Verified) -> str:
 
 
 def judge_datasets(case: Case, rule: DatasetsRule) -> Found:
-    """Return that the data in every trusted provenance is what the policy admits."""
-    if case.policy.provenance is None:
-        raise PolicyError("no table asks for provenance")
-    found = provenance(case, case.policy.provenance)
-    told = [_judge_data(case, bundle, proof, rule) for bundle, proof in found]
-    return "; ".join(told), tuple(bundle.path.name for bundle, _ in found)
+    """Return that the data in all trusted provenance, and in the lineage, is what the policy admits."""
+    found: list[tuple[str, dict[str, tuple[str, ...]]]] = []
+    if case.policy.provenance is not None:
+        built = provenance(case, case.policy.provenance)
+        found += [(bundle.path.name, dict(_data(proof))) for bundle, proof in built]
+    if case.policy.lineage is not None:
+        found.append(("the lineage", lineage_data(lineage_of(case, case.policy.lineage))))
+    if not found:
+        raise PolicyError("no table asks for provenance or lineage")
+    return "; ".join(_judge_data(case, *item, rule) for item in found), tuple(name for name, _ in found)
 
 
-def _judge_data(case: Case, bundle: Bundle, proof: Verified, rule: DatasetsRule) -> str:
-    data = dict(_data(proof))
-    digests = {digest for _, values in data.items() for digest in values}
+def _judge_data(case: Case, source: str, data: Mapping[str, tuple[str, ...]], rule: DatasetsRule) -> str:
+    digests = {digest for values in data.values() for digest in values}
     if missing := [digest[:16] for digest in rule.require if digest not in digests]:
-        raise PolicyError(f"{bundle.path.name} does not name the required {', '.join(missing)}")
+        raise PolicyError(f"{source} does not name the required {', '.join(missing)}")
     for name, values in data.items():
         if denied := set(values) & set(rule.deny):
-            raise PolicyError(f"{bundle.path.name} names {name}, the denied {denied.pop()[:16]}")
+            raise PolicyError(f"{source} names {name}, the denied {denied.pop()[:16]}")
         if rule.allow is not None and not set(values) & set(rule.allow):
-            raise PolicyError(f"{bundle.path.name} names {name}, which is not allowed")
+            raise PolicyError(f"{source} names {name}, which is not allowed")
         _require_unrevoked(case, name, values)
-    return f"{bundle.path.name} names {len(data)} datasets, all admitted"
+    return f"{source} names {len(data)} datasets, all admitted"
 
 
 def _require_unrevoked(case: Case, name: str, values: Iterable[str]) -> None:
@@ -105,8 +109,3 @@ def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableArtifact(f"the provenance has no {name}")
     return found
-
-
-def judge_lineage(case: Case, rule: LineageRule) -> Found:
-    """Return that the lineage reaches its leaves; refused as long as this installation verifies no lineage."""
-    raise Unavailable(f"this installation cannot verify the lineage of {case.path.name}", hint="leave out [lineage]")

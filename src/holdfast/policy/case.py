@@ -17,7 +17,7 @@ from pathlib import Path
 from holdfast._files import read_bytes
 from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence.statement import Statement
-from holdfast.policy.identity import BESIDE, Identity, identify
+from holdfast.policy.identity import Identity, evidence_beside, identify
 from holdfast.policy.manifests import Manifest, read_manifest
 from holdfast.policy.model import Policy
 from holdfast.signing import Threshold, Verified, load_trust, verify_artifact, verify_bundle
@@ -151,7 +151,7 @@ class Case:
         """Return the proof of each of the model's signatures under ``trust``, for the very files that are there."""
         proofs: dict[str, Verified] = {name: verify_bundle(data, trust) for name, data in self.signatures.items()}
         first = default_signature(self.path)
-        ignore = BESIDE if self.path.is_dir() else ()
+        ignore = evidence_beside(self.path)
         if verify_artifact(self.path, trust, signature=first, ignore=ignore).statement != proofs[first.name].statement:
             raise SignerUntrusted(f"{first.name} changed while it was read")
         self.identity.require_signed(proofs[first.name].statement)

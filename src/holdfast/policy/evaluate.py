@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import HoldfastError, PolicyError
-from holdfast.policy.builds import judge_datasets, judge_lineage, judge_provenance, slsa_level
+from holdfast.policy.builds import judge_datasets, judge_provenance, slsa_level
 from holdfast.policy.case import Case, fits
+from holdfast.policy.history import judge_lineage
 from holdfast.policy.model import Policy, Requirement
 from holdfast.policy.models import (
     judge_base,

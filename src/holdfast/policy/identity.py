@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.oms import PREDICATE_TYPE, require_same
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")
-SIDE_FILES, SIDE_FOLDERS = ("model.sig", "model.sig2"), {"model.outboard": ".obao", "lineage": ".json"}
-BESIDE = (*SIDE_FILES, *SIDE_FOLDERS)
 MODEL_ID = "holdfastModelId"
+# signatures, and evidence that is verified by itself: no part of the model, though it lies in its folder
+_BESIDE = re.compile(r"model\.sig2?|model\.outboard/.+\.obao|lineage/[^/]+\.bundle\.json", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,18 @@ class Identity:
     Attributes:
         files: without signatures and evidence, which are verified by themselves.
         model_id: BLAKE3 (hex) over names, sizes and contents; see :mod:`holdfast.evidence.model_manifest`.
+        alone: whether the model is a file and not a folder.
     """
 
     files: Mapping[str, FileDigest]
     model_id: str
+    alone: bool = False
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digests that name the whole model; those of its file, too, if it is but one."""
+        """The digests that name the whole model; those of its file, too, if it is no folder."""
         found = {MODEL_ID: self.model_id}
-        if len(self.files) == 1:
+        if self.alone:
             (only,) = self.files.values()
             found |= {"sha256": only.sha256, "blake3": only.blake3}
         return found
@@ -85,21 +88,18 @@ def identify(model: Path) -> Identity:
     """Return the identity of a model folder or file.
 
     Raises:
-        UnreadableArtifact: nothing there, a link or a device in it, or a stray file in a folder of evidence.
+        UnreadableArtifact: nothing there, or a link or a device in it.
     """
-    found = digest_tree(model, exclude=(*GIT, *BESIDE) if model.is_dir() else ())
-    files = found if model.is_dir() else {model.name: found["."]}
+    alone = not model.is_dir()
+    found = digest_tree(model, exclude=() if alone else (*GIT, *evidence_beside(model)))
+    files = {model.name: found["."]} if alone else found
     if not files:
         raise UnreadableArtifact(f"{model} holds no model")
-    if model.is_dir():
-        _refuse_strays(model)
     entries = tuple(FileEntry(name, item.size, item.sha256, item.blake3) for name, item in files.items())
-    return Identity(files, ModelManifest(model.name, entries).model_id)
+    return Identity(files, ModelManifest(model.name, entries).model_id, alone)
 
 
-def _refuse_strays(model: Path) -> None:
-    """Refuse anything but evidence in the folders that no signature covers."""
-    for folder, suffix in SIDE_FOLDERS.items():
-        for path in sorted((model / folder).rglob("*")):
-            if path.is_symlink() or not (path.is_dir() or path.name.endswith(suffix)):
-                raise UnreadableArtifact(f"{path.relative_to(model)} is unsigned and no evidence", hint="take it away")
+def evidence_beside(model: Path) -> tuple[str, ...]:
+    """Return the POSIX paths of signatures and evidence in a model's folder; a file has none in it."""
+    places = (path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file())
+    return tuple(sorted(name for name in places if _BESIDE.fullmatch(name)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import Unavailable
+from holdfast.errors import DigestMismatch, Unavailable
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.policy.identity import Identity
 from holdfast.signing import Threshold, Verified
@@ -26,11 +26,10 @@ class Manifest:
 
     def require_files(self, identity: Identity) -> None:
         """Return if the manifest lists exactly the files of ``identity``; raise :class:`DigestMismatch` otherwise."""
-        signed = {item.name: f"{item.size} {item.sha256} {item.blake3}" for item in self.manifest.files}
-        if len(signed) != len(self.manifest.files):
-            signed = {}
-        actual = {name: f"{item.size} {item.sha256} {item.blake3}" for name, item in identity.files.items()}
-        require_same(signed, actual)
+        signed = {item.name: f"{item.size} {item.blake3}" for item in self.manifest.files}
+        require_same(signed, {name: f"{item.size} {item.blake3}" for name, item in identity.files.items()})
+        if self.manifest.model_id != identity.model_id:
+            raise DigestMismatch("the manifest lists the files of the model and has another model id")
 
 
 def read_manifest(model: Path, trust: Threshold) -> Manifest:

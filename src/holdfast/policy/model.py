@@ -80,7 +80,10 @@ class ProvenanceRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetsRule:
-    """Which datasets must, may only, and must not have gone in, by digest (hex); from the verified provenance."""
+    """Which datasets must, may only, and must not have gone in, by digest (hex).
+
+    They are those that the verified provenance names, and those in the verified lineage.
+    """
 
     require: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
@@ -96,9 +99,16 @@ class BaseRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageRule:
-    """Whether the lineage must reach its leaves without a gap, and who may have signed it."""
+    """Who may sign the steps of a model's history, and where it may begin.
+
+    Any one of ``trust`` may sign a step, and any one of ``origins`` (``trust`` by default) may vouch for data and
+    models to start from; ``leaves`` are digests (hex) to accept as they are. Unless ``complete``, gaps are only told; a
+    cycle, a contradiction or something revoked is refused all the same.
+    """
 
     trust: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
     complete: bool = True
 
 

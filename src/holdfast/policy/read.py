@@ -154,6 +154,11 @@ def _require_sense(policy: Policy) -> None:
         _require_digests(
             (*policy.datasets.require, *(policy.datasets.allow or ()), *policy.datasets.deny), "[datasets]"
         )
+    if policy.lineage is not None:
+        _require_threshold(None, policy.lineage.trust, "[lineage]")
+        _require_digests(policy.lineage.leaves, "[lineage]")
+    if policy.provenance is not None:
+        _require_threshold(None, policy.provenance.trust, "[provenance]")
     if policy.base is not None:
         _require_digests(tuple(item for item in policy.base.allow if item != "none"), "[base]")
     _require_sources(policy)
@@ -166,8 +171,10 @@ def _require_sources(policy: Policy) -> None:
         raise InvalidConfig(
             f"[{about_model[0]}] is about a signed model, and no table says who may sign it", hint="add [[model]]"
         )
-    if policy.datasets is not None and policy.provenance is None:
-        raise InvalidConfig("[datasets] is judged by the provenance, and no table asks for it", hint="add [provenance]")
+    if policy.datasets is not None and policy.provenance is None and policy.lineage is None:
+        raise InvalidConfig(
+            "[datasets] is judged by provenance or lineage, and no table asks for either", hint="add [provenance]"
+        )
 
 
 def _require_threshold(threshold: int | None, members: tuple[str, ...], where: str) -> None:

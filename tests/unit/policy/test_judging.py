@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.judged import BUILDER, DATA, DAY, POISON, Scene, scene
 
 from holdfast.errors import InvalidConfig, PolicyError
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
 from holdfast.signing import sign
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.times import now
-
-from .judged import BUILDER, DATA, DAY, POISON, Scene, scene
 
 MET, NOT_MET, NOT_ASKED = State.MET, State.NOT_MET, State.NOT_ASKED
 AUTHOR = '[[model]]\ntrust = ["author.pub"]\n'
@@ -137,8 +136,8 @@ def test_a_key_set_says_who_may_sign(at: Scene) -> None:
     assert at.verdict(rules, "[keys]")[0] is NOT_MET
 
 
-def test_a_demand_that_this_installation_cannot_judge_is_not_met(at: Scene) -> None:
-    assert at.verdict(AUTHOR + "[rollback]\nminimum_version = 0\n", "[rollback]")[0] is NOT_MET
+def test_a_demand_without_its_evidence_is_not_met(at: Scene) -> None:
+    assert "model.sig2" in at.verdict(AUTHOR + "[rollback]\nminimum_version = 0\n", "[rollback]")[1]
     assert at.verdict(AUTHOR + '[lineage]\ntrust = ["ci.pub"]\n', "[lineage]")[0] is NOT_MET
 
 

@@ -1,0 +1,86 @@
+"""The judge of ``[lineage]``: the signed history of a model, verified by the part of the package that knows it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from holdfast.errors import DigestMismatch, Unavailable
+from holdfast.policy.case import Case
+from holdfast.policy.model import LineageRule
+from holdfast.policy.records import Found
+
+_MODULE = "holdfast.signing.lineage"
+_NO_DATA = ("model", "assessment")  # kinds of things in a history that are no data
+
+
+class Thing(Protocol):
+    """A thing in a history: a model, a dataset, or one that does not say what it is."""
+
+    key: str
+    name: str
+    kind: str
+    digest: Mapping[str, tuple[str, ...]]  # algorithm -> values
+
+
+class History(Protocol):
+    """A verified lineage."""
+
+    target: str  # key of the model
+    nodes: Sequence[Thing]
+    gaps: Sequence[Any]
+    leaves: Mapping[str, str]
+
+
+def judge_lineage(case: Case, rule: LineageRule) -> Found:
+    """Return how far back the history of the model goes."""
+    found = lineage_of(case, rule)
+    told = f"{len(found.nodes)} things, {len(found.leaves)} to start from"
+    if found.gaps:
+        told += f", and {len(found.gaps)} gaps, the first at {found.gaps[0].name}"
+    return told, ()
+
+
+def lineage_of(case: Case, rule: LineageRule) -> History:
+    """Return the verified history of the model whose signatures hold.
+
+    Raises:
+        VerificationError: it is incomplete, contradicts itself, or holds something revoked.
+        Unavailable: this installation verifies no lineage.
+    """
+    identity = case.verified_identity
+    if importlib.util.find_spec(_MODULE) is None:
+        raise Unavailable("this installation verifies no lineage", hint="leave out [lineage]")
+    module: Any = importlib.import_module(_MODULE)
+    walk = module.verify_lineage if rule.complete else module.survey
+    found: History = walk(
+        case.path,
+        case.trust(rule.trust, 1),
+        leaves=rule.leaves,
+        origins=case.trust(rule.origins, 1) if rule.origins else None,
+        statements=case.evidence,
+        revoked=lambda digest: _is_revoked(case, digest),
+    )
+    target = next(item for item in found.nodes if item.key == found.target)
+    shared = identity.digests.keys() & target.digest.keys()
+    if not shared or any(identity.digests[name] not in target.digest[name] for name in shared):
+        raise DigestMismatch("the lineage is of other files than those that were signed")
+    return found
+
+
+def _is_revoked(case: Case, digest: str) -> bool:
+    revocations = case.revocations
+    if revocations is None:
+        return False
+    return any(revocations.against(kind, digest, at=case.at) is not None for kind in ("model", "dataset"))
+
+
+def lineage_data(found: History) -> dict[str, tuple[str, ...]]:
+    """Return the digests of everything in a history that is data, or does not say what it is."""
+    things = (item for item in found.nodes if item.kind not in _NO_DATA and item.key != found.target)
+    return {
+        f"{item.name} ({item.key[:24]})": tuple(value for values in item.digest.values() for value in values)
+        for item in things
+    }
