@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.policy import check
     from holdfast.quantization.quantize import codes, quantize
     from holdfast.shielding import Freivalds, shield
+    from holdfast.signing.lineage import TrainingRun, verify_lineage
     from holdfast.signing.verbs import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
     from holdfast.training.recipes.protocol import Schedule
@@ -47,8 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "load", "save", "dataset", "probes", "sites", "select", "formats",
-    "sign", "verify", "check",
-    "quantize", "codes", "train", "Schedule", "Standard", "RandomBitErrorTraining",
+    "sign", "verify", "verify_lineage", "check",
+    "quantize", "codes", "train", "TrainingRun", "Schedule", "Standard", "RandomBitErrorTraining",
     "harden", "profile", "RangeRestriction",
     "inject", "inject_file", "BitErrors", "BitFlip", "Protected", "attack", "shield", "Freivalds",
     "run", "compare", "campaign", "robust_error", "sensitivity", "language_robustness", "accuracy",
@@ -65,6 +66,7 @@ _EXPORTS = {
     "RangeRestriction": "holdfast.hardening:RangeRestriction",
     "Schedule": "holdfast.training.recipes.protocol:Schedule",
     "Standard": "holdfast.training:Standard",
+    "TrainingRun": "holdfast.signing.lineage:TrainingRun",
     "accuracy": "holdfast.execution.robustness:accuracy",
     "attack": "holdfast.faults.adversarial.attack:attack",
     "assess": "holdfast.assessment.assess:assess",
@@ -92,6 +94,7 @@ _EXPORTS = {
     "sites": "holdfast.models.sites:sites",
     "train": "holdfast.training:train",
     "verify": "holdfast.signing.verbs:verify",
+    "verify_lineage": "holdfast.signing.lineage:verify_lineage",
 }
 
 __getattr__, __dir__ = _lazy.attach(__name__, _EXPORTS)

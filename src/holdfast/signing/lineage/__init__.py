@@ -2,6 +2,7 @@
 
 from holdfast.signing.lineage.graph import Edge, Graph, Node, build_graph
 from holdfast.signing.lineage.origins import origin
+from holdfast.signing.lineage.run import TrainingRun
 from holdfast.signing.lineage.statements import ORIGIN_TYPE, Evidence
 from holdfast.signing.lineage.steps import Circumstances, write_step, write_steps
 from holdfast.signing.lineage.stored import identify, stored_manifest, stored_steps
@@ -15,6 +16,7 @@ __all__ = [
     "Gap",
     "Graph",
     "Node",
+    "TrainingRun",
     "VerifiedLineage",
     "build_graph",
     "identify",
