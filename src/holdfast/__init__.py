@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.policy import check
     from holdfast.quantization.quantize import codes, quantize
     from holdfast.shielding import Freivalds, shield
+    from holdfast.signing.datasets import verified
     from holdfast.signing.lineage import TrainingRun, verify_lineage
     from holdfast.signing.verbs import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
@@ -48,7 +49,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "load", "save", "dataset", "probes", "sites", "select", "formats",
-    "sign", "verify", "verify_lineage", "check",
+    "sign", "verify", "verified", "verify_lineage", "check",
     "quantize", "codes", "train", "TrainingRun", "Schedule", "Standard", "RandomBitErrorTraining",
     "harden", "profile", "RangeRestriction",
     "inject", "inject_file", "BitErrors", "BitFlip", "Protected", "attack", "shield", "Freivalds",
@@ -93,6 +94,7 @@ _EXPORTS = {
     "sign": "holdfast.signing.verbs:sign",
     "sites": "holdfast.models.sites:sites",
     "train": "holdfast.training:train",
+    "verified": "holdfast.signing.datasets:verified",
     "verify": "holdfast.signing.verbs:verify",
     "verify_lineage": "holdfast.signing.lineage:verify_lineage",
 }

@@ -13,6 +13,7 @@ VERBS = {
     "attack": "search the few stored bits whose flips hurt most, beside random ones",
     "campaign": "inject faults and count what becomes of them",
     "check": "hold an assessment against a deployment policy",
+    "dataset": "commit to a dataset, and hold data against a signed commitment",
     "diff": "say which files and tensors of two models differ",
     "digest": "print the digests of files and folders",
     "experiment": "train and measure what a paper did, beside what it published",

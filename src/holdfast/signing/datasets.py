@@ -285,6 +285,8 @@ def verified(
 
 
 def _opened(folder: Path | str, trust: Any, providers: Mapping[str, Any] | None) -> VerifiedCommitment:
+    if not isinstance(folder, Path | str):
+        raise InvalidConfig(f"a {type(folder).__name__} is not a signed commitment", hint="open_commitment gives one")
     if trust is None:
         raise InvalidConfig("verification needs the key to trust", hint="trust='lab.pub'")
     return open_commitment(folder, trust=trust, providers=providers)

@@ -21,7 +21,9 @@ class SourceSummary:
     dataset: str
     multiset: MultisetHash
     root: str  # Merkle root over its samples alone, hex
-    signer: str | None = None  # fingerprint of the provider whose own commitment was verified; None if nobody else's
+    signer: str | None = (
+        None  # the provider whose own statement was verified: a key's fingerprint; None if there is none
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.data.commitments.commitment import Commitment, SourceSummary
+from holdfast.data.commitments.element import name_bytes
 from holdfast.data.commitments.multiset import BITS, LANES, STATE, MultisetHash
 from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersion
 
@@ -108,7 +109,7 @@ def _read_source(value: object) -> SourceSummary:
     kinds = {"dataset": str, "multiset": dict, "root": str, "signer": type(None) if signer is None else str}
     fields = _exactly(value, kinds)
     if signer is not None:
-        _digest(signer)
+        name_bytes(signer, "signer")
     return SourceSummary(
         dataset=fields["dataset"],
         multiset=_read_multiset(fields["multiset"]),

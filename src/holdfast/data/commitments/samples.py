@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from blake3 import blake3
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from holdfast.data.commitments.element import (
     prefixed,
     u64,
 )
-from holdfast.data.commitments.multiset import MultisetHash
+from holdfast.data.commitments.multiset import LANES, MultisetHash, lane_sum
 from holdfast.data.commitments.table import LeafTable, Part, Row, row_of
 from holdfast.data.commitments.values import octets_of, typed
 from holdfast.data.dataset import Dataset
@@ -103,12 +104,13 @@ def prefixed_keys(keys: Iterable[str]) -> list[bytes]:
 def image_multiset(data: Dataset, dataset: str, keys: Sequence[str] | None = None) -> MultisetHash:
     """Return the multiset hash of an image dataset without making a table: the fastest commitment."""
     names = places_as_keys(len(data)) if keys is None else prefixed_keys(keys)
-    elements, total = ImageElements(data, dataset), MultisetHash()
+    elements, lanes, size = ImageElements(data, dataset), np.zeros(LANES, np.uint16), 0
     for start in range(0, len(data), _BLOCK):
         block = slice(start, start + _BLOCK)
         digests, sizes = elements.elements(names[block], data.raw[block], data.labels[block])
-        total += MultisetHash.of(digests, size=sum(sizes))
-    return total
+        lanes += lane_sum(digests)
+        size += sum(sizes)
+    return MultisetHash.from_lanes(lanes, len(data), size)
 
 
 def image_fields(data: Dataset) -> Iterator[Fields]:
