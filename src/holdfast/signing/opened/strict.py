@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from holdfast.errors import DigestMismatch, UnreadableArtifact
-from holdfast.evidence.containers import INDICES, Slot, index_for
+from holdfast.evidence.containers import SUFFIXES, Slot, index_for
 from holdfast.signing.opened.content import Content
 from holdfast.signing.opened.memory import OUTBOARDS, Memory
 
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".js", ".lua", ".ipynb", ".jinja", ".jar"})
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".msgpack"})
-WEIGHTS = frozenset({*INDICES, ".onnx", ".h5", ".keras", ".tflite", ".pte", ".engine", ".mlmodel"})
+WEIGHTS = frozenset({*SUFFIXES, ".onnx", ".h5", ".keras", ".tflite", ".pte", ".engine", ".mlmodel"})
 _REFUSED = CODE | PICKLES | WEIGHTS
 _OURS = {OUTBOARDS, "lineage", ".git"}  # top-level folders with evidence of their own, and git's
 
