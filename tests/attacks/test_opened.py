@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -233,8 +234,9 @@ def to_pipe(path: Path) -> None:
 
 def to_socket(path: Path) -> None:
     path.unlink()
-    with socket.socket(socket.AF_UNIX) as end:
-        end.bind(os.path.relpath(path))
+    with socket.socket(socket.AF_UNIX) as end, tempfile.TemporaryDirectory() as short:  # such names are 107 bytes long
+        end.bind(f"{short}/s")
+        Path(short, "s").rename(path)
 
 
 def to_folder(path: Path) -> None:
