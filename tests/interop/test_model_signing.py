@@ -112,6 +112,19 @@ def test_model_signing_guesses_how_to_verify_ours(keys: Path, model: Path):
         their_verify(model, our_sign(model, keys, "p256", hash=kind), keys / "p256.pub")
 
 
+@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method, kind, curve in MATRIX if curve == "p256"])
+def test_in_its_own_dialect_our_list_and_root_digest_are_the_ones_of_model_signing(
+    keys: Path, model: Path, method: str, kind: str
+):
+    their_sign(model, model / "model.sig", keys / "p256.pem", their_hashing(method, kind))
+    theirs = verify_artifact(model, keys / "p256.pub").statement
+    size = 100 if method == "shards" else None
+    our_sign(model, keys, "p256", method=method, hash=kind, shard_size=size, dialect="model-signing")
+    ours = verify_artifact(model, keys / "p256.pub").statement
+    assert ours.subjects == theirs.subjects
+    assert ours.predicate["resources"] == theirs.predicate["resources"]
+
+
 def test_encrypted_keys_serve_both(keys: Path, model: Path, tmp_path: Path):
     signer = generate_key("p384")
     write_key(signer, tmp_path / "k.pem", password=b"secret")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ def digest(
     ] = False,
     ignore: Annotated[list[str] | None, typer.Option(help="Path to leave out (with --oms); repeatable.")] = None,
     allow_symlinks: Annotated[bool, typer.Option(help="Follow links to files (with --oms).")] = False,
+    dialect: Annotated[
+        str, typer.Option(help="Order of the files (with --oms): specification or model-signing.")
+    ] = "specification",
     json: Json = False,
 ) -> None:
     """Print size, SHA-256 and BLAKE3 of every file, from one read pass each.
@@ -30,10 +33,12 @@ def digest(
     The root digest of OpenSSF model signatures does not depend on the names of the files.
     """
     if oms:
-        _print_root(path, frozenset(ignore or ()), allow_symlinks, json)
+        _print_root(
+            path, {"ignore": frozenset(ignore or ()), "allow_symlinks": allow_symlinks, "dialect": dialect}, json
+        )
         return
-    if ignore or allow_symlinks:
-        raise InvalidConfig("--ignore and --allow-symlinks go with --oms")
+    if ignore or allow_symlinks or dialect != "specification":
+        raise InvalidConfig("--ignore, --allow-symlinks and --dialect go with --oms")
     files = digest_tree(path)
     if json:
         emit({name: dataclasses.asdict(item) for name, item in files.items()})
@@ -42,11 +47,11 @@ def digest(
         print(f"{item.blake3}  sha256:{item.sha256}  {item.size:>12}  {path.name if name == '.' else name}")
 
 
-def _print_root(path: Path, ignore: frozenset[str], links: bool, json: bool) -> None:
-    from holdfast.signing.artifact import list_artifact
+def _print_root(path: Path, settings: dict[str, Any], json: bool) -> None:
+    from holdfast.signing.artifact import list_artifact  # keys and signatures are not needed for plain digests
     from holdfast.signing.oms import Serialization, write_statement
 
-    name, listing = list_artifact(path, Serialization(ignore=ignore, allow_symlinks=links))
+    name, listing = list_artifact(path, Serialization(**settings))
     root = write_statement(name, listing).subjects[0].digest["sha256"]
     if json:
         emit({"name": name, "sha256": root, "files": len(listing.files)})

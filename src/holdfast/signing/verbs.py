@@ -54,6 +54,8 @@ def sign(
         if list(about):
             raise InvalidConfig("a file signature names files only", hint="sign the loaded model to name datasets")
         return sign_artifact(subject, signer, out=out, how=how or Serialization()).read_bytes()
+    if how is not None:
+        raise InvalidConfig("a model in memory has no files to list", hint="leave out how")
     bundle = sign_statement(_model_statement(subject, about), signer)
     if out is not None:
         write_atomic(out, bundle)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from holdfast.cli import main
 from holdfast.errors import DigestMismatch, HoldfastError, SignatureInvalid, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.statement import PAYLOAD_TYPE, Statement
 from holdfast.signing import (
@@ -100,6 +101,21 @@ def test_the_current_release_verifies_without_being_asked_and_names_what_it_left
     proof = verify(vectors, "v1.1.0-elliptic-key")
     assert proof.signer == HINT
     assert proof.unsigned == ("ignore-me",)
+
+
+def test_the_vectors_of_keys_verify_on_the_command_line(vectors: Path):
+    trust = ("--trust", str(vectors / "keys" / "signing-key-pub.pem"))
+    assert main(["verify", str(vectors / "v1.1.0-elliptic-key"), *trust]) == 0
+    for name in sorted(SINGLE):
+        signature = ("--signature", str(vectors / name / "model.sig"))
+        assert main(["verify", str(vectors / name / "signme-1"), *trust, *signature]) == 2
+        assert main(["verify", str(vectors / name / "signme-1"), *trust, *signature, "--legacy"]) == 0
+
+
+@pytest.mark.parametrize("name", ["v1.1.0-elliptic-key", "v1.0.0-certificate"])
+def test_the_root_digest_of_the_command_line_is_the_published_one(vectors: Path, name: str, capsys):
+    assert main(["digest", str(vectors / name), "--oms", "--ignore", "ignore-me"]) == 0
+    assert capsys.readouterr().out == f"sha256:{ROOTS[name]}\n"
 
 
 @pytest.mark.parametrize("name", ["v0.2.0-certificate", *sorted(SINGLE)])

@@ -41,8 +41,9 @@ HEX_DIGITS = {"sha256": 64, "blake2b": 128, "blake3": 64}
 class Serialization:
     """What a signature lists, and by which digests.
 
-    The specification and the tool ``model-signing`` name the algorithm of a shard and a model of one file differently,
-    and the tool takes its own names only; ``dialect`` chooses when writing, and both are read.
+    The specification and the tool ``model-signing`` differ in the order of the list and in what they call a model of
+    one file and the algorithm of a shard, and the tool takes its own names only; ``dialect`` chooses when writing, and
+    both are read.
 
     Raises:
         InvalidConfig: an unknown method, hash or dialect, or a shard size without shards.

@@ -57,11 +57,14 @@ def file_of(name: str, how: Serialization) -> str:
 def write_statement(name: str, listing: Listing) -> Statement:
     """Return the statement about the model called ``name``, its resources in code-point order of their names.
 
+    In the dialect of ``model-signing`` they are in that tool's order, by the parts of their paths, so that the root
+    digest is the one it computes.
+
     Raises:
         InvalidConfig: it would list nothing.
     """
     empty = sorted(file_of(item, listing.how) for item in listing.digests if _is_empty(item, listing.how))
-    listed = sorted(item for item in listing.digests if not _is_empty(item, listing.how))
+    listed = _ordered([item for item in listing.digests if not _is_empty(item, listing.how)], listing.how)
     if not listed:
         raise InvalidConfig(f"{name} holds no file to sign")
     algorithm = listing.how.sharded_hash if listing.how.dialect == MODEL_SIGNING else listing.how.hash
@@ -72,6 +75,13 @@ def write_statement(name: str, listing: Listing) -> Statement:
         resources[0]["annotations"] = {EMPTY_FILES: empty}
     subject = Subject(name, {"sha256": root_digest(listing.digests[item] for item in listed)})
     return Statement((subject,), PREDICATE_TYPE, {"serialization": listing.how.to_json(), "resources": resources})
+
+
+def _ordered(names: list[str], how: Serialization) -> list[str]:
+    if how.dialect != MODEL_SIGNING:
+        return sorted(names)
+    places = {name: (parse_shard(name) if how.method == SHARDS else None) or (name, 0, 0) for name in names}
+    return sorted(names, key=lambda name: (places[name][0].split("/"), *places[name][1:]))
 
 
 def root_digest(digests: Iterable[str]) -> str:
