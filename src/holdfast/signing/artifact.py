@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.errors import InvalidConfig, UnsupportedVersion
+from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.statement import PAYLOAD_TYPE, Statement
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_envelope
 from holdfast.signing.envelope import PUBLIC_KEY, Envelope, read_envelope
@@ -124,7 +124,7 @@ def cosign_artifact(
         UnsupportedVersion: no OpenSSF model signature of version 1.0.
     """
     path = Path(signature) if signature is not None else default_signature(Path(model))
-    data = read_bytes(path, "signature", limit=LIMIT)
+    data = _read(path)
     envelope = old.as_signed(read_envelope(data), legacy=False)
     if envelope.payload_type != PAYLOAD_TYPE:
         raise UnsupportedVersion(f"unknown payload type {envelope.payload_type!r}")
@@ -165,9 +165,15 @@ def verify_artifact(
     path = Path(signature) if signature is not None else default_signature(Path(model))
     if extra not in ("refuse", "allow"):
         raise InvalidConfig(f"extra files can be refused or allowed, not {extra!r}")
-    proof = verify_listing(read_bytes(path, "signature", limit=LIMIT), trust, legacy=legacy)
+    proof = verify_listing(_read(path), trust, legacy=legacy)
     unsigned = require_contents(Path(model), path, proof.listing, ignore, extra=extra == "allow", links=allow_symlinks)
     return VerifiedArtifact(proof.statement, proof.signers, listing=proof.listing, notes=proof.notes, unsigned=unsigned)
+
+
+def _read(signature: Path) -> bytes:
+    if not signature.is_file():  # a pipe in its place would keep us waiting for ever
+        raise UnreadableArtifact(f"no signature at {signature}", hint="--signature says where it is")
+    return read_bytes(signature, "signature", limit=LIMIT)
 
 
 def verify_listing(data: bytes, trust: TrustSources | Threshold, *, legacy: bool = False) -> VerifiedListing:

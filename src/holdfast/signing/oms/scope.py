@@ -17,11 +17,11 @@ from holdfast.signing.oms.names import GIT_NAMES, OWN_NAMES, covers, is_own, req
 from holdfast.signing.oms.statement import Listing
 from holdfast.signing.oms.tree import Entry, Skip, walk
 
-_WEIGHTS = """safetensors bin pt pth ptl pte ckpt gguf ggml onnx pb h5 hdf5 keras tflite npy npz pkl pickle joblib
-msgpack model mlmodel engine plan trt ot params pdparams pdmodel mar dat data index arrow parquet"""
+_WEIGHTS = """safetensors bin pt pth th ptl pte ckpt gguf ggml onnx pb h5 hdf5 keras tflite npy npz pkl pickle joblib
+msgpack model mlmodel engine plan trt ot params pdparams pdmodel mar nemo task dat data index arrow parquet"""
 _CODE = """py pyc pyd pyx pyi so dll dylib exe sh bash bat ps1 js mjs wasm jar class rb lua pl ipynb c cc cpp cu cuh h
 hpp rs go zip tar gz tgz bz2 xz zst 7z whl egg"""
-_SETTINGS = "json jsonl yaml yml toml cfg ini conf jinja jinja2 tmpl vocab merges tiktoken spm"
+_SETTINGS = "json jsonl yaml yml toml cfg ini conf jinja jinja2 tmpl vocab merges bpe codes tiktoken spm"
 _SUFFIXES = {f".{word}" for word in f"{_WEIGHTS} {_CODE} {_SETTINGS}".split()}
 _NAMES = {"vocab.txt", "merges.txt", "requirements.txt", "modelfile"}
 _HEADS = (b"\x7fELF", b"MZ", b"#!", b"PK\x03\x04", b"GGUF", b"\x89HDF", b"\x93NUMPY", b"\x1f\x8b", b"\xcf\xfa\xed\xfe",
