@@ -15,7 +15,7 @@ from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
 from holdfast.signing.oms import Serialization, signed_files
 from holdfast.signing.passport import BUNDLE, verify_passport
-from holdfast.signing.signers import Signer, load_signer
+from holdfast.signing.signers import Signer, load_signer, require_key
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Trust = TrustSources | Threshold
 def sign(
     subject: nn.Module | Path | str,
     *,
-    key: str | Signer,
+    key: str | Signer | list[str | Signer],
     about: Iterable[Dataset] = (),
     out: Path | str | None = None,
     password: bytes | None = None,
@@ -43,20 +43,21 @@ def sign(
 
     Args:
         subject: the model.
-        key: ``file:KEY.pem`` or a signer.
+        key: ``file:KEY.pem`` or a signer; or several, who all sign.
         about: datasets the statement also names, by digest (modules only).
         out: where to write the bundle; a module's is only returned when this is None.
-        password: of an encrypted key.
+        password: of an encrypted key, and of all of several.
         how: files or shards, by which hash, with links or not, and what to leave out (paths only).
     """
-    signer = load_signer(key, password=password)
+    first, *others = (load_signer(item, password=password) for item in (key if isinstance(key, list) else [key]))
+    more = [require_key(item) for item in others]
     if isinstance(subject, Path | str):
         if list(about):
             raise InvalidConfig("a file signature names files only", hint="sign the loaded model to name datasets")
-        return sign_artifact(subject, signer, out=out, how=how or Serialization()).read_bytes()
+        return sign_artifact(subject, first, *more, out=out, how=how or Serialization()).read_bytes()
     if how is not None:
         raise InvalidConfig("a model in memory has no files to list", hint="leave out how")
-    bundle = sign_statement(_model_statement(subject, about), signer)
+    bundle = sign_statement(_model_statement(subject, about), first, *more)
     if out is not None:
         write_atomic(out, bundle)
     return bundle

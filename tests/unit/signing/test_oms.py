@@ -12,7 +12,9 @@ import pytest
 from blake3 import blake3
 
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact
-from holdfast.signing import Serialization, cosign_artifact, generate_key, sign_artifact, verify_artifact
+from holdfast.models import build_architecture
+from holdfast.signing import Serialization, cosign_artifact, generate_key, sign, sign_artifact, verify_artifact
+from holdfast.signing import verify as verify_subject
 
 KEY, OTHER = generate_key(), generate_key("ed25519")
 HASHES = {
@@ -172,6 +174,13 @@ def test_a_cosigner_signs_only_what_the_statement_says(model: Path):
     with pytest.raises(DigestMismatch, match="a-b changed"):
         cosign_artifact(model, generate_key())
     cosign_artifact(model, generate_key(), rehash=False)
+
+
+def test_the_verb_takes_several_signers_and_settings_for_files_only(model: Path):
+    sign(model, key=[KEY, OTHER], how=Serialization(hash="blake3"))
+    assert len(verify_subject(model, trust=[OTHER.public, KEY.public]).signers) == 2
+    with pytest.raises(InvalidConfig, match="no files to list"):
+        sign(build_architecture("digits-cnn"), key=KEY, how=Serialization())
 
 
 def test_the_name_of_the_folder_is_found_through_dots(model: Path, monkeypatch: pytest.MonkeyPatch):
