@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
+import functools
 import hashlib
 import json
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -100,6 +104,11 @@ EDITS: dict[str, tuple[Callable[[Bundle], Any], type[HoldfastError], str]] = {
         lambda b: b["dsseEnvelope"]["signatures"][0].update(sig=b64(sign(new_key(), b"x"))),
         SignatureInvalid,
         "does not verify with this key",
+    ),
+    "a signature that names a key": (
+        lambda b: b["dsseEnvelope"]["signatures"][0].update(keyid="ab" * 32),
+        SignerUntrusted,
+        "0 of 1",
     ),
     "no log entry": (lambda b: b["verificationMaterial"].update(tlogEntries=[]), RecordMissing, "no log entry"),
     "no promise": (lambda b: entry(b).pop("inclusionPromise"), RecordMissing, "no signed promise"),
@@ -285,3 +294,33 @@ def test_a_second_unchecked_signature_does_not_ride_along_unseen():
     bundle["dsseEnvelope"]["signatures"].append({"sig": b64(b"anything"), "keyid": ""})
     with pytest.raises(SignerUntrusted, match="not a keyless signature"):
         verify(bundle)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return where every text of a bundle stands."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    below = [place for key, item in items for place in places(item, (*path, key))]
+    return below or ([path] if isinstance(value, str) and value else [])
+
+
+def mutated(text: str, draw: random.Random) -> str:
+    """Flip a bit of what base64 says, or change a letter of other text."""
+    with suppress(ValueError):
+        data = bytearray(base64.b64decode(text, validate=True))
+        if len(data) > 8:
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+            return b64(bytes(data))
+    place = draw.randrange(len(text))
+    return text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]
+
+
+def test_no_flipped_bit_anywhere_is_accepted():
+    """Every text of the bundle is bound: by a signature, by a hash, or by being the one accepted spelling."""
+    genuine, draw = issued(), random.Random(7)
+    for place in places(genuine):
+        for _ in range(40):
+            forged = copy.deepcopy(genuine)
+            parent = functools.reduce(lambda value, key: value[key], place[:-1], forged)
+            parent[place[-1]] = mutated(parent[place[-1]], draw)
+            with pytest.raises(HoldfastError):
+                verify(forged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from holdfast.errors import (
     UnreadableArtifact,
     UnsupportedVersion,
 )
-from holdfast.signing import load_trust, verify_bundle
+from holdfast.signing import load_trust, verify, verify_bundle
 from holdfast.signing.sigstore import load_root, read_trusted_root
+from holdfast.signing.sigstore.roots import embedded
 from holdfast.signing.sigstore.trusted_root import parse_authority
 from holdfast.signing.trusts.sigstore import SigstoreTrust
 
@@ -61,6 +63,16 @@ def test_a_model_signed_in_2025_names_its_signer_and_time_without_a_network(vect
     assert proof.statement.subjects[0].digest["sha256"].startswith("61d4849d9d90076d")
     assert (proof.signers[0].kind, proof.signer) == ("sigstore", "stefanb@us.ibm.com")
     assert proof.signers[0].time.isoformat() == "2025-05-03T01:34:46+00:00"
+
+
+@needs_sigstore
+def test_the_files_of_that_model_are_verified_with_it(vectors: Path, tmp_path: Path):
+    trust = f"sigstore:identity=stefanb@us.ibm.com,{OMS},root=public-good"
+    model = Path(shutil.copytree(vectors / "oms/v1.0.0-sigstore", tmp_path / "model"))
+    assert verify(model, trust=trust).signer == "stefanb@us.ibm.com"
+    (model / "signme-2").write_bytes(b"other weights")
+    with pytest.raises(DigestMismatch, match="signme-2"):
+        verify(model, trust=trust)
 
 
 @needs_sigstore
@@ -160,3 +172,56 @@ def test_authorities_without_certificates_or_without_their_root_are_refused(vect
 def test_one_trust_written_twice_is_one_trust():
     written = f"sigstore:identity=a@b.org,{OMS},root=public-good"
     assert len({load_trust(written), load_trust(written)}) == 1
+
+
+PEER_CASES = {
+    "bundle.txt": "bundle.txt.sigstore",
+    "bundle_v3.txt": "bundle_v3.txt.sigstore",
+    "bundle_invalid_version.txt": "bundle_invalid_version.txt.sigstore",
+    "bundle_no_cert_v1.txt": "bundle_no_cert_v1.txt.sigstore",
+    "bundle_no_checkpoint.txt": "bundle_no_checkpoint.txt.sigstore",
+    "bundle_no_log_entry.txt": "bundle_no_log_entry.txt.sigstore",
+    "bundle_v3_no_signed_time.txt": "bundle_v3_no_signed_time.txt.sigstore.json",
+    "a.txt": "bundle_v3.txt.sigstore",  # another file
+}
+
+
+def peer_accepts(bundle: bytes, data: bytes, root: str) -> bool:
+    from sigstore.errors import Error
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier, policy
+
+    verifier = Verifier(trusted_root=TrustedRoot.from_file(str(embedded(root))))
+    try:
+        verifier.verify_artifact(data, Bundle.from_json(bundle), policy.OIDCIssuer(GITHUB))
+    except (Error, ValueError):
+        return False
+    return True
+
+
+@needs_sigstore
+@pytest.mark.parametrize("name", PEER_CASES)
+@pytest.mark.parametrize("root", ["public-good", "staging"])
+def test_the_sigstore_package_gives_the_same_verdict_on_every_vector(vectors: Path, name: str, root: str):
+    folder = vectors / "sigstore/sigstore-python"
+    bundle = (folder / PEER_CASES[name]).read_bytes()
+    try:
+        anybody(root).accept_file(bundle, folder / name)
+        accepted = True
+    except HoldfastError:
+        accepted = False
+    assert accepted == peer_accepts(bundle, (folder / name).read_bytes(), root)
+
+
+@needs_sigstore
+def test_the_sigstore_package_accepts_the_signed_model_too(vectors: Path):
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier, policy
+
+    bundle = (vectors / "oms/v1.0.0-sigstore/model.sig").read_bytes()
+    verifier = Verifier(trusted_root=TrustedRoot.from_file(str(embedded("public-good"))))
+    name = policy.Identity(identity="stefanb@us.ibm.com", issuer="https://sigstore.verify.ibm.com/oauth2")
+    kind, payload = verifier.verify_dsse(Bundle.from_json(bundle), name)
+    assert kind == "application/vnd.in-toto+json"
+    trust = f"sigstore:identity=stefanb@us.ibm.com,{OMS},root=public-good"
+    assert json.loads(payload) == json.loads(verify_bundle(bundle, trust).statement.to_bytes())

@@ -30,10 +30,11 @@ def load_root(source: TrustedRoot | Path | str) -> TrustedRoot:
         return source
     if not str(source):
         raise InvalidConfig("a keyless signature needs a trusted root", hint="root=PATH, or root=public-good")
-    return read_trusted_root(_embedded(str(source)) if str(source) in INSTANCES else source)
+    return read_trusted_root(embedded(str(source)) if str(source) in INSTANCES else source)
 
 
-def _embedded(instance: str) -> Path:
+def embedded(instance: str) -> Path:
+    """Return where the installed ``sigstore`` package keeps its copy of an instance's trusted root."""
     spec = importlib.util.find_spec("sigstore")  # its code is not run
     if spec is None or spec.origin is None:
         raise MissingExtra(f"the trusted root {instance!r} comes with the package sigstore", hint=_HINT)

@@ -59,8 +59,8 @@ class SigstoreTrust:
             raise InvalidConfig("at is a time without a time zone", hint="write it as 2026-01-31T12:00:00Z")
 
     def claims(self, envelope: Envelope, index: int) -> bool:
-        """Return whether the signature is the one that the bundle's certificate speaks for."""
-        return index == 0 and envelope.material.kind == CERTIFICATE
+        """Return whether the signature is the one that the bundle's certificate speaks for, and names no key."""
+        return index == 0 and envelope.material.kind == CERTIFICATE and not envelope.signatures[0].keyid
 
     def accept(self, envelope: Envelope, index: int) -> Identity:
         """Return the identity that made the signature, and when, if this trust accepts it."""
