@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class SigstoreTrust:
     """
 
     issuer: str
-    root: TrustedRoot
+    root: TrustedRoot = field(repr=False)
     identity: str = ""
     domain: str = ""
     identity_regex: str = ""
