@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from holdfast.errors import HoldfastError, RecordMissing, SignatureInvalid, SignerUntrusted
+from holdfast.signing.sigstore import TrustedRoot, parse_trusted_root
+from holdfast.signing.sigstore.chain import load_certificate
+from holdfast.signing.sigstore.fulcio import read_subject, verify_leaf
+from holdfast.signing.sigstore.sct import verify_scts
 from tests.attacks.test_sigstore import WORLD, Bundle, entry, issued, verify
 from tests.sigstore_parts import Ca, CertificateLog, SignatureLog, b64, key_usage, new_key
 from tests.sigstore_world import IDENTITY, World
@@ -95,6 +102,32 @@ def test_a_certificate_is_refused(what: str):
 def test_either_spelling_of_the_issuer_alone_is_enough():
     for changes in ({"issuer": None}, {"tagged": None}):
         assert verify(issued(WORLD.login(**changes))).signer == IDENTITY
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_certificate_with_any_bit_flipped_is_refused_and_never_crashes_the_reader():
+    """What is accepted says and carries the same: the count of unused bits of a signature may be spelled in two ways.
+
+    A bundle with such a certificate is refused all the same, since the log has the certificate byte for byte.
+    """
+    leaf = WORLD.login().leaf
+    der, root = leaf.public_bytes(Encoding.DER), parse_trusted_root(json.dumps(WORLD.trusted_root()).encode())
+    for place in range(len(der)):
+        for bit in range(8):
+            damaged = der[:place] + bytes([der[place] ^ 1 << bit]) + der[place + 1 :]
+            with suppress(HoldfastError):
+                found = read_everything(damaged, root)
+                assert (found.tbs_certificate_bytes, found.signature) == (leaf.tbs_certificate_bytes, leaf.signature)
+
+
+def read_everything(der: bytes, root: TrustedRoot) -> x509.Certificate:
+    """Read each part, also after another one was refused, verify the whole last, and return what was accepted."""
+    leaf = load_certificate(der)
+    for part in (lambda: read_subject(leaf), lambda: verify_scts(leaf, WORLD.ca.middle, root)):
+        with suppress(HoldfastError):
+            part()
+    verify_leaf(leaf, root, WORLD.time)
+    return leaf
 
 
 def until(place: str, when: timedelta) -> Callable[[Bundle], None]:

@@ -39,6 +39,7 @@ from holdfast.signing import (
 )
 from holdfast.signing.sigstore import TrustedRoot, load_root, parse_trusted_root
 from holdfast.signing.sigstore.merkle import leaf_hash, verify_inclusion
+from holdfast.signing.sigstore.tsa import verify_timestamp
 from holdfast.signing.trusts.sigstore import SigstoreTrust
 from tests.sigstore_parts import SignatureLog, TimestampAuthority, audit_path, b64, new_key, sign, tree_hash
 from tests.sigstore_world import IDENTITY, ISSUER, Session, World
@@ -179,6 +180,36 @@ def test_a_timestamp_after_the_certificate_ended_is_refused_although_the_log_was
     session.stamped = True
     with pytest.raises(SignerUntrusted, match="signed at"):
         verify_bundle(sign_statement(STATEMENT, session), trusting(world))
+
+
+@needs_stamps
+def test_a_damaged_timestamp_is_refused_or_still_says_the_same(tmp_path: Path):
+    """Version numbers and an algorithm's name in its envelope are bound by nothing; every other bit is."""
+    world = first(tmp_path, stamped=True)
+    token, root = world.tsa.stamp(b"signature"), pinned(world)
+    genuine, accepted = verify_timestamp(token, b"signature", root), set()
+    for place in range(len(token)):
+        damaged = token[:place] + bytes([token[place] ^ 1 << place % 8]) + token[place + 1 :]
+        try:
+            assert verify_timestamp(damaged, b"signature", root) == genuine
+        except HoldfastError:
+            continue
+        accepted.add(place)
+    assert len(accepted) <= 12
+
+
+@needs_stamps
+def test_an_authority_of_timestamps_that_is_retired_is_not_believed(tmp_path: Path):
+    world = first(tmp_path, stamped=True)
+    session = world.login()
+    session.stamped = True
+    bundle, value = sign_statement(STATEMENT, session), world.trusted_root()
+    value["timestampAuthorities"][0]["validFor"]["end"] = "2021-01-01T00:00:00Z"
+    with pytest.raises(SignerUntrusted, match="timestamp's authority is not believed"):
+        verify_bundle(bundle, trusting(world, root=parse_trusted_root(json.dumps(value).encode())))
+    value["timestampAuthorities"] = []
+    with pytest.raises(SignerUntrusted, match="no timestamp authority"):
+        verify_bundle(bundle, trusting(world, root=parse_trusted_root(json.dumps(value).encode())))
 
 
 @needs_stamps

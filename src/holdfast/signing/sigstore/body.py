@@ -18,6 +18,7 @@ from holdfast.errors import SignatureInvalid, UnreadableArtifact, UnsupportedVer
 from holdfast.evidence import canonical
 from holdfast.signing.envelope import from_base64, pae
 from holdfast.signing.sigstore import strict
+from holdfast.signing.sigstore.chain import MALFORMED
 from holdfast.signing.sigstore.entry import Entry
 
 _LIMIT = 8 << 20
@@ -163,5 +164,5 @@ def _der(verifier: bytes) -> bytes:
         if verifier.startswith(b"-----BEGIN CERTIFICATE-----"):
             return x509.load_pem_x509_certificate(verifier).public_bytes(Encoding.DER)
         return x509.load_der_x509_certificate(verifier).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except MALFORMED as error:
         raise UnreadableArtifact("the log entry's verifier is no certificate") from error

@@ -12,6 +12,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from holdfast.errors import SignatureInvalid, SignerUntrusted, UnreadableArtifact
 
 _UNDERSTOOD = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.SubjectAlternativeName)
+# what the library raises when it reads a certificate, some of it only when a part is asked for
+MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
 
 
@@ -20,7 +29,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except MALFORMED as error:
         raise UnreadableArtifact(f"a certificate is malformed: {error}") from error
     return certificate
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from datetime import UTC
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -41,15 +41,15 @@ def verify_scts(leaf: x509.Certificate, issuer: x509.Certificate, root: TrustedR
 
 
 def _verify(promise: Promise, leaf: x509.Certificate, issuer: x509.Certificate, root: TrustedRoot) -> None:
-    log = root.certificate_log(promise.log_id)
-    if not log.validity.holds(promise.timestamp.replace(tzinfo=UTC)):
-        raise SignerUntrusted(f"the certificate log {log.origin} is not believed at {promise.timestamp:%F %T}")
+    log, time = root.certificate_log(promise.log_id), _time(promise)
+    if not log.validity.holds(time):
+        raise SignerUntrusted(f"the certificate log {log.origin} is not believed at {time:%F %T}")
     if promise.version is not Version.v1 or promise.entry_type is not LogEntryType.PRE_CERTIFICATE:
         raise SignatureInvalid("the certificate log's timestamp is of an unknown kind")
     if _algorithm(promise) != "sha256":
         raise SignatureInvalid("the certificate log's timestamp is not signed over SHA-256")
     try:
-        log.key.verify(promise.signature, signed_bytes(promise, leaf.tbs_precertificate_bytes, issuer))
+        log.key.verify(promise.signature, _signed_bytes(promise, time, leaf, issuer))
     except SignatureInvalid:
         raise SignatureInvalid(
             "the certificate log's timestamp is not for this certificate, or not its log's"
@@ -64,15 +64,18 @@ def _algorithm(promise: Promise) -> str:
         return ""
 
 
-def signed_bytes(promise: Promise, tbs: bytes, issuer: x509.Certificate) -> bytes:
-    """Return what the log signed (RFC 6962 ``digitally-signed struct`` of a precertificate entry)."""
-    milliseconds = int(promise.timestamp.replace(tzinfo=UTC).timestamp()) * 1000 + promise.timestamp.microsecond // 1000
-    return sct_message(milliseconds, tbs, issuer, promise.extension_bytes)
+def _time(promise: Promise) -> datetime:
+    try:
+        return promise.timestamp.replace(tzinfo=UTC)
+    except ValueError as error:  # beyond the year 9999
+        raise SignatureInvalid("the certificate log's timestamp has a time that no calendar has") from error
 
 
-def sct_message(milliseconds: int, tbs: bytes, issuer: x509.Certificate, extensions: bytes = b"") -> bytes:
-    """Return the signed bytes for a precertificate's ``tbs`` logged ``milliseconds`` after 1970."""
+def _signed_bytes(promise: Promise, time: datetime, leaf: x509.Certificate, issuer: x509.Certificate) -> bytes:
+    """Return what the log signed: the ``digitally-signed struct`` of a precertificate entry."""
     key = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    milliseconds = int(time.timestamp()) * 1000 + time.microsecond // 1000
     head = struct.pack(">BBQH", 0, 0, milliseconds, 1)  # version 1, certificate timestamp, time, precertificate
+    tbs, extensions = leaf.tbs_precertificate_bytes, promise.extension_bytes
     body = hashlib.sha256(key).digest() + len(tbs).to_bytes(3) + tbs
     return head + body + struct.pack(">H", len(extensions)) + extensions

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from cryptography import x509
+
 from holdfast.errors import MissingExtra, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.signing.sigstore.trusted_root import Authority, TrustedRoot
+
+_LIMIT = 1 << 16  # bytes of a response
+# the library parses on request, and what it meets there comes out as one of these
+_MALFORMED = (ValueError, KeyError, TypeError, x509.InvalidVersion)
 
 
 def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetime:
@@ -26,11 +32,13 @@ def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetim
         from rfc3161_client import decode_timestamp_response
     except ImportError as error:
         raise MissingExtra("timestamps need rfc3161-client", hint="pip install 'holdfast[sigstore]'") from error
+    if len(token) > _LIMIT:
+        raise UnreadableArtifact(f"the bundle's timestamp is longer than {_LIMIT} bytes")
     if not root.timestamp_authorities:
         raise SignerUntrusted("the trusted root has no timestamp authority, and the bundle has a timestamp")
     try:
         time = decode_timestamp_response(token).tst_info.gen_time
-    except ValueError as error:
+    except _MALFORMED as error:
         raise UnreadableArtifact("the bundle's timestamp is no RFC 3161 response") from error
     time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     signers = [authority for authority in root.timestamp_authorities if _signed(token, message, authority)]
@@ -51,10 +59,9 @@ def _signed(token: bytes, message: bytes, authority: Authority) -> bool:
 
     if len(authority.chain) < 2:
         return False  # a timestamp authority stands below a root of its own
-    builder = VerifierBuilder().tsa_certificate(authority.chain[0]).add_root_certificate(authority.chain[-1])
-    for certificate in authority.chain[1:-1]:
-        builder = builder.add_intermediate_certificate(certificate)
+    leaf, *between, top = authority.chain
+    verifier = VerifierBuilder(tsa_certificate=leaf, intermediates=between, roots=[top]).build()
     try:
-        return builder.build().verify_message(decode_timestamp_response(token), message)
-    except VerificationError:
+        return verifier.verify_message(decode_timestamp_response(token), message)
+    except (VerificationError, *_MALFORMED):
         return False
