@@ -66,6 +66,19 @@ def test_a_model_signed_in_2025_names_its_signer_and_time_without_a_network(vect
 
 
 @needs_sigstore
+def test_the_model_signing_specifications_own_vectors(vectors: Path):
+    folder = vectors / "oms/spec/test-vectors/v1.0"
+    trust = f"sigstore:identity=stefanb@us.ibm.com,{OMS},root=public-good"
+    proof = verify_bundle((folder / "valid/sigstore.bundle.json").read_bytes(), trust)
+    assert proof.signer == "stefanb@us.ibm.com"
+    with pytest.raises(RecordMissing, match="no log entry"):
+        verify_bundle((folder / "invalid/missing-tlog-entries.bundle.json").read_bytes(), trust)
+    for kind in ("key", "certificate"):
+        with pytest.raises((SignerUntrusted, UnsupportedVersion)):
+            verify_bundle((folder / f"valid/{kind}.bundle.json").read_bytes(), trust)
+
+
+@needs_sigstore
 def test_the_files_of_that_model_are_verified_with_it(vectors: Path, tmp_path: Path):
     trust = f"sigstore:identity=stefanb@us.ibm.com,{OMS},root=public-good"
     model = Path(shutil.copytree(vectors / "oms/v1.0.0-sigstore", tmp_path / "model"))
