@@ -113,7 +113,8 @@ def _sign(config: ClientTrustConfig, token: IdentityToken, payload: bytes) -> by
         bundle = signer.sign_dsse(Statement(payload))
     # any name will do here: it is the token's, and whoever verifies demands the one he expects
     Verifier(trusted_root=config.trusted_root).verify_dsse(bundle, policy.UnsafeNoOp())
-    return bundle.to_json().encode()
+    text: str = bundle.to_json()
+    return text.encode()
 
 
 def _unpack(envelope: Envelope, payload: bytes) -> tuple[bytes, Material]:

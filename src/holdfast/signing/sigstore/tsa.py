@@ -28,25 +28,29 @@ def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetim
         SignerUntrusted: the root has no timestamp authority, or does not believe it at that time.
         SignatureInvalid: no authority of the root signed it for this message.
     """
-    try:
-        from rfc3161_client import decode_timestamp_response
-    except ImportError as error:
-        raise MissingExtra("timestamps need rfc3161-client", hint="pip install 'holdfast[sigstore]'") from error
     if len(token) > _LIMIT:
         raise UnreadableArtifact(f"the bundle's timestamp is longer than {_LIMIT} bytes")
     if not root.timestamp_authorities:
         raise SignerUntrusted("the trusted root has no timestamp authority, and the bundle has a timestamp")
-    try:
-        time = decode_timestamp_response(token).tst_info.gen_time
-    except _MALFORMED as error:
-        raise UnreadableArtifact("the bundle's timestamp is no RFC 3161 response") from error
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    time = _time(token)
     signers = [authority for authority in root.timestamp_authorities if _signed(token, message, authority)]
     if not signers:
         raise SignatureInvalid("the timestamp is not for this signature, or by no authority of the trusted root")
     if not any(_believed(authority, time) for authority in signers):
         raise SignerUntrusted(f"the timestamp's authority is not believed at {time:%F %T}")
     return time
+
+
+def _time(token: bytes) -> datetime:
+    try:
+        from rfc3161_client import decode_timestamp_response
+    except ImportError as error:
+        raise MissingExtra("timestamps need rfc3161-client", hint="pip install 'holdfast[sigstore]'") from error
+    try:
+        time: datetime = decode_timestamp_response(token).tst_info.gen_time
+    except _MALFORMED as error:
+        raise UnreadableArtifact("the bundle's timestamp is no RFC 3161 response") from error
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def _believed(authority: Authority, time: datetime) -> bool:
@@ -62,6 +66,7 @@ def _signed(token: bytes, message: bytes, authority: Authority) -> bool:
     leaf, *between, top = authority.chain
     verifier = VerifierBuilder(tsa_certificate=leaf, intermediates=between, roots=[top]).build()
     try:
-        return verifier.verify_message(decode_timestamp_response(token), message)
+        holds: bool = verifier.verify_message(decode_timestamp_response(token), message)
     except (VerificationError, *_MALFORMED):
         return False
+    return holds
