@@ -22,7 +22,7 @@ def diff(
     trust: Annotated[
         list[str] | None, typer.Option(help="Compare what these signed (--trust KEY.pub), without reading the files.")
     ] = None,
-    links: Annotated[Links, typer.Option(help="Links to follow: refuse (none), blobs (Hugging Face cache), files.")] = (
+    links: Annotated[Links, typer.Option(help="Links to follow: none, those of a Hugging Face cache, or inside.")] = (
         Links.REFUSE
     ),
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 when the two differ.")] = False,

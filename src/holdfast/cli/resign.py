@@ -27,8 +27,10 @@ def resign(
     ] = None,
     version: Annotated[int | None, typer.Option(help="Version of the model; one more than before by default.")] = None,
     signature: Annotated[Path | None, typer.Option(help="The bundle, if not in its usual place.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="File to leave unsigned; repeatable.")] = None,
-    links: Annotated[Links, typer.Option(help="Links to follow: refuse (none), blobs (Hugging Face cache), files.")] = (
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Path to leave unsigned; repeatable; as before by default.")
+    ] = None,
+    links: Annotated[Links, typer.Option(help="Links to follow: none, those of a Hugging Face cache, or inside.")] = (
         Links.REFUSE
     ),
     password_file: Annotated[str | None, typer.Option(help="File with the key's password (- asks).")] = None,
@@ -42,7 +44,7 @@ def resign(
     signer = load_signer(key, password=password_for(password_file))
     part = None if sample is None else _part(sample)
     done = resign_model(
-        model, signer, list(trust), full=full, sample=part, version=version, ignore=ignore or (),
+        model, signer, list(trust), full=full, sample=part, version=version, ignore=ignore,
         signature=signature, links=links,
     )  # fmt: skip
     say(

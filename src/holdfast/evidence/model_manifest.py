@@ -67,6 +67,7 @@ class ModelManifest:
     tensors: tuple[TensorEntry, ...] = ()
     version: int = 0
     base: str = ""  # model id (hex) of the model that this one completes, as an adapter does
+    ignore: tuple[str, ...] = ()  # paths that the signer chose to leave unsigned, sorted
 
     @classmethod
     def of(
@@ -77,6 +78,7 @@ class ModelManifest:
         *,
         version: int = 0,
         base: str = "",
+        ignore: Iterable[str] = (),
     ) -> ModelManifest:
         """Sort the entries into a manifest.
 
@@ -84,7 +86,7 @@ class ModelManifest:
             SignatureInvalid: it would not be well-formed, see :meth:`from_statement`.
         """
         ordered = tuple(sorted(files, key=lambda item: item.name))
-        manifest = cls(name, ordered, tuple(sorted(tensors, key=_place)), version, base)
+        manifest = cls(name, ordered, tuple(sorted(tensors, key=_place)), version, base, tuple(sorted(set(ignore))))
         _require_well_formed(manifest)
         return manifest
 
@@ -119,6 +121,7 @@ class ModelManifest:
             "name": self.name,
             "version": self.version,
             "base": self.base,
+            "ignore": list(self.ignore),
             "files": [_file_json(item) for item in self.files],
             "tensors": [_tensor_json(item) for item in self.tensors],
         }
@@ -137,7 +140,8 @@ class ModelManifest:
         value = _object(statement.predicate, _PREDICATE)
         files = tuple(_file(item) for item in _list(value["files"]))
         tensors = tuple(_tensor(item) for item in _list(value["tensors"]))
-        manifest = cls(value["name"], files, tensors, value["version"], value["base"])
+        ignore = tuple(_list(value["ignore"]))
+        manifest = cls(value["name"], files, tensors, value["version"], value["base"], ignore)
         _require_well_formed(manifest)
         if statement.subjects != (Subject(manifest.name, manifest.digests),):
             raise _malformed("its subject is not what it lists")
@@ -151,7 +155,7 @@ def _place(item: TensorEntry) -> tuple[str, str]:
 _FILE = {"name", "size", "blake3"}
 _FILE_OPTIONAL = {"sha256", "outboard"}
 _TENSOR = {"file", "name", "dtype", "shape", "offset", "length", "blake3"}
-_PREDICATE = {"name", "version", "base", "files", "tensors"}
+_PREDICATE = {"name", "version", "base", "ignore", "files", "tensors"}
 
 
 def _file_json(item: FileEntry) -> dict[str, Any]:
@@ -203,6 +207,9 @@ def _require_well_formed(manifest: ModelManifest) -> None:
     folders = {name[:place] for name in names for place in range(len(name)) if name[place] == "/"}
     _require(not folders & set(names), "a file lies below a file")
     _require_tensors(manifest)
+    _require(all(map(is_canonical, manifest.ignore)), "an ignored path")
+    _require(all(before < after for before, after in pairwise(manifest.ignore)), "ignored paths out of order")
+    _require(not set(manifest.ignore) & (folders | set(names)), "a path is signed and ignored")
 
 
 def _require_file(item: FileEntry) -> None:

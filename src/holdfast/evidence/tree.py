@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ from holdfast.errors import UnreadableArtifact
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not block before it is refused
 _DEEPEST = 64  # folders below the root
-_BLOBS = "blobs"
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 MOST_FILES = 1_000_000
 Exclude = Iterable[str] | Callable[[str], bool]
 
@@ -28,11 +28,12 @@ class Links(Enum):
     """Which symbolic links stand for the file they name; a link to a folder never does.
 
     ``BLOBS`` is the Hugging Face cache: links to files right in the ``blobs`` folder that lies beside ``snapshots``.
+    ``INSIDE`` adds links to files inside the model itself.
     """
 
     REFUSE = "refuse"
     BLOBS = "blobs"
-    FILES = "files"
+    INSIDE = "inside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Found:
 
     name: str
     size: int
-    link: str = ""  # absolute path of the file a followed link names
+    base: str = ""  # of a link that is followed: the folder below which its file lies,
+    inside: str = ""  # and where
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Tree:
 
     def _open(self, name: str, found: Found) -> int:
         try:
-            return _open_link(found.link, self.links) if found.link else _open_beneath(self.handle, name)
+            return _open_link(found.base, found.inside) if found.base else _open_beneath(self.handle, name)
         except OSError as error:
             raise _unreadable(self.root / found.name, error) from error
 
@@ -95,7 +97,7 @@ def open_tree(root: Path | str, *, exclude: Exclude = (), links: Links = Links.R
     try:
         lister = _Lister(root, _test(exclude), links, root if folder else root.parent)
         lister.list(handle, "") if folder else lister.take(handle, "", root.name)
-        files = [item if folder else Found(".", item.size, item.link) for item in lister.files]
+        files = [item if folder else replace(item, name=".") for item in lister.files]
         yield Tree(root, handle, tuple(sorted(files, key=lambda item: item.name)), links)
     finally:
         os.close(handle)
@@ -144,16 +146,24 @@ class _Lister:
 
     def _followed(self, handle: int, path: str, name: str) -> Found:
         """Return the file that a link names; the link is read once, and what it said is what is opened later."""
-        with _reading(self.root / path):
-            target = os.path.join(
-                os.path.realpath(self.base / path.rpartition("/")[0]), os.readlink(name, dir_fd=handle)
-            )
-            target = os.path.normpath(target) if self.links is Links.BLOBS else os.path.realpath(target)
-        blobs = Path(os.path.realpath(self.base)).parent.parent / _BLOBS
-        if self.links is Links.REFUSE or (self.links is Links.BLOBS and Path(target).parent != blobs):
+        if self.links is Links.REFUSE:
             raise _irregular(self.root / path)
-        with _reading(self.root / path), _descriptor(_open_link(target, self.links), self.root / path) as descriptor:
-            return Found(path, os.fstat(descriptor).st_size, target)
+        with _reading(self.root / path):
+            folder = os.path.realpath(self.base / path.rpartition("/")[0])
+            base, inside = self._destination(os.path.join(folder, os.readlink(name, dir_fd=handle)), path)
+            with _descriptor(_open_link(base, inside), self.root / path) as descriptor:
+                return Found(path, os.fstat(descriptor).st_size, base, inside)
+
+    def _destination(self, target: str, path: str) -> tuple[str, str]:
+        """Return the folder in which a link may lead, and the path of its file below that."""
+        root = Path(os.path.realpath(self.base))
+        blobs, plain = root.parent.parent / _BLOBS, Path(os.path.normpath(target))
+        if plain.parent == blobs and root.parent.name == _SNAPSHOTS:
+            return str(blobs), plain.name
+        real = Path(os.path.realpath(target))
+        if self.links is Links.INSIDE and real.is_relative_to(root) and real != root:
+            return str(root), real.relative_to(root).as_posix()
+        raise _irregular(self.root / path)
 
 
 def _test(exclude: Exclude) -> Callable[[str], bool]:
@@ -174,10 +184,10 @@ def _open_beneath(handle: int, name: str) -> int:
             os.close(descriptor)
 
 
-def _open_link(target: str, links: Links) -> int:
-    handle = os.open(os.path.dirname(target), _FOLDER | (os.O_NOFOLLOW if links is Links.BLOBS else 0))
+def _open_link(base: str, inside: str) -> int:
+    handle = os.open(base, _FOLDER | os.O_NOFOLLOW)
     try:
-        return os.open(os.path.basename(target), _FILE, dir_fd=handle)
+        return _open_beneath(handle, inside)
     finally:
         os.close(handle)
 

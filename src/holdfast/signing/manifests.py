@@ -49,7 +49,12 @@ def unsigned_names(
 
 
 def manifest_of(
-    model: Path | str, found: Mapping[str, Hashed], *, version: int = 0, base: ModelManifest | None = None
+    model: Path | str,
+    found: Mapping[str, Hashed],
+    *,
+    version: int = 0,
+    base: ModelManifest | None = None,
+    ignore: Iterable[str] = (),
 ) -> ModelManifest:
     """Return the manifest of files that were hashed: with BLAKE3, and with SHA-256 and tensors where these were wanted.
 
@@ -58,6 +63,7 @@ def manifest_of(
         found: what :func:`holdfast.evidence.digest.hash_tree` gave.
         version: counts up with every signed change, against rollback.
         base: the verified manifest of the model that this one completes.
+        ignore: relative paths that were left out because the signer chose to.
 
     Raises:
         UnreadableArtifact: there is nothing to sign.
@@ -72,7 +78,7 @@ def manifest_of(
         for key, item in named.items()
         for slot, digest in item.tensors
     )
-    return ModelManifest.of(name, files, tensors, version=version, base=base.model_id if base else "")
+    return ModelManifest.of(name, files, tensors, version=version, base=base.model_id if base else "", ignore=ignore)
 
 
 def write_manifest(
@@ -111,6 +117,7 @@ def write_manifest(
     """
     path = Path(out) if out is not None else default_manifest(model)
     algorithms = ("sha256", "blake3") if sha256 else ("blake3",)
+    ignore = tuple(ignore)
     found = hash_tree(
         model,
         Wanted(algorithms=algorithms, tensors=tensors),
@@ -118,7 +125,7 @@ def write_manifest(
         links=links,
         threads=threads,
     )
-    manifest = manifest_of(model, found, version=next_version(version, previous), base=base)
+    manifest = manifest_of(model, found, version=next_version(version, previous), base=base, ignore=ignore)
     write_atomic(path, sign_manifest(manifest, signer, *more))
     return path
 

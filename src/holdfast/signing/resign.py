@@ -66,7 +66,7 @@ def resign(
     full: bool = False,
     sample: float | None = None,
     version: int | None = None,
-    ignore: Iterable[str] = (),
+    ignore: Iterable[str] | None = None,
     signature: Path | str | None = None,
     links: Links = Links.REFUSE,
     cache: DigestCache | None = None,
@@ -85,7 +85,7 @@ def resign(
         full: read everything.
         sample: part (0 .. 1) of the reused bytes to read again; one hundredth, at most 1 GiB, by default.
         version: one more than the old one's by default; the same when nothing changed.
-        ignore: relative paths to leave unsigned.
+        ignore: relative paths to leave unsigned; those of the old manifest by default.
         signature: the bundle, if not in its usual place.
         links: which symbolic links to follow.
         cache: this machine's memory; the user's by default.
@@ -99,6 +99,7 @@ def resign(
     if sample is not None and not 0 <= sample <= 1:
         raise InvalidConfig(f"a sample of {sample} is no part between 0 and 1")
     previous, _ = read_manifest(model, trust, signature=path)
+    ignore = previous.ignore if ignore is None else tuple(sorted(set(ignore)))
     cache = DigestCache.of_user() if cache is None else cache
     memory = cache.recall(model)
     with open_tree(model, exclude=unsigned_names(model, path, ignore=ignore), links=links) as tree:
@@ -107,7 +108,9 @@ def resign(
         wanted = Wanted(algorithms=_algorithms(previous), tensors=True, shards=("blake3", GROUP))
         found = hash_files(tree, changed, wanted, threads=threads)
         sampled = _sample(tree, known, sample)
-    manifest = _merged(model, previous, found, known, version)
+    manifest = _merged(model, replace(previous, ignore=ignore), found, known)
+    if version is not None or manifest != previous:
+        manifest = replace(manifest, version=next_version(version, previous))
     write_atomic(path, sign_manifest(manifest, signer, *more))
     cache.remember(model, found, known)
     return Resigned(path, manifest, previous, tuple(found), tuple(known), sampled)
@@ -136,25 +139,19 @@ def _signed_name(tree: Tree, item: Found) -> str:
 
 
 def _merged(
-    model: Path | str,
-    previous: ModelManifest,
-    found: Mapping[str, Hashed],
-    known: Mapping[str, Known],
-    version: int | None,
+    model: Path | str, previous: ModelManifest, found: Mapping[str, Hashed], known: Mapping[str, Known]
 ) -> ModelManifest:
-    """Return the manifest of hashed and known files; its version counts up if anything changed."""
+    """Return the manifest of hashed and known files, in all else like the previous one."""
     kept = {Path(model).name if name == "." else name for name in known}
     fresh = manifest_of(model, found) if found else replace(previous, files=(), tensors=())
-    manifest = ModelManifest.of(
-        previous.name if not found else fresh.name,
+    return ModelManifest.of(
+        fresh.name,
         [*fresh.files, *(item for item in previous.files if item.name in kept)],
         [*fresh.tensors, *(item for item in previous.tensors if item.file in kept)],
         version=previous.version,
         base=previous.base,
+        ignore=previous.ignore,
     )
-    if version is None and manifest == previous:
-        return manifest
-    return replace(manifest, version=next_version(version, previous))
 
 
 def _sample(tree: Tree, known: Mapping[str, Known], part: float | None) -> int:

@@ -26,6 +26,7 @@ MANIFEST = ModelManifest.of(
     [W, V],
     version=3,
     base=C,
+    ignore=["notes", "a/draft"],
 )
 
 
@@ -41,7 +42,9 @@ def test_a_manifest_survives_its_bytes():
 
 
 def test_the_order_of_entries_does_not_matter_to_the_bytes():
-    turned = ModelManifest.of("model", MANIFEST.files[::-1], MANIFEST.tensors[::-1], version=3, base=C)
+    turned = ModelManifest.of(
+        "model", MANIFEST.files[::-1], MANIFEST.tensors[::-1], version=3, base=C, ignore=MANIFEST.ignore
+    )
     assert turned.to_statement().to_bytes() == MANIFEST.to_statement().to_bytes()
 
 
@@ -88,6 +91,11 @@ CHANGES: dict[str, Change] = {
     "version float": lambda p: p.update(version=1.0),
     "base text": lambda p: p.update(base="x"),
     "base upper case": lambda p: p.update(base=C.upper()),
+    "ignore text": lambda p: p.update(ignore="notes"),
+    "ignore everything": lambda p: p.update(ignore=["."]),
+    "ignore out of order": lambda p: p["ignore"].reverse(),
+    "ignore a signed file": lambda p: p.update(ignore=["a/b.json"]),
+    "ignore a folder of a signed file": lambda p: p.update(ignore=["a"]),
     "files no list": lambda p: p.update(files={}),
     "no files": lambda p: p.update(files=[], tensors=[]),
     "files turned": lambda p: F(p).reverse(),

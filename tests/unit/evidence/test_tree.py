@@ -39,7 +39,7 @@ def test_a_file_is_one_entry(folder: Path):
     (folder / "link").symlink_to("b")
     with pytest.raises(UnreadableArtifact, match="not a regular file"):
         digest_tree(folder / "link")
-    assert digest_tree(folder / "link", links=Links.FILES) == {".": digest_file(folder / "b")}
+    assert digest_tree(folder / "link", links=Links.INSIDE) == {".": digest_file(folder / "b")}
 
 
 def test_what_is_missing_is_said(tmp_path: Path):
@@ -142,10 +142,27 @@ def test_a_blob_that_is_itself_a_link_is_refused(cache: Path):
         digest_tree(cache, links=Links.BLOBS)
 
 
-def test_links_to_any_file_stand_for_it_when_asked_and_folders_never(cache: Path, tmp_path: Path):
-    (tmp_path / "elsewhere").write_text("e")
-    (cache / "odd").symlink_to(tmp_path / "elsewhere")
-    assert digest_tree(cache, links=Links.FILES)["odd"] == digest_file(tmp_path / "elsewhere")
-    (cache / "folder").symlink_to(tmp_path)
+def test_links_inside_the_model_stand_for_their_files_when_asked_and_folders_never(cache: Path, tmp_path: Path):
+    (cache / "real").write_text("r")
+    (cache / "sub" / "odd").symlink_to("../real")
+    (cache / "odder").symlink_to("sub/odd")
+    found = digest_tree(cache, links=Links.INSIDE)
+    assert found["odder"] == found["sub/odd"] == found["real"]
+    assert found["config.json"] == digest_file(cache.parent.parent / "blobs" / "1")
+    (cache / "folder").symlink_to("sub")
     with pytest.raises(UnreadableArtifact, match="folder"):
-        digest_tree(cache, links=Links.FILES)
+        digest_tree(cache, links=Links.INSIDE)
+    (cache / "folder").unlink()
+    (tmp_path / "secret").write_text("s")
+    (cache / "out").symlink_to(tmp_path / "secret")
+    with pytest.raises(UnreadableArtifact, match="out is not a regular file"):
+        digest_tree(cache, links=Links.INSIDE)
+
+
+def test_blobs_beside_any_other_folder_are_none(tmp_path: Path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "1").write_text("one")
+    (tmp_path / "models" / "m").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "x").symlink_to("../../blobs/1")
+    with pytest.raises(UnreadableArtifact, match="not a regular file"):
+        digest_tree(tmp_path / "models" / "m", links=Links.BLOBS)

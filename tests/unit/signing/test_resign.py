@@ -98,6 +98,15 @@ def test_a_changed_file_is_read_however_it_changed(model: Path, cache: DigestCac
     assert WEIGHTS in again(model, cache).hashed
 
 
+def test_what_was_left_unsigned_stays_so_unless_told_otherwise(model: Path, cache: DigestCache):
+    (model / "notes").write_text("x")
+    assert again(model, cache, ignore=["notes"]).manifest.ignore == ("notes",)
+    assert again(model, cache).manifest.ignore == ("notes",)
+    done = again(model, cache, ignore=[])
+    assert done.manifest.ignore == ()
+    assert "notes" in done.hashed
+
+
 def test_full_reads_everything(model: Path, cache: DigestCache):
     assert again(model, cache, full=True).reused == ()
 
