@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from holdfast._files import read_bytes
@@ -65,18 +65,24 @@ def read_content(model: Path, trust: TrustSources | Threshold, signature: bytes 
         single = next(iter(names)) if len(names) == 1 and model.is_file() else ""
         files = (Listed(model.name if n == single else n, "sha256", digest) for n, digest in names.items())
         return Content(proof, _by_name(files))
-    return content_of(proof, ModelManifest.from_statement(proof.statement))
+    manifest = ModelManifest.from_statement(proof.statement)
+    return content_of(proof, manifest, alone=model.name if model.is_file() and len(manifest.files) == 1 else "")
 
 
-def content_of(proof: Verified, manifest: ModelManifest) -> Content:
+def content_of(proof: Verified, manifest: ModelManifest, *, alone: str = "") -> Content:
     """Return the content of a verified manifest, after checking that its tensors lie inside its files.
+
+    Args:
+        proof: that of the manifest.
+        manifest: what was signed.
+        alone: what a model of one file is called here; it may have been renamed.
 
     Raises:
         SignatureInvalid: a name is unsafe or occurs twice, or a tensor leaves its file.
     """
-    files = _by_name(Listed(item.name, "blake3", item.blake3, item.size, item.outboard) for item in manifest.files)
-    tensors: dict[str, dict[str, TensorEntry]] = {}
-    for entry in manifest.tensors:
+    listed = (Listed(alone or item.name, "blake3", item.blake3, item.size, item.outboard) for item in manifest.files)
+    files, tensors = _by_name(listed), dict[str, dict[str, TensorEntry]]()
+    for entry in (replace(item, file=alone or item.file) for item in manifest.tensors):
         size = files[entry.file].size if entry.file in files else None
         sound = min(entry.shape, default=0) >= 0
         if size is None or not sound or not 0 <= entry.offset <= entry.offset + entry.length <= size:

@@ -18,7 +18,7 @@ from holdfast.errors import DigestMismatch, InvalidConfig
 from holdfast.evidence.model_manifest import TensorEntry
 from holdfast.evidence.outboard import SMALLEST, Outboard
 from holdfast.signing.opened.content import Listed
-from holdfast.signing.opened.source import PIECE, Folder, OpenFile, private_buffer
+from holdfast.signing.opened.source import PIECE, Folder, OpenFile, populate, private_buffer
 
 _HASHES: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
 _ALIGN = 64  # bytes: where a slice begins in its buffer
@@ -75,10 +75,12 @@ class Memory:
         groups = outboard.shape.groups(start, stop)
         first, last = outboard.shape.span(groups.start)[0], outboard.shape.span(groups.stop - 1)[1]
         pad = (first - start) % _ALIGN
-        buffer, handle = private_buffer(pad + last - first)[pad:], self._handle(listed)
+        whole, handle = private_buffer(pad + last - first), self._handle(listed)
+        buffer = whole[pad:]
         for number in groups:
             begin, end = outboard.shape.span(number)
             piece = buffer[begin - first : end - first]
+            populate(whole, pad * (begin > first) + begin - first, pad + end - first)
             self._fill(handle, piece, begin)
             outboard.check(number, piece, name=f"{listed.name} (tensor {entry.name})")
         return buffer[start - first : stop - first]
