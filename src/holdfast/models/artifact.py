@@ -10,7 +10,7 @@ import io
 import pickle
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from holdfast.models.description import describe, read_description, restore
 from holdfast.models.hugging_face import CONFIG, architecture_of, require_size
 from holdfast.models.tensors import fill, stored_tensors, take_dtype
 
+Expected = Mapping[str, str] | Callable[[Path], bytes]
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 _PICKLES = {".pt", ".pth", ".th"}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights in a checkpoint
@@ -54,14 +55,15 @@ def save(model: nn.Module, folder: Path | str) -> None:
         second.write_bytes(description)
 
 
-def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, str] | None = None) -> nn.Module:
+def load(path: Path | str, *, arch: str | None = None, expected: Expected | None = None) -> nn.Module:
     """Load a model in evaluation mode.
 
     Args:
         path: an artifact folder, a LLaMA as transformers saves it, a ``.safetensors`` file, or a
             ``.pt``/``.pth``/``.th`` state dict.
         arch: architecture, needed when the file does not name one: ``cifar-resnet20``, ``package.module:factory``, ...
-        expected: file name -> SHA-256 (hex) that the bytes must have, from a verified signature.
+        expected: file name -> SHA-256 (hex) that the bytes must have, from a verified signature; or what reads a file
+            and verifies it.
 
     Raises:
         UnreadableArtifact: missing, truncated, or tensors that do not fit the architecture (the first is named).
@@ -81,7 +83,7 @@ def load(path: Path | str, *, arch: str | None = None, expected: Mapping[str, st
     return model.eval()
 
 
-def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
+def _load_folder(folder: Path, arch: str | None, expected: Expected | None) -> nn.Module:
     if not (folder / DESCRIPTION).exists() and (folder / CONFIG).is_file():
         return _load_hugging_face(folder, arch, expected)
     value = read_description(_checked(folder / DESCRIPTION, expected), str(folder / DESCRIPTION))
@@ -96,7 +98,7 @@ def _load_folder(folder: Path, arch: str | None, expected: Mapping[str, str] | N
     return model.eval()
 
 
-def _load_hugging_face(folder: Path, arch: str | None, expected: Mapping[str, str] | None) -> nn.Module:
+def _load_hugging_face(folder: Path, arch: str | None, expected: Expected | None) -> nn.Module:
     config, data = (_checked(folder / name, expected) for name in (CONFIG, WEIGHTS))
     tensors = _parse(folder / WEIGHTS, data)
     if arch is None:
@@ -109,7 +111,9 @@ def _load_hugging_face(folder: Path, arch: str | None, expected: Mapping[str, st
     return model.eval()
 
 
-def _checked(path: Path, expected: Mapping[str, str] | None) -> bytes:
+def _checked(path: Path, expected: Expected | None) -> bytes:
+    if callable(expected):
+        return expected(path)
     data = read_bytes(path, "model file")
     if expected is not None and expected.get(path.name) != digest_both(data).sha256:
         raise DigestMismatch(f"{path.name} differs from its signed digest")

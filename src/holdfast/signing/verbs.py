@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from holdfast.data import Dataset
+    from holdfast.signing.opened import VerifiedModel
 
 MODEL_TYPE = "https://holdfast.dev/model/v1"
 Trust = TrustSources | Threshold
@@ -148,22 +149,35 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
     """Load a model in evaluation mode; with ``trust``, only if its signature holds for the very bytes that are used.
 
     The signature is verified first; then each file is read once into private memory, compared with its signed digest,
-    and parsed from that same memory, so a file that changes in between is refused.
+    and parsed from that same memory, so a file that changes in between is refused. A signed manifest (``model.sig2``)
+    is preferred: then only the files that are used are read, and hashed with BLAKE3.
 
     Args:
         path: artifact folder, ``.safetensors``, or state dict.
         arch: architecture when the file does not name one.
-        trust: who must have signed ``model.sig``, as for :func:`verify`; None loads without a claim of authenticity.
+        trust: who must have signed ``model.sig2`` or ``model.sig``, as for :func:`verify`; None loads without a
+            claim of authenticity.
 
     Raises:
         VerificationError: see :func:`verify`.
         ArtifactError: see :func:`holdfast.models.load`.
     """
     from holdfast.models import load as read_model
+    from holdfast.signing.manifests import default_manifest
+    from holdfast.signing.opened import open_verified
 
     if trust is None:
         return read_model(path, arch=arch)
+    if default_manifest(path).is_file():
+        with open_verified(path, _threshold(trust)) as opened:
+            return read_model(path, arch=arch, expected=lambda file: _signed_bytes(opened, file.name))
     proof = verify_artifact(path, _threshold(trust))
     files = signed_files(proof.statement)
     expected = {Path(path).name: files.get(".", next(iter(files.values())))} if Path(path).is_file() else files
     return read_model(path, arch=arch, expected=expected)
+
+
+def _signed_bytes(opened: VerifiedModel, name: str) -> bytes:
+    if name not in opened.content.files:
+        raise DigestMismatch(f"{name} was not signed")
+    return bytes(opened.file(name))
