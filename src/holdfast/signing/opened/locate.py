@@ -28,6 +28,7 @@ def open_containing(
     """
     if not path.is_file() or path.is_dir():
         raise UnreadableArtifact(f"{path} is no file")
+    path = path.absolute()
     root = path if signature is not None else _signed_root(path)
     name = path.name if root == path else path.relative_to(root).as_posix()
     with open_verified(root, trust, signature=signature, strict=False) as model:
@@ -38,7 +39,6 @@ def open_containing(
 
 
 def _signed_root(path: Path) -> Path:
-    path = path.absolute()
     for root in (path, *list(path.parents)[:_FOLDERS_ABOVE]):
         if any(place.is_file() for place in signatures_beside(root)):
             return root

@@ -95,6 +95,17 @@ def test_a_file_is_covered_by_a_signature_of_its_own_or_above(tmp_path: Path):
         load_file(tmp_path / "nothing.safetensors", trust=PUBLIC)
 
 
+@pytest.mark.parametrize("name", ["m/unet/w.safetensors", "m/../m/unet/w.safetensors"])
+def test_a_relative_path_finds_its_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    Path("m/unet").mkdir(parents=True)
+    save_file(tensors(), "m/unet/w.safetensors")
+    sign_manifest(Path("m"))
+    assert equal(load_file(name, trust=PUBLIC), tensors())
+    monkeypatch.chdir("m/unet")
+    assert equal(load_file("w.safetensors", trust=PUBLIC), tensors())
+
+
 def test_an_openssf_signature_serves_as_well(tmp_path: Path):
     save_file(tensors(), tmp_path / "w.safetensors", metadata={"a": "b"})
     sign(tmp_path / "w.safetensors", key=KEY)
