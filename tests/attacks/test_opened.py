@@ -91,6 +91,42 @@ def test_a_process_that_rewrites_the_file_meanwhile_gains_nothing(model: Path, a
     assert min(outcomes.values()) > 0, f"the attack was never met, or always: {outcomes}"
 
 
+VERSIONS = """
+import os, random, sys, time
+model, *folders = sys.argv[1:]
+print('ready', flush=True)
+for turn in range(10**9):
+    for name in random.sample(['model.sig2', 'model.safetensors'], 2):
+        data = open(os.path.join(folders[turn % 2], name), 'rb').read()
+        open(model + '/.new', 'wb').write(data); os.replace(model + '/.new', os.path.join(model, name))
+        time.sleep(0.002 * random.random())
+    time.sleep(0.02 * random.random())
+"""
+
+
+def test_two_signed_versions_are_never_mixed(tmp_path: Path):
+    folders = [make_model(tmp_path / f"v{seed}", tensors(seed)) for seed in range(2)]
+    model = shutil.copytree(folders[0], tmp_path / "m")
+    seen, refusals, end = set(), 0, time.monotonic() + 30
+    arguments = [sys.executable, "-c", VERSIONS, *map(str, (model, *folders))]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as rewriter:
+        rewriter.stdout.readline()
+        try:
+            while time.monotonic() < end and (len(seen) < 2 or refusals < 20):
+                try:
+                    found = read_all_of(model)
+                except (DigestMismatch, ArtifactError):
+                    refusals += 1
+                else:
+                    whole = [v for v in range(2) if all(torch.equal(found[n], t) for n, t in tensors(v).items())]
+                    assert len(whole) == 1, "tensors of two versions came out together"
+                    seen.update(whole)
+        finally:
+            rewriter.kill()
+    assert seen == {0, 1}
+    assert refusals >= 20
+
+
 def use_all(model: Path, strict: bool) -> None:
     with open_verified(model, PUBLIC, strict=strict) as opened:
         names = opened.keys()
@@ -293,6 +329,19 @@ def test_signed_code_is_bytes_and_nothing_more(model: Path):
     sign_manifest(model)
     with open_verified(model, PUBLIC) as opened:
         assert opened.files()["modeling.py"] == b"raise SystemExit"
+
+
+def test_endless_folders_are_refused(model: Path):
+    (model / "/".join("d" * 200)).mkdir(parents=True)
+    assert "nested deeper" in str(refused(model, strict=True))
+
+
+def test_a_file_too_large_for_memory_under_a_signature_without_sizes(model: Path):
+    (model / "model.sig2").unlink()
+    shutil.rmtree(model / "model.outboard")
+    sign(model, key=KEY)
+    os.truncate(model / WEIGHTS, 1 << 43)
+    assert "bytes of memory" in str(refused(model))
 
 
 def test_a_missing_shard(model: Path):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from holdfast.errors import DigestMismatch, Unavailable
+from holdfast.errors import DigestMismatch, Unavailable, UnreadableArtifact
 from holdfast.signing.opened.content import Listed
 from holdfast.signing.opened.memory import hash_whole
 from holdfast.signing.opened.model import VerifiedModel
@@ -46,7 +46,7 @@ def sealed_folder(model: VerifiedModel, wanted: Callable[[str], bool]) -> Iterat
 
 @contextmanager
 def _sealed(model: VerifiedModel, listed: Listed) -> Iterator[int]:
-    handle = os.memfd_create(listed.name[-200:].replace("/", "_"), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    handle = os.memfd_create("holdfast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with model.memory.opened(listed) as source:
             _copy(source, handle)
@@ -62,7 +62,10 @@ def _sealed(model: VerifiedModel, listed: Listed) -> Iterator[int]:
 def _copy(source: OpenFile, target: int) -> None:
     done = 0
     while done < source.size:
-        count = os.sendfile(target, source.handle, done, source.size - done)
+        try:
+            count = os.sendfile(target, source.handle, done, source.size - done)
+        except OSError as error:
+            raise UnreadableArtifact(f"cannot copy {source.name} into memory: {error.strerror}") from error
         if not count:
             raise DigestMismatch(f"{source.name} ends before byte {source.size}, which was signed")
         done += count

@@ -9,6 +9,7 @@ file itself could change after the check, and would kill the process when the fi
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import stat
@@ -35,10 +36,24 @@ class Hasher(Protocol):
 
 
 def private_buffer(length: int) -> memoryview:
-    """Return ``length`` writable zero bytes that no other process can see or change."""
+    """Return ``length`` writable zero bytes that no other process can see or change.
+
+    Raises:
+        UnreadableArtifact: there is not so much memory.
+    """
     if length < PIECE:
         return memoryview(bytearray(length))
-    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    if length > _installed_memory():  # an overcommitting system would promise it, and end the process later
+        raise UnreadableArtifact(f"cannot take {length} bytes of memory to read into", hint="is the file what it was?")
+    try:
+        return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except (OSError, OverflowError) as error:
+        raise UnreadableArtifact(f"cannot take {length} bytes of memory to read into") from error
+
+
+@functools.cache
+def _installed_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def populate(buffer: memoryview, start: int, stop: int) -> None:

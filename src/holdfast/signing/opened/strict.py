@@ -15,6 +15,7 @@ CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".js", 
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".msgpack"})
 WEIGHTS = frozenset({*SUFFIXES, ".onnx", ".h5", ".keras", ".tflite", ".pte", ".engine", ".mlmodel"})
 _REFUSED = CODE | PICKLES | WEIGHTS
+_DEEPEST = 64  # folders
 _OURS = {OUTBOARDS, "lineage", ".git"}  # top-level folders with evidence of their own, and git's
 
 
@@ -59,6 +60,8 @@ def _require_agreement(file: str, found: dict[str, Slot], signed: dict[str, Slot
 
 def _names(folder: Path, prefix: str = "") -> Iterator[str]:
     """Yield the relative names of everything that is no folder; links are named and not followed."""
+    if prefix.count("/") > _DEEPEST:
+        raise UnreadableArtifact(f"the model is nested deeper than {_DEEPEST} folders")
     try:
         entries = list(os.scandir(folder))
     except OSError as error:

@@ -6,6 +6,7 @@ model = from_pretrained("AutoModelForCausalLM", "llama/", trust="author.pub")
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +23,7 @@ _OURS = {
     "local_files_only": True,
 }
 _REFUSED = {"revision", "code_revision", "subfolder", "cache_dir", "force_download", "token", "proxies", "gguf_file",
-            "state_dict", "adapter_kwargs", "from_tf", "from_flax", "custom_generate"}  # fmt: skip
+            "state_dict", "adapter_kwargs", "from_tf", "from_flax", "custom_generate", "use_kernels"}  # fmt: skip
 
 
 def from_pretrained(
@@ -54,10 +55,7 @@ def from_pretrained(
         MissingExtra: transformers is not installed.
     """
     maker = _class(kind)
-    if forbidden := sorted(_REFUSED & options.keys()):
-        raise InvalidConfig(f"{forbidden[0]} would bring in what is not signed", hint="only signed files are read")
-    if disputed := sorted(key for key, value in _OURS.items() if options.get(key, value) != value):
-        raise InvalidConfig(f"{disputed[0]} must be {_OURS[disputed[0]]} for a verified model")
+    _require_harmless(options)
     with open_verified(model, trust, signature=signature, policy=policy) as opened:
         names = opened.content.files
         if any(PurePosixPath(name).name == _ADAPTER for name in names):
@@ -69,6 +67,16 @@ def from_pretrained(
             options["use_safetensors"] = True
         with sealed_folder(opened, _is_read) as folder:
             return maker.from_pretrained(str(folder), **{**options, **_OURS})
+
+
+def _require_harmless(options: Mapping[str, Any]) -> None:
+    forbidden = sorted(_REFUSED & options.keys())
+    if "/" in str(options.get("attn_implementation") or ""):  # a repository of kernels, which are code
+        forbidden.append("attn_implementation")
+    if forbidden:
+        raise InvalidConfig(f"{forbidden[0]} would bring in what is not signed", hint="only signed files are read")
+    if disputed := sorted(key for key, value in _OURS.items() if options.get(key, value) != value):
+        raise InvalidConfig(f"{disputed[0]} must be {_OURS[disputed[0]]} for a verified model")
 
 
 def _is_read(name: str) -> bool:

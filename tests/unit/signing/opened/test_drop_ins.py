@@ -216,6 +216,8 @@ def test_from_pretrained_reads_no_byte_that_is_not_signed(tmp_path: Path):
         {"revision": "x"},
         {"gguf_file": "x"},
         {"subfolder": "x"},
+        {"use_kernels": True},
+        {"attn_implementation": "somebody/kernel"},
     ],
     ids=str,
 )

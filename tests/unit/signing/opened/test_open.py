@@ -98,6 +98,19 @@ def test_random_slices_of_three_sides(tmp_path: Path):
             assert torch.equal(opened.get_slice("w")[index], whole[index]), index
 
 
+@pytest.mark.parametrize("outboards", [0, KIB])
+@pytest.mark.parametrize("name", ["scalar", "empty", "mask", "bytes", "half"])
+def test_slices_of_small_and_odd_tensors(tmp_path: Path, name: str, outboards: int):
+    whole = tensors()[name]
+    with open_verified(make_model(tmp_path / "m", outboards=outboards), PUBLIC) as opened:
+        part = opened.get_slice(name)
+        for index in (..., (), slice(None))[: 2 + bool(whole.ndim)]:
+            assert torch.equal(part[index], whole[index])
+            assert part[index].dtype == whole.dtype
+        if whole.ndim and len(whole):
+            assert torch.equal(part[1:3], whole[1:3])
+
+
 @pytest.mark.parametrize("index", [np.s_[::2], np.s_[::-1], [1, 2], True, None, np.s_[1024], np.s_[1, 1, 1], 0.5])
 def test_other_indices_are_refused(model: Path, index: object):
     with open_verified(model, PUBLIC) as opened, pytest.raises(InvalidConfig):
