@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
+from holdfast.signing.signers import schemes
 from holdfast.signing.signers.file import file_signer
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 
 signers: Registry[Signer] = Registry("signer", "holdfast.signers")
 signers.register("file")(file_signer)
+signers.register("certificate")(schemes.certificate)
+signers.register("pkcs11")(schemes.pkcs11)
+signers.register("kms")(schemes.kms)
 
 
 @signers.register("sigstore")
