@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from holdfast.errors import DigestMismatch, InvalidConfig, SignerUntrusted
+from holdfast.errors import DigestMismatch, InvalidConfig, SignerUntrusted, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing import (
     generate_key,
@@ -181,12 +181,18 @@ def test_what_the_openssf_tool_signs_with_a_certificate_is_accepted_here(tmp_pat
         verify_artifact(model, trust)
 
 
-def test_a_published_model_verifies(shared_data: Path):
-    """Signed by release 1.0.0 of OpenSSF model signing, with a leaf that says it is an authority too."""
+@pytest.mark.parametrize(("release", "legacy"), [("v1.0.0", False), ("v0.2.0", True)])
+def test_a_published_model_verifies(shared_data: Path, release: str, legacy: bool):
+    """Signed by releases of OpenSSF model signing, with a leaf that says it is an authority too."""
     oms = shared_data.parent / "vectors" / "oms"
     if not oms.is_dir():
         pytest.skip(f"no published bundles at {oms}")
     spec = f"certificate:roots={oms}/keys/ca-cert.pem,subject=CN=intermediate-ca,at=2026-06-01T00:00:00Z"
-    proof = verify_artifact(oms / "v1.0.0-certificate", load_trust(f"{spec},allow-ca-leaf=true"))
+    trust = load_trust(f"{spec},allow-ca-leaf=true")
+    proof = verify_artifact(oms / f"{release}-certificate", trust, legacy=legacy)
     assert proof.signer == "CN=intermediate-ca"
-    assert proof.statement.subjects[0].digest["sha256"].startswith("61d4849d9d90076d")
+    if legacy:
+        with pytest.raises(UnsupportedVersion):
+            verify_artifact(oms / f"{release}-certificate", trust)
+    with pytest.raises(SignerUntrusted, match="is an authority, not a signer"):
+        verify_artifact(oms / f"{release}-certificate", load_trust(spec), legacy=legacy)

@@ -71,7 +71,7 @@ class CertificateTrust:
             raise SignerUntrusted(f"signed by {envelope.named(index)[:20] or 'nobody'}, not by a certificate")
         chain = read_chain(envelope.material)
         key = leaf_key(chain[0])
-        key.verify(envelope.signatures[index].value, envelope.signed)
+        envelope.check(index, key)
         now = self.at or datetime.now(UTC)
         stamped = self._stamped(envelope, index, now)
         self._require_path(chain, stamped or now, now)
