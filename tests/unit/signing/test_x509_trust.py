@@ -38,6 +38,12 @@ def test_an_intermediate_may_itself_be_the_trusted_root():
     assert trusting(BETWEEN).accept(sealed(LEAF), 0).name == BUILDER
 
 
+def test_a_new_key_of_the_same_authority_does_not_count_as_one_below():
+    root = authority("root", length=0)
+    renewed = authority("root", root, length=0)
+    assert trusting(root).accept(sealed(signer(renewed), renewed), 0).name == BUILDER
+
+
 def test_of_two_paths_the_one_that_holds_is_taken():
     old = authority("between", ROOT, key=BETWEEN.key, end=NOW - DAY)
     assert trusting(ROOT).accept(sealed(LEAF, old, BETWEEN), 0).name == BUILDER
