@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import HoldfastError, MissingExtra, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.signing.envelope import Envelope, read_envelope, write_envelope
 from holdfast.signing.x509 import TIME_STAMPING, PathRules, find_path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
 
 MAX_TOKENS = 8
+MAX_BUNDLE = 1 << 28  # bytes
 MAX_RESPONSE = 1 << 16  # bytes; real ones have two to eight thousand
 SKEW = timedelta(minutes=5)  # how far an honest authority's clock may be ahead of ours
 _HASHES = {"2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512"}
@@ -71,7 +74,7 @@ def verify_timestamp(
     found = parse_response(response)
     require_imprint(found, signature)
     chain = _chain(found)
-    time = found.tst_info.gen_time
+    time: datetime = found.tst_info.gen_time
     if time > now + SKEW:
         raise SignerUntrusted(f"the timestamp is from the future: {time:%Y-%m-%d %H:%M} UTC")
     path = find_path(chain[0], chain[1:], PathRules(roots=roots, time=time, purpose=TIME_STAMPING))
@@ -171,3 +174,19 @@ def timestamp_bundle(bundle: bytes, url: str) -> bytes:
     from holdfast.signing.timestamp_request import request_timestamp
 
     return add_timestamp(bundle, request_timestamp(read_envelope(bundle).signatures[0].value, url))
+
+
+def timestamp_file(path: Path | str, url: str) -> datetime:
+    """Add a timestamp by the authority at ``url`` to the bundle in a file, over the network; return the time it says.
+
+    That time is not verified here, for the signer chose the authority; the file is untouched if anything fails.
+
+    Raises:
+        WorkerUnreachable: the authority does not answer, or not with a timestamp.
+        SignatureInvalid: it answered for something else.
+        UnreadableArtifact: no bundle at ``path``.
+    """
+    stamped = timestamp_bundle(read_bytes(path, "bundle", limit=MAX_BUNDLE), url)
+    write_atomic(path, stamped)
+    time: datetime = parse_response(read_envelope(stamped).material.timestamps[-1]).tst_info.gen_time
+    return time

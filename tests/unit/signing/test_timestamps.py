@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -10,10 +12,10 @@ import pytest
 
 from holdfast.errors import InvalidConfig, SignatureInvalid, SignerUntrusted, UnreadableArtifact, WorkerUnreachable
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.signing import generate_key, load_trust, sign_statement, verify_bundle
+from holdfast.signing import generate_key, load_trust, sign_artifact, sign_statement, verify_artifact, verify_bundle
 from holdfast.signing.envelope import read_envelope, write_envelope
 from holdfast.signing.timestamp_request import request_timestamp
-from holdfast.signing.timestamps import add_timestamp, timestamp_bundle, verify_timestamp
+from holdfast.signing.timestamps import add_timestamp, timestamp_bundle, timestamp_file, verify_timestamp
 from holdfast.signing.trusts import KeyTrust
 from holdfast.signing.trusts.timestamped import TimestampedTrust
 from tests.authority import BUILDER, authority, sealed, signer, trusting
@@ -112,6 +114,39 @@ def test_a_named_authority_is_asked(tsa: Tsa):
     value = read_envelope(bundle).signatures[0].value
     assert abs(verify_timestamp(token, value, (tsa.root.certificate,), now=CLOCK + SOON) - CLOCK) < SOON
     assert read_envelope(stamped).signatures == read_envelope(bundle).signatures
+
+
+def test_the_bundle_of_a_model_is_stamped_in_its_place(tsa: Tsa, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
+    key = generate_key()
+    path = sign_artifact(tmp_path / "model", key)
+    with serving(lambda body: (200, {}, tsa.answer(body))) as url:
+        assert abs(timestamp_file(path, url) - CLOCK) < SOON
+    trust = TimestampedTrust(trust=KeyTrust(key.public), tsa_roots=(tsa.root.certificate,))
+    [identity] = verify_artifact(tmp_path / "model", trust).signers
+    assert identity.time is not None
+    stamped = path.read_bytes()
+    with serving(lambda _: (500, {}, b"")) as url, pytest.raises(WorkerUnreachable):
+        timestamp_file(path, url)
+    assert path.read_bytes() == stamped
+
+
+def test_the_openssf_tool_reads_a_stamped_bundle(tsa: Tsa, tmp_path: Path):
+    pytest.importorskip("model_signing", reason="the openssf tool is not installed")
+    pytest.importorskip("OpenSSL", reason="the openssf tool needs pyopenssl")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
+    key = generate_key()
+    (tmp_path / "key.pub").write_bytes(key.public.pem)
+    path = sign_artifact(tmp_path / "model", key)
+    bundle = path.read_bytes()
+    path.write_bytes(add_timestamp(bundle, tsa.stamp(read_envelope(bundle).signatures[0].value)))
+    words = ["verify", "key", "model", "--signature", "model/model.sig", "--public_key", "key.pub"]
+    done = subprocess.run(
+        [sys.executable, "-m", "model_signing", *words], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_answers_that_are_none(tsa: Tsa):
