@@ -26,7 +26,7 @@ default_tsa = it
 [it]
 serial = {folder}/serial
 default_policy = 1.2.3.4.1
-signer_digest = sha256
+signer_digest = {signer_digest}
 digests = {digests}
 ess_cert_id_chain = no
 ess_cert_id_alg = sha256
@@ -79,7 +79,12 @@ class Tsa:
 
 
 def open_authority(
-    folder: Path, holder: Holder | None = None, root: Holder | None = None, *, digests: str = "sha256, sha384, sha512"
+    folder: Path,
+    holder: Holder | None = None,
+    root: Holder | None = None,
+    *,
+    digests: str = "sha256, sha384, sha512",
+    signer_digest: str = "sha256",
 ) -> Tsa:
     """Return a timestamp authority whose files lie in a new ``folder``; skip where nothing can answer or verify."""
     if shutil.which("openssl") is None:
@@ -90,7 +95,7 @@ def open_authority(
     folder.mkdir()
     private = holder.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     files = {"tsa.pem": holder.pem, "tsa.key": private, "serial": b"01\n"}
-    files["tsa.cnf"] = CONFIG.format(folder=folder, digests=digests).encode()
+    files["tsa.cnf"] = CONFIG.format(folder=folder, digests=digests, signer_digest=signer_digest).encode()
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return Tsa(folder, root, holder)

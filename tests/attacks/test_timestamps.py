@@ -97,7 +97,12 @@ def test_an_authority_whose_purpose_is_not_critical(tsa: Tsa):
 
 def test_a_timestamp_over_a_weak_hash(tmp_path: Path):
     tsa = open_authority(tmp_path / "tsa", digests="sha1, sha256")
-    refused("weak hash", tsa.stamp(b"signature", "sha1"), tsa.root, SignatureInvalid)
+    refused("is over the weak hash", tsa.stamp(b"signature", "sha1"), tsa.root, SignatureInvalid)
+
+
+def test_a_timestamp_signed_over_a_weak_hash(tmp_path: Path):
+    tsa = open_authority(tmp_path / "tsa", signer_digest="sha1")
+    refused("signed over the weak hash", tsa.stamp(b"signature"), tsa.root, SignatureInvalid)
 
 
 def test_too_many_timestamps_and_garbage(tsa: Tsa):

@@ -112,11 +112,14 @@ def _require_readable(found: TimeStampResponse) -> None:
     _ = found.tst_info.gen_time, found.tst_info.nonce, found.tst_info.message_imprint.hash_algorithm
     for info in found.signed_data.signer_infos:
         _ = info.issuer.rfc4514_string(), info.serial_number
-    _ = found.signed_data.certificates, found.time_stamp_token()
+    _ = found.signed_data.digest_algorithms, found.signed_data.certificates, found.time_stamp_token()
 
 
 def require_imprint(found: TimeStampResponse, signature: bytes) -> None:
-    """Raise :class:`SignatureInvalid` unless the token is over SHA-256, -384 or -512 of exactly ``signature``."""
+    """Raise :class:`SignatureInvalid` unless the token is over a strong hash of exactly ``signature``."""
+    weak = {item.dotted_string for item in found.signed_data.digest_algorithms} - set(_HASHES)
+    if weak:
+        raise SignatureInvalid(f"the timestamp is signed over the weak hash {min(weak)}")
     imprint = found.tst_info.message_imprint
     name = _HASHES.get(imprint.hash_algorithm.dotted_string)
     if name is None:

@@ -113,6 +113,7 @@ def test_calls_that_cannot_work(service: type[PretendService], tmp_path: Path):
         (f"uri=(pretendkms:k),public={tmp_path}/k.pub,region=x", InvalidConfig, "needs uri and public"),
         (f"uri=(nokms:k),public={tmp_path}/k.pub", UnknownName, "unknown key service 'nokms'"),
         (f"uri=(gnupg:k),public={tmp_path}/k.pub", InvalidConfig, "cannot sign models"),
+        (f"uri=(hsm:2?label=YubiKey),public={tmp_path}/k.pub", InvalidConfig, "environment variable"),
         (f"uri=(pretendkms:missing),public={tmp_path}/k.pub", Unavailable, "no key missing"),
         (f"uri=(file2:{tmp_path}/missing.pem),public={tmp_path}/k.pub", Unavailable, "does not answer"),
     ]:

@@ -80,6 +80,14 @@ def test_a_library_that_others_may_write_is_not_loaded(library: str):
         parse_uri(f"token=t;object=k?module-path={library}")
 
 
+def test_a_library_that_others_may_replace_is_not_loaded(library: str):
+    os.chmod(Path(library).parent, 0o777)
+    with pytest.raises(InvalidConfig, match="others may replace"):
+        parse_uri(f"token=t;object=k?module-path={library}")
+    os.chmod(Path(library).parent, 0o1777)
+    assert parse_uri(f"token=t;object=k?module-path={library}").label == "k"
+
+
 def test_the_pin_comes_from_one_place_without_its_newline(library: str, tmp_path: Path):
     for data, expected in ((b"12 34\n", "12 34"), (b"12 34\r\n", "12 34"), (b" 12", " 12")):
         (tmp_path / "pin").write_bytes(data)

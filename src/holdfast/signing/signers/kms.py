@@ -16,7 +16,11 @@ from holdfast.errors import InvalidConfig, MissingExtra, Unavailable
 from holdfast.signing.envelope import Material, pae
 from holdfast.signing.keys import PublicKey, key_material, load_public
 
-REFUSED = {"gnupg": "it does not sign the bytes alone", "tkey": "it does not make ECDSA or plain Ed25519 signatures"}
+REFUSED = {
+    "gnupg": "it does not sign the bytes alone",
+    "tkey": "it signs with ML-DSA alone",
+    "hsm": "it loads the library that an environment variable names; use pkcs11: instead",
+}
 
 
 @dataclass(frozen=True)

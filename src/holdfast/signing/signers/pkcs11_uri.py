@@ -133,11 +133,13 @@ def _module(text: str) -> Path:
         raise InvalidConfig(f"the PKCS#11 library {text} is not named by its absolute path")
     try:
         resolved = path.resolve(strict=True)
-        state = resolved.stat()
+        state, folder = resolved.stat(), resolved.parent.stat()
     except OSError as error:
         raise InvalidConfig(f"cannot find the PKCS#11 library {text}: {error.strerror}") from error
     if not stat.S_ISREG(state.st_mode):
         raise InvalidConfig(f"the PKCS#11 library {text} is not a file")
     if state.st_uid not in (0, os.getuid()) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidConfig(f"others may write the PKCS#11 library {text}, so it is not loaded")
+    if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX:
+        raise InvalidConfig(f"others may replace the PKCS#11 library {text}, so it is not loaded")
     return resolved
