@@ -59,6 +59,19 @@ def test_a_statement_signed_with_a_certificate_is_accepted_by_name(tmp_path: Pat
         verify_bundle(bundle, load_trust(f"certificate:roots={tmp_path}/root.pem,identity=other@example.org"))
 
 
+def test_a_certificate_and_keys_sign_side_by_side(tmp_path: Path):
+    key = generate_key("ed25519")
+    bundle = sign_statement(STATEMENT, load_signer(write(tmp_path)), key)
+    trust = f"certificate:roots={tmp_path}/root.pem,identity={BUILDER}"
+    assert [item.kind for item in verify_bundle(bundle, [trust, key.public]).signers] == ["certificate", "key"]
+    assert verify_bundle(bundle, trust).signer == BUILDER
+    assert verify_bundle(bundle, key.public).signer == key.public.fingerprint
+    with pytest.raises(SignerUntrusted, match="1 of 2"):
+        verify_bundle(bundle, [trust, generate_key().public])
+    with pytest.raises(SignerUntrusted):  # a key that is only certified was not trusted as a key
+        verify_bundle(bundle, require_key(load_signer(f"file:{tmp_path}/leaf.key")).public)
+
+
 def test_a_root_in_the_chain_stays_at_home(tmp_path: Path):
     bundle = sign_statement(STATEMENT, load_signer(f"{write(tmp_path)}+{tmp_path}/root.pem"))
     assert len(read_envelope(bundle).material.value["certificates"]) == 2
