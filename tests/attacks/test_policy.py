@@ -24,6 +24,7 @@ from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
 from holdfast.signing import KeyHolder, sign, sign_statement, write_passport
+from holdfast.signing.manifests import write_manifest
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.times import now
 from tests.judged import BUILDER, DATA, DAY, Scene, scene
@@ -52,9 +53,8 @@ def refused(at: Scene, rules: str, demand: str) -> str:
 
 def release(at: Scene, version: int, weights: bytes) -> None:
     """Sign the model anew, with a manifest of this version."""
-    manifests: Any = pytest.importorskip("holdfast.signing.manifests", reason="signed manifests are not installed")
     (at.model / "weights.safetensors").write_bytes(weights)
-    manifests.write_manifest(at.model, at.key("author"), version=version, tensors=False)
+    write_manifest(at.model, at.key("author"), version=version, tensors=False)
     sign(at.model, key=at.key("author"))
 
 

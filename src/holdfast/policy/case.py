@@ -6,7 +6,6 @@ Answers that fail raise, each time they are asked; the judges turn that into a v
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,25 +14,28 @@ from functools import cached_property
 from pathlib import Path
 
 from holdfast._files import read_bytes
+from holdfast._registry import parse_spec
 from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
+from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
 from holdfast.policy.identity import Identity, evidence_beside, identify
-from holdfast.policy.manifests import Manifest, read_manifest
 from holdfast.policy.model import Policy
 from holdfast.signing import Threshold, Verified, load_trust, verify_artifact, verify_bundle
 from holdfast.signing.envelope import read_envelope
+from holdfast.signing.manifests import default_manifest, read_manifest
 from holdfast.signing.marks import Marks
 from holdfast.signing.oms import default_signature
 from holdfast.signing.passport import BUNDLE as PASSPORT
 from holdfast.signing.revocation import RevocationList, verify_revocations
 from holdfast.signing.trust import Trust
-from holdfast.signing.trusts import require_threshold
+from holdfast.signing.trusts import require_threshold, trusts
 from holdfast.signing.trusts.keyset import KeySetTrust, read_key_set_trust
 from holdfast.signing.trusts.unrevoked import Unrevoked
 
 BUNDLES = ("*.bundle.json", "*.sigstore.json", "*.sigstore", "*.intoto.json")
 LIMIT = 64 << 20
-_PATHS = re.compile(r"(?<=[:,])(path|root|roots|chain|intermediates|crl|tsa)=([^,]+)")
+_PATHS = ("path", "root", "roots", "intermediates", "tsa_roots", "crls")  # options of trusts that are files, or a+b
+_INSTANCES = ("public-good", "staging")  # roots that are no files
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,18 @@ class Case:
         """Return the trust that the policy names, with paths relative to the policy's folder."""
         scheme, colon, rest = text.partition(":")
         if colon and "=" in rest:
-            return load_trust(_PATHS.sub(self._absolute, text))
+            options = parse_spec(text)[1]
+            return trusts.build(text, **{name: self._absolute(options[name]) for name in _PATHS if name in options})
         if colon and scheme == "key":
             return load_trust(self.policy.folder / rest)
         if colon:
             raise InvalidConfig(f"the policy trusts {text!r}, which names no kind of trust", hint="key:FILE.pub")
         return load_trust(self.policy.folder / text)
 
-    def _absolute(self, found: re.Match[str]) -> str:
-        places = "+".join(str(self.policy.folder / item) for item in found[2].split("+"))
-        return f"{found[1]}={places}"
+    def _absolute(self, places: str) -> str:
+        return (
+            places if places in _INSTANCES else "+".join(str(self.policy.folder / item) for item in places.split("+"))
+        )
 
     def trust(self, sources: tuple[str, ...], needed: int | None = None) -> Threshold:
         """Return the trust in several sources, less what is revoked."""
@@ -124,7 +128,7 @@ class Case:
     def signatures(self) -> dict[str, bytes]:
         """The model's own signatures by file name: OpenSSF's, and Holdfast's over the manifest; at least one."""
         first = default_signature(self.path)
-        places = (first, first.with_name(f"{first.name}2"))
+        places = (first, default_manifest(self.path))
         found = {place.name: read_bytes(place, "signature", limit=LIMIT) for place in places if place.is_file()}
         if not found:
             raise RecordMissing(f"{self.path} holds no model signature", hint="holdfast sign writes one")
@@ -184,12 +188,13 @@ class Case:
             raise RecordMissing("the model's signatures were not verified")
         return self.identity
 
-    def read_manifest(self, trust: Threshold) -> Manifest:
+    def read_manifest(self, trust: Threshold) -> ModelManifest:
         """Return the signed manifest, which must be of the files that are there."""
-        manifest = read_manifest(self.path, trust)
-        if manifest.manifest.name != self.claimed_name:
-            raise SignerUntrusted(f"the manifest is of {manifest.manifest.name!r}, not of {self.claimed_name!r}")
-        manifest.require_files(self.identity)
+        data = self.signatures[default_manifest(self.path).name]
+        manifest, _ = read_manifest(self.path, trust, signature=data)
+        if manifest.name != self.claimed_name:
+            raise SignerUntrusted(f"the manifest is of {manifest.name!r}, not of {self.claimed_name!r}")
+        self.identity.require_listed(manifest)
         return manifest
 
     @cached_property
@@ -226,9 +231,9 @@ class Case:
         return found
 
     @cached_property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> ModelManifest:
         """The manifest that every asked trust signed."""
-        name = f"{default_signature(self.path).name}2"
+        name = default_manifest(self.path).name
         if name not in self.signatures:
             raise RecordMissing(f"there is no {name}, which would say the version", hint="sign a manifest of the model")
         return next(self.read_manifest(trust) for trust in self.model_trusts if self.proofs)

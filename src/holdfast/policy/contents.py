@@ -5,8 +5,9 @@ opcode by opcode. What is detected, exactly:
 
 ``pickle``
     names ``*.pkl *.pickle *.pt *.pth *.ckpt *.joblib *.dill``; content: a pickle protocol header (2 to 5); a stream of
-    protocol 0 or 1 that imports something and calls it; the same compressed by gzip, zlib, bzip2 or xz (joblib); a zip
-    or tar archive with a member that is a pickle (PyTorch), or a NumPy array of objects (``.npy``, ``.npz``).
+    protocol 0 or 1 that imports something and calls it within the first MiB; the first, compressed by gzip, zlib, bzip2
+    or xz (joblib); a zip or tar archive with a member that is a pickle (PyTorch), or a NumPy array of objects
+    (``.npy``, ``.npz``).
 ``torchscript``
     a zip archive with a folder ``code/`` and ``constants.pkl``.
 ``keras-lambda``
@@ -24,9 +25,10 @@ import lzma
 import pickletools
 import re
 import tarfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
@@ -114,19 +116,27 @@ def _first_bytes(decompressor: _Decompressor, data: bytes) -> bytes:
 
 def _calls_something(head: bytes) -> bool:
     """Return whether the bytes, read as pickle opcodes, import a name, gather arguments and call, in this order."""
-    stage = marked = 0
-    try:
-        for opcode, _, _ in pickletools.genops(head):
-            marked |= opcode.name == "MARK"
-            if opcode.name in _IMPORTS:
-                stage = max(stage, 1)
-            elif stage == 1 and (opcode.name == "MARK" or "TUPLE" in opcode.name):
-                stage = 2
-            elif (stage == 2 and opcode.name in _CALLS) or (marked and opcode.name == "INST"):
-                return True
-    except (ValueError, IndexError, OverflowError):  # not opcodes, from here on
-        return False
+    stage, marked = 0, False
+    for name in _opcodes(head):
+        marked |= name == "MARK"
+        if name in _IMPORTS:
+            stage = max(stage, 1)
+        elif stage == 1 and (name == "MARK" or "TUPLE" in name):
+            stage = 2
+        elif (stage == 2 and name in _CALLS) or (marked and name == "INST"):
+            return True
     return False
+
+
+def _opcodes(head: bytes) -> Iterator[str]:
+    """Yield the names of the pickle opcodes, as far as the bytes are such; nothing of them is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # escapes in text that is none
+        try:
+            for opcode, _, _ in pickletools.genops(head):
+                yield opcode.name
+        except (ValueError, IndexError, OverflowError):
+            return
 
 
 def _in_zip(path: Path, name: str) -> dict[str, str]:

@@ -1,37 +1,14 @@
-"""The judge of ``[lineage]``: the signed history of a model, verified by the part of the package that knows it."""
+"""The judge of ``[lineage]``: the signed history of a model."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-from holdfast.errors import DigestMismatch, Unavailable
+from holdfast.errors import DigestMismatch
 from holdfast.policy.case import Case
 from holdfast.policy.model import LineageRule
 from holdfast.policy.records import Found
+from holdfast.signing.lineage import VerifiedLineage, survey, verify_lineage
 
-_MODULE = "holdfast.signing.lineage"
 _NO_DATA = ("model", "assessment")  # kinds of things in a history that are no data
-
-
-class Thing(Protocol):
-    """A thing in a history: a model, a dataset, or one that does not say what it is."""
-
-    key: str
-    name: str
-    kind: str
-    digest: Mapping[str, tuple[str, ...]]  # algorithm -> values
-
-
-class History(Protocol):
-    """A verified lineage."""
-
-    target: str  # key of the model
-    nodes: Sequence[Thing]
-    gaps: Sequence[Any]
-    leaves: Mapping[str, str]
 
 
 def judge_lineage(case: Case, rule: LineageRule) -> Found:
@@ -43,19 +20,15 @@ def judge_lineage(case: Case, rule: LineageRule) -> Found:
     return told, ()
 
 
-def lineage_of(case: Case, rule: LineageRule) -> History:
+def lineage_of(case: Case, rule: LineageRule) -> VerifiedLineage:
     """Return the verified history of the model whose signatures hold.
 
     Raises:
         VerificationError: it is incomplete, contradicts itself, or holds something revoked.
-        Unavailable: this installation verifies no lineage.
     """
     identity = case.verified_identity
-    if importlib.util.find_spec(_MODULE) is None:
-        raise Unavailable("this installation verifies no lineage", hint="leave out [lineage]")
-    module: Any = importlib.import_module(_MODULE)
-    walk = module.verify_lineage if rule.complete else module.survey
-    found: History = walk(
+    walk = verify_lineage if rule.complete else survey
+    found = walk(
         case.path,
         case.trust(rule.trust, 1),
         leaves=rule.leaves,
@@ -63,7 +36,7 @@ def lineage_of(case: Case, rule: LineageRule) -> History:
         statements=case.evidence,
         revoked=lambda digest: _is_revoked(case, digest),
     )
-    target = next(item for item in found.nodes if item.key == found.target)
+    target = found.node(found.target)
     shared = identity.digests.keys() & target.digest.keys()
     if not shared or any(identity.digests[name] not in target.digest[name] for name in shared):
         raise DigestMismatch("the lineage is of other files than those that were signed")
@@ -77,7 +50,7 @@ def _is_revoked(case: Case, digest: str) -> bool:
     return any(revocations.against(kind, digest, at=case.at) is not None for kind in ("model", "dataset"))
 
 
-def lineage_data(found: History) -> dict[str, tuple[str, ...]]:
+def lineage_data(found: VerifiedLineage) -> dict[str, tuple[str, ...]]:
     """Return the digests of everything in a history that is data, or does not say what it is."""
     things = (item for item in found.nodes if item.kind not in _NO_DATA and item.key != found.target)
     return {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import UnreadableArtifact
+from holdfast.errors import DigestMismatch, UnreadableArtifact
 from holdfast.evidence.digest import FileDigest, digest_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.statement import Statement, Subject
@@ -53,6 +53,13 @@ class Identity:
             return True
         named = {subject.name: subject.digest.get("sha256") for subject in statement.subjects}
         return bool(self.files) and all(named.get(name) == item.sha256 for name, item in self.files.items())
+
+    def require_listed(self, manifest: ModelManifest) -> None:
+        """Return if a verified manifest lists exactly these files; raise :class:`DigestMismatch` otherwise."""
+        signed = {item.name: f"{item.size} {item.blake3}" for item in manifest.files}
+        require_same(signed, {name: f"{item.size} {item.blake3}" for name, item in self.files.items()})
+        if manifest.model_id != self.model_id:
+            raise DigestMismatch("the manifest lists the files of the model and has another model id")
 
     def require_signed(self, statement: Statement) -> None:
         """Return if an OpenSSF model signature lists exactly these files.

@@ -66,7 +66,7 @@ def judge_rollback(case: Case, rule: RollbackRule) -> Found:
 
 def model_mark(case: Case) -> tuple[str, Mark]:
     """Return what to remember of a verified model: its signed name and version, and the digest of its files."""
-    manifest = case.manifest.manifest
+    manifest = case.manifest
     return f"model:{manifest.name}", Mark(manifest.version, case.verified_identity.model_id)
 
 
@@ -93,7 +93,7 @@ def _fits_path(name: str, pattern: str) -> bool:
 
 def judge_base(case: Case, rule: BaseRule) -> Found:
     """Return that the signed manifest names an allowed base model."""
-    base = case.manifest.manifest.base
+    base = case.manifest.base
     if (base or "none") not in rule.allow:
         raise PolicyError(f"the manifest names {f'the base {base[:16]}' if base else 'no base'}, which is not allowed")
     return f"the base is {base[:16]}" if base else "the manifest names no base", tuple(case.signatures)
@@ -124,5 +124,5 @@ def _names_to_look_up(case: Case) -> Iterable[tuple[str, str]]:
     yield "model", case.verified_identity.model_id
     yield from (("bundle", digest) for digest in case.signature_digests)
     if any(name.endswith("2") for name in case.signatures):
-        manifest = case.manifest.manifest
+        manifest = case.manifest
         yield from (("model", digest) for digest in (manifest.model_id, manifest.base) if digest)
