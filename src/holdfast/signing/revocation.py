@@ -143,6 +143,12 @@ class RevocationList:
         edition = Edition(self.edition.version + 1, start, start + lifetime)
         return RevocationList(self.name, edition, tuple(known[place] for place in sorted(known)))
 
+    @classmethod
+    def first(cls, name: str, *entries: Revocation, lifetime: timedelta) -> RevocationList:
+        """Return the first edition of a list."""
+        start = now()
+        return cls(name, Edition(1, start, start + lifetime), tuple(sorted(entries)))
+
 
 def sign_revocations(revocations: RevocationList, signer: Signer, *more: KeyHolder) -> bytes:
     """Return the bundle over ``revocations``."""
