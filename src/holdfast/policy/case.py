@@ -55,6 +55,7 @@ class Case:
     policy: Policy
     at: datetime
     evidence: tuple[Path, ...] = ()
+    unsigned: tuple[str, ...] = ()  # files that the signer of the model left out
     used: set[tuple[str, str]] = field(default_factory=set)  # file name and SHA-256 (hex) of what was believed
 
     def note(self, path: Path, data: bytes) -> None:
@@ -156,8 +157,10 @@ class Case:
         proofs: dict[str, Verified] = {name: verify_bundle(data, trust) for name, data in self.signatures.items()}
         first = default_signature(self.path)
         ignore = evidence_beside(self.path)
-        if verify_artifact(self.path, trust, signature=first, ignore=ignore).statement != proofs[first.name].statement:
+        whole = verify_artifact(self.path, trust, signature=first, ignore=ignore)
+        if whole.statement != proofs[first.name].statement:
             raise SignerUntrusted(f"{first.name} changed while it was read")
+        self.unsigned = whole.unsigned
         self.identity.require_signed(proofs[first.name].statement)
         if len(proofs) == 2:
             self.read_manifest(trust)

@@ -24,6 +24,8 @@ def judge_model(case: Case, rule: ModelRule) -> Found:
     if rule.maximum_age is not None:
         oldest = min(_age_from(proofs.items(), case.at, rule.maximum_age))
         found += f"; the oldest signature is of {write_time(oldest)}"
+    if case.unsigned:
+        found += f"; left unsigned: {', '.join(case.unsigned[:5])}"
     return f"{case.claimed_name!r}, {len(case.identity.files)} files: {found}", tuple(proofs)
 
 

@@ -9,7 +9,8 @@ from tests.judged import BUILDER, DATA, DAY, POISON, Scene, scene
 
 from holdfast.errors import InvalidConfig, PolicyError
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
-from holdfast.signing import sign
+from holdfast.signing import sign, sign_artifact
+from holdfast.signing.oms import Serialization
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.times import now
 
@@ -67,6 +68,14 @@ def test_an_age_needs_a_proven_time(at: Scene) -> None:
 def test_a_changed_model_is_not_the_signed_one(at: Scene) -> None:
     (at.model / "config.json").write_text("[]")
     assert "config.json changed" in at.verdict(AUTHOR, "[[model]] *")[1]
+
+
+def test_files_that_the_signer_left_out_are_told(at: Scene) -> None:
+    (at.model / "README.md").write_text("hello")
+    sign_artifact(at.model, at.key("author"), how=Serialization(ignore=frozenset({"README.md"})))
+    state, told = at.verdict(AUTHOR, "[[model]] *")
+    assert state is MET
+    assert told.endswith("; left unsigned: README.md")
 
 
 def test_forbidden_files_are_found_signed_or_not(at: Scene) -> None:
