@@ -11,8 +11,11 @@ from holdfast.policy.history import lineage_data, lineage_of
 from holdfast.policy.model import DatasetsRule, ProvenanceRule
 from holdfast.policy.records import Found
 from holdfast.signing import Verified
+from holdfast.signing.datasets import COMMITMENT_TYPE
+from holdfast.signing.lineage import ORIGIN_TYPE
 
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
+_VOUCHING = (ORIGIN_TYPE, COMMITMENT_TYPE)
 _OTHER_ROLES = ("model", "base", "file", "code", "config", "container", "package")  # all others may be data
 
 
@@ -80,7 +83,20 @@ def _judge_data(case: Case, source: str, data: Mapping[str, tuple[str, ...]], ru
         if rule.allow is not None and not set(values) & set(rule.allow):
             raise PolicyError(f"{source} names {name}, which is not allowed")
         _require_unrevoked(case, name, values)
+        if rule.signer:
+            _require_vouched(case, f"{source} names {name}, which", values, rule)
     return f"{source} names {len(data)} datasets, all admitted"
+
+
+def _require_vouched(case: Case, what: str, values: tuple[str, ...], rule: DatasetsRule) -> None:
+    """Return if a statement of origin, or a commitment, by one of the rule's signers is about the data."""
+    trust = case.trust(rule.signer, 1)
+    for bundle in case.bundles:
+        named = {digest for subject in bundle.claimed.subjects for digest in subject.digest.values()}
+        about = bundle.claimed.predicate_type in _VOUCHING and named & set(values)
+        if about and case.verify_evidence(bundle, trust) is not None:
+            return
+    raise PolicyError(f"{what} nobody trusted vouches for")
 
 
 def _require_unrevoked(case: Case, name: str, values: Iterable[str]) -> None:

@@ -147,6 +147,8 @@ def _verdict(demand: str, judge_it: Callable[[Case, Any], Found], case: Case, ru
         told, records = judge_it(case, rule)
     except HoldfastError as error:
         return _failure(demand, error)
+    except OSError as error:
+        return Verdict(demand, State.NOT_MET, f"{error.filename or 'the system'}: {error.strerror or error}")
     return Verdict(demand, State.MET, told, records)
 
 

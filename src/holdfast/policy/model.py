@@ -88,6 +88,7 @@ class DatasetsRule:
     require: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
+    signer: tuple[str, ...] = ()  # each must be vouched for by one of these, in a statement of origin or a commitment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ class KeysRule:
     set: str  # file or folder of editions, relative to the policy
     root: tuple[str, ...]
     threshold: int | None = None  # of the pinned roots; all by default
+    tsa_roots: tuple[str, ...] = ()  # PEM files of timestamp authorities, whose times count for the times of keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,11 +27,11 @@ def key_trust(path: str) -> KeyTrust:
 
 
 @trusts.register("keyset")
-def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0) -> Trust:
+def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0, tsa_roots: str = "") -> Trust:
     """Trust the signed key set at ``path``; see :func:`holdfast.signing.trusts.keyset.keyset_trust`."""
     from holdfast.signing.trusts import keyset  # it reads signed statements, which need trusts
 
-    return keyset.keyset_trust(path, root, at, threshold)
+    return keyset.keyset_trust(path, root, at, threshold, tsa_roots)
 
 
 @trusts.register("sigstore")

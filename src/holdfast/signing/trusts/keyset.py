@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from cryptography import x509
 
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, SignerUntrusted, UnreadableArtifact, VerificationError
@@ -31,6 +34,7 @@ class KeySetTrust:
 
     keys: KeySet
     at: datetime | None = None
+    tsa_roots: tuple[x509.Certificate, ...] = ()  # of the timestamp authorities whose times are believed
 
     def claims(self, envelope: Envelope, index: int) -> bool:
         """Return whether the signature says to be by a key of the set."""
@@ -42,9 +46,17 @@ class KeySetTrust:
         if not claimed:
             raise SignerUntrusted(f"{envelope.named(index)[:20]} is not in the key set {self.keys.name!r}")
         item, identity = _first_that_verifies(claimed, envelope, index)
+        identity = dataclasses.replace(identity, time=self._stamped(envelope, index))
         _require_time(item, identity.time or self.at or now())
         _require_scope(item, Statement.from_bytes(envelope.payload))
         return identity
+
+    def _stamped(self, envelope: Envelope, index: int) -> datetime | None:
+        if not self.tsa_roots or not envelope.material.timestamps:
+            return None
+        from holdfast.signing.timestamps import signing_time  # an extra of its own: only where roots are given
+
+        return signing_time(envelope, index, self.tsa_roots, now=self.at or now())
 
 
 def _first_that_verifies(items: list[SetKey], envelope: Envelope, index: int) -> tuple[SetKey, Identity]:
@@ -74,7 +86,9 @@ def _require_scope(item: SetKey, statement: Statement) -> None:
             raise SignerUntrusted(f"the key {item.key.fingerprint[:16]} may sign {names}, not {subject.name!r}")
 
 
-def read_key_set_trust(path: Path | str, roots: Threshold, *, at: datetime | None = None) -> KeySetTrust:
+def read_key_set_trust(
+    path: Path | str, roots: Threshold, *, at: datetime | None = None, tsa_roots: tuple[x509.Certificate, ...] = ()
+) -> KeySetTrust:
     """Return the trust of the key set at ``path``: one bundle, or a folder of all editions ``1.bundle.json`` and on.
 
     Raises:
@@ -83,7 +97,14 @@ def read_key_set_trust(path: Path | str, roots: Threshold, *, at: datetime | Non
     """
     place = Path(path)
     editions = _editions(place) if place.is_dir() else iter([read_bytes(place, "key set", limit=_LIMIT)])
-    return KeySetTrust(follow(editions, roots, at=at), at)
+    return KeySetTrust(follow(editions, roots, at=at), at, tsa_roots)
+
+
+def read_stampers(files: str) -> tuple[x509.Certificate, ...]:
+    """Return the certificates in PEM files joined by ``+``; none for none."""
+    from holdfast.signing.x509 import read_files
+
+    return read_files(files) if files else ()
 
 
 def _editions(folder: Path) -> Iterator[bytes]:
@@ -96,7 +117,7 @@ def _editions(folder: Path) -> Iterator[bytes]:
         yield read_bytes(folder / f"{number}.bundle.json", "key set", limit=_LIMIT)
 
 
-def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0) -> KeySetTrust:
+def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0, tsa_roots: str = "") -> KeySetTrust:
     """Trust the key set at ``path`` that starts from the pinned PEM files ``root`` (several joined by ``+``).
 
     Args:
@@ -104,10 +125,12 @@ def keyset_trust(path: str, root: str, at: str = "", threshold: int = 0) -> KeyS
         root: public keys that must have signed the first edition there.
         at: judge as of this time, ``2026-01-31T12:00:00Z``; now by default.
         threshold: how many of the pinned roots must have signed; all by default.
+        tsa_roots: PEM files of the roots of timestamp authorities, whose timestamps are the times of signing.
     """
     from holdfast.signing.trusts import require_threshold
 
     if threshold < 0:
         raise InvalidConfig(f"a threshold of {threshold} makes no sense")
     roots = require_threshold([Path(item) for item in root.split("+")], threshold or None)
-    return read_key_set_trust(path, roots, at=read_time(at, "at") if at else None)
+    time = read_time(at, "at") if at else None
+    return read_key_set_trust(path, roots, at=time, tsa_roots=read_stampers(tsa_roots))
