@@ -170,3 +170,23 @@ def test_a_key_set_with_unknown_fields_or_wrong_types_is_refused() -> None:
         )
         with pytest.raises((UnreadableArtifact, SignatureInvalid)):
             follow([sign_statement(statement, OLD)], require_threshold(OLD.public), at=NOON)
+
+
+BUNDLES = {
+    "list": (sign_revocations(LIST, ISSUER), lambda data: verify_revocations(data, ISSUER.public, at=NOON)[0]),
+    "key set": (FIRST, lambda data: follow([data], require_threshold(OLD.public), at=NOON)),
+}
+
+
+@pytest.mark.parametrize("name", list(BUNDLES))
+def test_no_flipped_byte_changes_what_is_accepted(name: str) -> None:
+    whole, read = BUNDLES[name]
+    good, refused = read(whole), 0
+    for place in range(len(whole)):
+        for mask in (1, 32):
+            changed = whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
+            try:
+                assert read(changed) == good, place  # bytes that nobody signs, such as the name of a field
+            except HoldfastError:
+                refused += 1
+    assert refused > len(whole)

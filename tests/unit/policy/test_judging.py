@@ -8,8 +8,12 @@ import pytest
 from tests.judged import BUILDER, DATA, DAY, POISON, Scene, scene
 
 from holdfast.errors import InvalidConfig, PolicyError
+from holdfast.evidence.model_manifest import ModelManifest
+from holdfast.evidence.statement import Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
-from holdfast.signing import sign, sign_artifact
+from holdfast.signing import sign, sign_artifact, sign_statement
+from holdfast.signing.lineage import origin
+from holdfast.signing.manifests import write_manifest
 from holdfast.signing.oms import Serialization
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.times import now
@@ -105,6 +109,32 @@ def test_datasets_are_those_of_the_provenance(at: Scene) -> None:
     assert "the denied" in at.verdict(rules + f'deny = ["{DATA}"]\n', "[datasets]")[1]
     at.revoke(Revocation("dataset", DATA, "poisoned", now() - DAY))
     assert "corpus (1) is revoked (poisoned)" in at.verdict(rules + REVOKED, "[datasets]")[1]
+
+
+def test_data_can_be_asked_to_be_vouched_for(at: Scene) -> None:
+    rules = AUTHOR + BUILT + '[datasets]\nsigner = ["provider.pub"]\n'
+    at.provenance("ci", {"name": "corpus", "digest": {"blake3": DATA}, "annotations": {"role": "data"}})
+    statement = origin(Subject("corpus", {"blake3": DATA}), kind="dataset")
+    at.key("provider")
+    assert "nobody trusted vouches for" in at.verdict(rules, "[datasets]")[1]
+    at.bundle("origin", sign_statement(statement, at.key("stranger")))
+    assert "nobody trusted vouches for" in at.verdict(rules, "[datasets]")[1]
+    at.bundle("origin", sign_statement(statement, at.key("provider")))
+    assert at.verdict(rules, "[datasets]")[0] is MET
+
+
+def test_a_base_is_one_of_those_allowed(at: Scene) -> None:
+    rules = AUTHOR + f'[base]\nallow = ["none", "{DATA}"]\n'
+    assert "there is no model.sig2" in at.verdict(rules, "[base]")[1]
+    write_manifest(at.model, at.key("author"), tensors=False)
+    assert at.verdict(rules, "[base]") == (MET, "the manifest names no base")
+    assert at.verdict(rules.replace('"none", ', ""), "[base]")[0] is NOT_MET
+    write_manifest(at.model, at.key("author"), tensors=False, base=ModelManifest("base", ()))
+    named = ModelManifest("base", ()).model_id
+    assert at.verdict(rules, "[base]") == (NOT_MET, f"the manifest names the base {named[:16]}, which is not allowed")
+    assert at.verdict(rules.replace(DATA, named), "[base]")[0] is MET
+    at.revoke(Revocation("model", named, "poisoned", now() - DAY))
+    assert "is revoked (poisoned)" in at.verdict(rules.replace(DATA, named) + REVOKED, "[revocation]")[1]
 
 
 def test_an_input_of_no_known_role_counts_as_data(at: Scene) -> None:

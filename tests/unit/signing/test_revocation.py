@@ -15,7 +15,8 @@ from holdfast.signing.marks import Mark, Marks
 from holdfast.signing.revocation import Revocation, RevocationList, sign_revocations, verify_revocations
 from holdfast.signing.times import read_span, read_time, write_time
 from holdfast.signing.trusts import KeyTrust, Threshold
-from holdfast.signing.trusts.unrevoked import Unrevoked
+from holdfast.signing.trusts.unrevoked import Unrevoked, certificate_name, certificate_names
+from tests.authority import BUILDER, NOW, authority, sealed, signer, trusting
 
 DAY = timedelta(days=1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -103,6 +104,23 @@ def test_trust_less_a_list_names_the_entry() -> None:
     bad = listing(entry(name=key.public.fingerprint, reason="compromise"))
     with pytest.raises(SignerUntrusted, match=f"{key.public.fingerprint[:16]} is revoked .compromise. from 2026-03-01"):
         verify_bundle(bundle, Threshold((Unrevoked(KeyTrust(key.public), bad, NOON),)))
+
+
+def test_every_certificate_that_came_along_is_looked_up() -> None:
+    root = authority("root")
+    between = authority("between", root)
+    leaf = signer(between)
+    envelope = sealed(leaf, between)
+    names = [certificate_name(item.certificate) for item in (leaf, between)]
+    assert list(certificate_names(envelope)) == names
+    assert Unrevoked(trusting(root), listing(), NOW).accept(envelope, 0).name == BUILDER
+    for name in names:
+        bad = listing(entry("certificate", name, "superseded", NOW - DAY))
+        with pytest.raises(SignerUntrusted, match=r"certificate .* is revoked"):
+            Unrevoked(trusting(root), bad, NOW).accept(envelope, 0)
+    key = Unrevoked(trusting(root), listing(), NOW).accept(envelope, 0).fingerprint
+    with pytest.raises(SignerUntrusted, match=r"key .* is revoked"):
+        Unrevoked(trusting(root), listing(entry(name=key, reason="compromise")), NOW).accept(envelope, 0)
 
 
 def test_times_have_one_spelling() -> None:
