@@ -40,7 +40,7 @@ def test_light_packages_do_not_load_torch(package: str):
     assert "torch" not in loaded_after(f"import holdfast.{package}")
 
 
-@pytest.mark.parametrize("verb", ["digest", "sign", "verify", "check"])
+@pytest.mark.parametrize("verb", ["digest", "sign", "verify", "check", "lineage"])
 def test_verbs_about_evidence_do_not_load_torch(verb: str):
     assert "torch" not in loaded_after(f"import holdfast.cli.{verb}")
 

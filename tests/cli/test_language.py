@@ -33,6 +33,7 @@ def test_a_quantised_model_keeps_its_tokenizer(folder: Path, capsys: pytest.Capt
     (folder / "m" / "notes.txt").write_text("mine")
     assert main(["quantize", "m", "-o", "small"]) == 0
     assert {path.name for path in Path("small").iterdir()} == {
+        "lineage",
         "model.json",
         "model.safetensors",
         "tok.bin",

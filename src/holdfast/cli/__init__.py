@@ -21,6 +21,7 @@ VERBS = {
     "identify": "tell which platform produced a trace",
     "inject": "write a broken copy of a stored model",
     "keygen": "make a signing key",
+    "lineage": "show, verify and export how a model came to be",
     "oci": "push signed models to OCI registries, and pull them verified",
     "quantize": "store weights as integer codes",
     "resign": "sign a changed model again, reading only what changed",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say, stages
+from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 
 app = make_app()
 
@@ -21,6 +22,8 @@ def harden(
     slack: Annotated[float, typer.Option(help="Factor that widens the profiled ranges, at least 1.")] = 1.3,
     split: Annotated[str, typer.Option(help="Part of the data.")] = "train",
     arch: Architecture = None,
+    key: StepKey = None,
+    password_file: PasswordFile = None,
     json: Json = False,
 ) -> None:
     """Add a range guard at every selected site: NaN becomes zero, outliers the nearest bound."""
@@ -31,11 +34,13 @@ def harden(
 
     require_other(out, model)
     require_writable(out)
-    subject = load(model, arch=arch)
+    recorder = Recorder(key, password_file)
+    subject, data = load(model, arch=arch), dataset(calibrate, split=split)
     with stages() as announce:
-        bounds = profile(subject, dataset(calibrate, split=split), at=at, progress=announce("profiling"))
+        bounds = profile(subject, data, at=at, progress=announce("profiling"))
     result = transform(subject, RangeRestriction(bounds, slack=slack))
     save(result, out)
+    recorder.record(out, model, data)
     digest, count = manifest_of(result).digest, len(card(result).guards)
     say(f"wrote {out}: {count} guards\nmodel {digest}")
     if json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli._common import Json, Seed, emit, make_app, say, stages
+from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 
 if TYPE_CHECKING:
     from holdfast.execution import Fault, Progress
@@ -26,17 +27,23 @@ def inject(
     fault: Annotated[str, typer.Option(help="Law of the fault: bit-errors:rate=0.001, bit-flip, ...")],
     at: Annotated[str, typer.Option(help="Which tensors, e.g. weights:model.layers.*.")] = "weights",
     seed: Seed = 0,
+    key: StepKey = None,
+    password_file: PasswordFile = None,
     json: Json = False,
 ) -> None:
     """Write a copy of a stored model with faults in its bits, without loading it.
 
     The same seed breaks the same bits as injection into the loaded model does, however the file is sharded.
     """
+    import holdfast.faults  # noqa: F401  registers the laws that are asked for by name
     from holdfast.execution import faults
 
+    recorder = Recorder(key, password_file)
     wrote = "replaced" if out.is_file() or (out.is_dir() and any(out.iterdir())) else "wrote"
     with stages() as announce:
         done = _broken(model, out, faults.build(fault), at, seed, announce("breaking files"))
+    if (out / "model.json").is_file():
+        recorder.record_copy(out, model, "inject", {"fault": fault, "at": at, "seed": str(seed)})
     hit = sum(count > 0 for count in done.flipped.values())
     rate = f" (a rate of {done.total / done.population:.3g})" if done.population else ""
     say(f"{wrote} {out}: {done.total:,} of {done.population:,} bits flipped{rate}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say
+from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 
 app = make_app()
 _TOKENIZER = ("tok*.bin", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")  # llama2.c, transformers
@@ -21,6 +22,8 @@ def quantize(
     clip: Annotated[float | None, typer.Option(help="Clip weights to [-CLIP, CLIP] first.")] = None,
     at: Annotated[str, typer.Option(help="Which weights, e.g. weights:layer*.")] = "weights",
     arch: Architecture = None,
+    key: StepKey = None,
+    password_file: PasswordFile = None,
     json: Json = False,
 ) -> None:
     """Store weights as real integer codes, with their ranges beside them. A tokenizer beside MODEL is copied."""
@@ -29,9 +32,11 @@ def quantize(
 
     require_other(out, model)
     require_writable(out)
+    recorder = Recorder(key, password_file)
     result = transform(load(model, arch=arch), format, clip=clip, at=at)
     save(result, out)
     _copy_tokenizer(model, out)
+    recorder.record(out, model)
     digest, count = manifest_of(result).digest, len(card(result).lenses)
     say(f"wrote {out}: {count} tensors as {format}\nmodel {digest}")
     if json:

@@ -19,6 +19,7 @@ from holdfast.cli._common import (
     say,
     stages,
 )
+from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,8 @@ def train(
     keep: Annotated[int | None, typer.Option(help="Keep the snapshot of every so many epochs.", min=1)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events as well.")] = False,
     seed: Seed = 0,
+    key: StepKey = None,
+    password_file: PasswordFile = None,
     json: Json = False,
 ) -> None:
     """Train on the train split, and measure on the test split.
@@ -68,11 +71,13 @@ def train(
     from holdfast.data.augmentation import augmentation
     from holdfast.execution import accuracy
     from holdfast.models import manifest_of, save
+    from holdfast.signing.lineage.run import byproducts
     from holdfast.training import Compute, Journal
     from holdfast.training import train as run
 
     require_other(out, model)
     require_writable(out)
+    recorder = Recorder(key, password_file)
     chosen = _recipe(recipe, schedule, {"epochs": epochs, "lr": lr, "batch_size": batch_size})
     compute = Compute(device=device, precision=precision, compile=compile)
     journal = Journal(folder=f"{out}.training", every=every, keep=keep, tensorboard=tensorboard)
@@ -91,6 +96,8 @@ def train(
         )
     save(result, out)
     share = accuracy(result, dataset(data, split="test"))
+    metrics = {"test-accuracy": share.measurement().to_json()}
+    recorder.record(out, _folder(model), images, byproducts=byproducts(journal.chain, metrics))
     say(f"wrote {out}: test accuracy {share.value:.2%} [{share.low:.2%}, {share.high:.2%}], n = {share.n}")
     if json:
         digest = manifest_of(result).digest
@@ -115,7 +122,8 @@ def _recipe(spec: str, schedule: str, flags: dict[str, float]) -> Recipe:
 def _start(spec: str, arch: str | None, seed: int) -> nn.Module:
     """Return the model in a file or folder, or an architecture with fresh weights."""
     from holdfast.errors import UsageError
-    from holdfast.models import build_architecture, load
+    from holdfast.evidence.lineage import Step
+    from holdfast.models import build_architecture, card, load
 
     if Path(spec).exists():
         return load(Path(spec), arch=arch)
@@ -123,4 +131,11 @@ def _start(spec: str, arch: str | None, seed: int) -> nn.Module:
         raise UsageError(
             f"there is no model {spec} for --arch to describe", hint=f"holdfast train {arch} trains afresh"
         )
-    return build_architecture(spec, seed=seed)
+    fresh = build_architecture(spec, seed=seed)
+    card(fresh).lineage.append(Step("build", {"architecture": spec, "seed": str(seed)}))
+    return fresh
+
+
+def _folder(spec: str) -> Path | None:
+    """Return the artifact that a training goes on from, if it is one."""
+    return Path(spec) if Path(spec).is_dir() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,14 @@ class Step:
         if not texts or not isinstance(value["inputs"], dict) or not all(map(_is_hex, value["inputs"].values())):
             raise UnreadableArtifact("a lineage step is a kind, parameters, and inputs with a digest each")
         return cls(value["kind"], value["parameters"], value["inputs"])
+
+
+def outputs_of(steps: Sequence[Step], last: str) -> list[str]:
+    """Return the digest that each step gave: what the next one names as its model; ``last`` for the last.
+
+    Empty for a step whose output the next one does not name.
+    """
+    return [step.inputs.get("model", "") for step in steps[1:]] + [last] if steps else []
 
 
 def _is_hex(value: object) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli import main
-from holdfast.models import card, load
+from holdfast.models import card, load, manifest_of
 
 CALL = ["train", "digits-cnn:channels=4", "--data", "digits", "--epochs", "2"]
 RECIPE = "random-bit-error:rate=0.02,clip=0.3,start=always,gradient-clip=none,format=rquant4"
@@ -25,7 +25,7 @@ def test_a_training_writes_a_model_beside_its_journal_and_resumes(
     assert value["folder"] == "out"
     assert 0.1 < value["accuracy"]["value"] <= 1
     assert "test accuracy" in first.err
-    assert sorted(path.name for path in Path("out").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["lineage", "model.json", "model.safetensors"]
     assert sorted(path.name for path in Path("out.training").iterdir()) == [
         "checkpoints.jsonl",
         "metrics.jsonl",
@@ -47,7 +47,9 @@ def test_a_model_can_be_trained_on(
     assert main([*CALL, "-o", "one"]) == 0
     assert main(["train", "one", "--data", "digits", "--epochs", "1", "--recipe", RECIPE, "-o", "two"]) == 0
     steps = card(load("two")).lineage
-    assert [step.parameters["recipe"] for step in steps] == ["standard", "random-bit-error"]
+    assert [step.kind for step in steps] == ["build", "train", "train"]
+    assert [step.parameters["recipe"] for step in steps[1:]] == ["standard", "random-bit-error"]
+    assert steps[2].inputs["model"] == manifest_of(load("one")).digest
 
 
 @pytest.mark.parametrize(

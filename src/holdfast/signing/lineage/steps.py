@@ -14,12 +14,11 @@ from platform import machine, system
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
-from holdfast.evidence.lineage import Step
+from holdfast.evidence.lineage import Step, outputs_of
 from holdfast.evidence.provenance import Provenance, Resource, of_step
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import sign_statement
-from holdfast.signing.lineage.stored import FOLDER, identify, stored_steps
-from holdfast.signing.lineage.told import outputs_of
+from holdfast.signing.lineage.stored import DESCRIPTION, FOLDER, identify, stored_steps
 from holdfast.signing.signers.protocol import Signer
 
 PACKAGES = ("blake3", "cryptography", "numpy", "safetensors", "torch")
@@ -97,7 +96,8 @@ def write_steps(
         what was written, without what was copied.
     """
     folder, steps, subject = Path(folder), stored_steps(folder), identify(folder)
-    earlier = _copied(folder, source)
+    adopt(folder, source)
+    earlier = len(stored_steps(source)) if source is not None and (Path(source) / DESCRIPTION).is_file() else 0
     outputs = outputs_of(steps, subject.digest["blake3"])
     written = []
     for number in range(earlier, len(steps)):
@@ -149,16 +149,20 @@ def _provenance(step: Step, found: Circumstances) -> Provenance:
     )
 
 
-def _copied(folder: Path, source: Path | str | None) -> int:
-    """Clear what an older artifact left, copy the statements of ``source``, and return how many steps it had."""
+def adopt(folder: Path | str, source: Path | str | None) -> None:
+    """Clear what an older artifact left in ``folder/lineage``, and copy the statements of ``source``, if there are any.
+
+    Raises:
+        UnreadableArtifact: a step document of ``source`` is malformed.
+    """
+    folder = Path(folder)
     for path in sorted((folder / FOLDER).glob("*.json")):
         if _OURS.fullmatch(path.name):
             path.unlink()
-    if source is None or not (Path(source) / "model.json").is_file():
-        return 0
+    if source is None:
+        return
     for path in sorted((Path(source) / FOLDER).glob("*.json")):
         data = read_bytes(path, "lineage statement", limit=_LIMIT)
         if not path.name.endswith(".bundle.json"):
             Statement.from_bytes(data)
         write_atomic(folder / FOLDER / path.name, data)
-    return len(stored_steps(source))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.errors import LineageBroken
 from holdfast.evidence import canonical
-from holdfast.evidence.lineage import Step
+from holdfast.evidence.lineage import Step, outputs_of
 from holdfast.evidence.provenance import Resource, build_type
 from holdfast.evidence.statement import Subject
 from holdfast.signing.lineage.graph import Graph, Node
@@ -17,14 +17,6 @@ from holdfast.signing.passport import BUNDLE
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def outputs_of(steps: Sequence[Step], last: str) -> list[str]:
-    """Return the digest that each step gave: what the next one names as its model; ``last`` for the last.
-
-    Empty for a step whose output the next one does not name.
-    """
-    return [step.inputs.get("model", "") for step in steps[1:]] + [last] if steps else []
 
 
 def require_told(model: nn.Module | Path | str | Subject, graph: Graph) -> None:

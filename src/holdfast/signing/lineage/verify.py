@@ -42,8 +42,9 @@ class VerifiedLineage:
 
     Attributes:
         target: key of the node of the model that was asked about.
-        nodes: everything it was made of, itself first, each before what it was made of.
-        edges: what was made of what.
+        nodes: itself, then what it was made of, each before what that was made of, up to the leaves; what lies behind
+            a listed digest was checked for revocation and is not part of the proof.
+        edges: what was made of what, between these.
         signers: node key -> names of those who signed how it was made or vouch for it; empty for a listed digest.
         leaves: keys of the nodes where the walk ended, with why: ``listed`` or ``signed``.
         gaps: always empty in a proof that was returned; :func:`survey` returns them instead.
@@ -120,11 +121,10 @@ def survey(
     reached = _reached(graph, node)
     _refuse_revoked(reached, revoked)
     require_told(model, graph)
-    gaps, ends = _ends(graph, node, listed, (*ignored, *unsigned(places)))
-    keys = {item.key for item in reached}
-    edges = tuple(edge for edge in graph.edges if edge.output in keys)
-    signers = {item.key: _signers(item) for item in reached}
-    return VerifiedLineage(node.key, tuple(reached), edges, signers, ends, gaps)
+    gaps, ends, walked = _ends(graph, node, listed, (*ignored, *unsigned(places)))
+    nodes = tuple(item for item in reached if item.key in walked)
+    edges = tuple(edge for edge in graph.edges if edge.output in walked and ends.get(edge.output) != "listed")
+    return VerifiedLineage(node.key, nodes, edges, {item.key: _signers(item) for item in nodes}, ends, gaps)
 
 
 def _own_place(model: nn.Module | Path | str | Subject) -> list[Path]:
@@ -177,11 +177,10 @@ def _refuse_revoked(nodes: Iterable[Node], revoked: Revoked) -> None:
 
 def _ends(
     graph: Graph, target: Node, listed: frozenset[str], ignored: Iterable[Ignored]
-) -> tuple[tuple[Gap, ...], dict[str, str]]:
-    """Walk from ``target`` to where the walk may end; return the gaps, and the ends with why."""
-    gaps, ends, waiting = [], {}, [(target, "", "nothing")]
-    seen = {target.key}
-    known = tuple(ignored)
+) -> tuple[tuple[Gap, ...], dict[str, str], set[str]]:
+    """Walk from ``target`` to where the walk may end; return the gaps, the ends with why, and all that was met."""
+    gaps, ends, known = list[Gap](), dict[str, str](), tuple(ignored)
+    waiting, seen = [(target, "", "nothing")], {target.key}
     while waiting:
         node, role, user = waiting.pop(0)
         if node.identities & listed:
@@ -197,7 +196,7 @@ def _ends(
             if edge.input not in seen:
                 seen.add(edge.input)
                 waiting.append((graph.nodes[edge.input], edge.role or "input", node.name))
-    return tuple(gaps), dict(sorted(ends.items()))
+    return tuple(gaps), dict(sorted(ends.items())), seen
 
 
 def _nameless(node: Node) -> list[Gap]:

@@ -15,12 +15,15 @@ from holdfast._files import read_bytes, write_atomic
 from holdfast.data import Augmentation, Dataset, augmentation
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
+from holdfast.evidence.lineage import Step
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import MeanEstimate, Progress, accuracy, describe_platform, robust_error
 from holdfast.faults import BitErrors
-from holdfast.models import build_architecture, load, model_subject, save
+from holdfast.models import build_architecture, card, load, model_subject, save
 from holdfast.models.whitening import whitening_of
 from holdfast.quantization import quantize
+from holdfast.signing.lineage import Circumstances, write_steps
+from holdfast.signing.lineage.origins import resource_of
 from holdfast.training.compute import Compute
 from holdfast.training.experiments.experiment import Arm, Experiment
 from holdfast.training.journal import Journal
@@ -162,7 +165,9 @@ def _model(setting: Setting, arm: Arm, folder: Path) -> nn.Module:
     if (folder / _MODEL / "model.json").exists():
         return load(folder / _MODEL)
     experiment = setting.experiment
-    model = build_architecture(arm.architecture or experiment.architecture, seed=setting.seed)
+    architecture = arm.architecture or experiment.architecture
+    model = build_architecture(architecture, seed=setting.seed)
+    card(model).lineage.append(Step("build", {"architecture": architecture, "seed": str(setting.seed)}))
     if whitening_of(model) is not None:
         model = whiten(model, setting.train)
     trained = train(
@@ -177,6 +182,7 @@ def _model(setting: Setting, arm: Arm, folder: Path) -> nn.Module:
     )
     result = quantize(trained, arm.format)
     save(result, folder / _MODEL)
+    write_steps(folder / _MODEL, circumstances=Circumstances(known=(resource_of(setting.train, "data"),)))
     return result
 
 
