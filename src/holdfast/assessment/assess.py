@@ -25,6 +25,7 @@ from holdfast.execution.fit import require_fit
 from holdfast.models import card, manifest_of, save
 from holdfast.reporting import render
 from holdfast.signing import Signer, generate_key, load_signer, write_passport
+from holdfast.signing.lineage.steps import adopt
 from holdfast.signing.passport import BUNDLE
 from holdfast.signing.signers import require_key
 
@@ -54,6 +55,7 @@ def assess(
     key: str | Signer | None = None,
     title: str = "Model",
     command: str = "holdfast.assess",
+    statements: Path | str | None = None,
     announce: Announce = silent,
 ) -> Assessment:
     """Vouch for, sweep, inject, harden, trace and shield ``model``, and leave a signed report in ``out``.
@@ -71,6 +73,7 @@ def assess(
         key: ``file:KEY.pem`` or a signer; without it a key is made for this run and forgotten, and the report says so.
         title: headline of the report.
         command: shown in the report as how it was made.
+        statements: the artifact that ``model`` was loaded from, whose lineage statements go along with the copy.
         announce: gets the title of each stage and returns its progress callback.
 
     Raises:
@@ -83,6 +86,7 @@ def assess(
     context = _context(model, test, calibration, folder, effort, seed, robust, announce)
     if card(model).architecture is not None:
         save(model, folder / "model")
+        adopt(folder / "model", statements)
     artifact(context)
     bit_errors(context)
     campaigns(context)

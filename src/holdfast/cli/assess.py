@@ -66,6 +66,7 @@ def assess(
                 key=key,
                 title=title,
                 command=command,
+                statements=model if model.is_dir() else None,
                 announce=announce,
             )
     _summarise(result)

@@ -14,7 +14,7 @@ _WORDS = {
     "signed": "signed by",
     "listed": "accepted by its digest",
     "gap": "NOT PROVED",
-    "told": "told by the model, not verified",
+    "told": "told, not verified",
 }
 
 
@@ -35,7 +35,8 @@ class Box:
     @property
     def title(self) -> str:
         """The step and the name, or the name alone."""
-        return f"{self.step}: {self.name}" if self.step else f"{self.kind or 'input'}: {self.name}"
+        head = self.step or self.kind or "input"
+        return head if head == self.name else f"{head}: {self.name}"
 
     @property
     def detail(self) -> str:
