@@ -25,7 +25,7 @@ from holdfast.errors import (
 from holdfast.evidence import canonical
 from holdfast.evidence.provenance import PROVENANCE_TYPE, Provenance, Resource, build_type
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.signing import sign_statement
+from holdfast.signing import sign_statement, write_passport
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.keys import KeySigner
 from holdfast.signing.lineage import VerifiedLineage, identify, origin, verify_lineage, write_step
@@ -332,6 +332,25 @@ def test_a_kind_of_step_never_becomes_a_path(tmp_path: Path, kind: str) -> None:
     with pytest.raises(InvalidConfig):
         write_step(tmp_path, Provenance(build_type=build_type(kind)), Subject("m", {"blake3": A}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_assessment_that_changed_since_it_was_signed_has_no_history(made: Story, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_text("robust")
+    write_passport(tmp_path / "a", OPTIMISER, facts={"model": identify(made.tough).digest["blake3"]})
+    places = [made.tough, made.origins]
+    assert verify_lineage(tmp_path / "a", TRUST, statements=places)
+    (tmp_path / "a" / "report.html").write_text("very robust")
+    with pytest.raises(DigestMismatch):
+        verify_lineage(tmp_path / "a", TRUST, statements=places)
+
+
+def test_an_assessment_by_a_stranger_is_refused(made: Story, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_text("robust")
+    write_passport(tmp_path / "a", STRANGER, facts={"model": identify(made.tough).digest["blake3"]})
+    with pytest.raises(SignerUntrusted):
+        verify_lineage(tmp_path / "a", TRUST, statements=[made.tough, made.origins])
 
 
 def test_a_damaged_statement_in_the_folder_is_refused_and_not_passed_over(made: Story) -> None:

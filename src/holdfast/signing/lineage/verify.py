@@ -15,7 +15,7 @@ from holdfast.signing.lineage.graph import Edge, Graph, Node, build_graph
 from holdfast.signing.lineage.statements import Evidence, Ignored, any_of, gather, unsigned
 from holdfast.signing.lineage.stored import DESCRIPTION, identify
 from holdfast.signing.lineage.told import require_told
-from holdfast.signing.passport import BUNDLE
+from holdfast.signing.passport import BUNDLE, verify_passport
 from holdfast.signing.trusts import Threshold, TrustSources
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def survey(
     """Return what :func:`verify_lineage` would, with the gaps that it would raise for; all else raises as there."""
     places, listed = [*_own_place(model), *statements], frozenset(leaves)
     steps = any_of(trust)
+    if isinstance(model, Path | str) and (Path(model) / BUNDLE).is_file():
+        verify_passport(model, steps)
     found, ignored = gather(places, steps, steps if origins is None else any_of(origins))
     target = _target(model)
     graph = build_graph(found, target)
