@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from blake3 import blake3
@@ -78,3 +79,10 @@ def test_an_unknown_or_changed_checkpoint_is_refused() -> None:
         chain().upto("four", A)
     with pytest.raises(DigestMismatch, match="not the checkpoint"):
         chain().upto("two", A)
+
+
+def test_the_documented_vector_holds() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "formats" / "lineage.md").read_text()
+    value = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    found = Chain.of({"recipe": "standard"}).add("one", A, 1)
+    assert (found.start, found.links[0].to_json(), found.head) == (value["start"], value["link"], value["head"])
