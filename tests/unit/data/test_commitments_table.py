@@ -24,11 +24,7 @@ def sample(number):
 def part(numbers, dataset="d"):
     encoder = Encoder(dataset)
 
-    def row(number):
-        element = encoder.element(f"{number:04d}", sample(number))
-        return row_of(f"{number:04d}", element.digest, element.size, sample(number))
-
-    return Part.of(dataset, [row(number) for number in numbers])
+    return Part.of(dataset, [row_of(encoder, f"{number:04d}", sample(number)) for number in numbers])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 31])

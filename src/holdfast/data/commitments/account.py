@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 120  # seconds to wait for the lock; only a worker that died while holding it makes anybody wait
 
+Places = np.ndarray[Any, np.dtype[np.int64]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -45,24 +46,28 @@ class Account:
 
     def __init__(self, count: int) -> None:
         self._seen = torch.zeros(count, dtype=torch.int64).share_memory_()
-        self._lanes = torch.zeros(LANES, dtype=torch.int64).share_memory_()
+        self._lanes = torch.zeros(LANES, dtype=torch.int16).share_memory_()  # the bits of uint16
         self._size = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._lock = multiprocessing.get_context("spawn").Lock()  # a spawn lock can be handed to either kind of worker
         self._reduced: Totals | None = None
 
-    def add(self, places: Sequence[int], digests: Sequence[bytes], size: int) -> None:
+    def add(self, places: Places, digests: Sequence[bytes], size: int) -> None:
         """Count samples whose digests were found to be the committed ones.
+
+        Args:
+            places: of the samples in the table, int64; one may come twice.
+            digests: 32 bytes each.
+            size: bytes of the fields of all of them.
 
         Raises:
             IntegrityError: another process died while it held the counts; the epoch cannot be vouched for.
         """
-        lanes = torch.from_numpy(lane_sum(digests).astype(np.int64))
-        at = torch.tensor(places, dtype=torch.int64)
+        added, seen, lanes = lane_sum(digests), self._seen.numpy(), self._lanes.numpy().view(np.uint16)
         if not self._lock.acquire(timeout=_PATIENCE):
             raise IntegrityError("a loader worker died while it was counting samples", hint="start the epoch again")
         try:
-            self._seen.index_put_((at,), torch.ones(len(places), dtype=torch.int64), accumulate=True)
-            self._lanes.add_(lanes).remainder_(1 << 16)
+            np.add.at(seen, places, 1)
+            lanes += added  # wraps around
             self._size.add_(size)
         finally:
             self._lock.release()
@@ -71,7 +76,7 @@ class Account:
         """Return what was used so far: of all ranks after :meth:`reduce`, otherwise of this one."""
         if self._reduced is not None:
             return self._reduced
-        return Totals(self._seen.numpy().copy(), _sixteen(self._lanes), int(self._size))
+        return Totals(self._seen.numpy().copy(), self._lanes.numpy().view(np.uint16).copy(), int(self._size))
 
     def reset(self) -> None:
         """Begin the next epoch."""
@@ -96,13 +101,10 @@ class Account:
         if not (distributed.is_available() and distributed.is_initialized()):
             raise Unavailable("there are no ranks to add up", hint="call torch.distributed.init_process_group first")
         _require_same(identity, group)
-        seen, lanes, size = (_total(tensor, group) for tensor in (self._seen, self._lanes, self._size))
-        self._reduced = Totals(seen.numpy(), _sixteen(lanes), int(size), distributed.get_world_size(group))
-
-
-def _sixteen(lanes: torch.Tensor) -> Lanes:
-    """Return int64 lanes modulo 2**16 as uint16."""
-    return (lanes.numpy() % (1 << 16)).astype(np.uint16)
+        wide = torch.from_numpy(self._lanes.numpy().view(np.uint16).astype(np.int64))  # sums of ranks do not overflow
+        seen, lanes, size = (_total(tensor, group) for tensor in (self._seen, wide, self._size))
+        sixteen = (lanes.numpy() % (1 << 16)).astype(np.uint16)
+        self._reduced = Totals(seen.numpy(), sixteen, int(size), distributed.get_world_size(group))
 
 
 def _total(value: torch.Tensor, group: ProcessGroup | None, operation: str = "SUM") -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from blake3 import blake3
 
-from holdfast.data.commitments.account import Account, Totals
+from holdfast.data.commitments.account import Account, Places, Totals
 from holdfast.data.commitments.commitment import Committed
 from holdfast.data.commitments.element import Fields
 from holdfast.data.commitments.multiset import MultisetHash, lane_sum
@@ -76,7 +76,7 @@ class Checker:
             self._parsed = read_table(self._packed)
         return self._parsed
 
-    def _located(self, keys: Sequence[Key]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _located(self, keys: Sequence[Key]) -> Places:
         if not keys:
             raise InvalidConfig("there is nothing to check in an empty dataset")
         known = self.table.places
@@ -106,7 +106,7 @@ class Checker:
     def _keys(self, mask: Mask) -> list[Key]:
         return [self.table.names[place] for place in np.flatnonzero(mask)]
 
-    def located(self, indices: Sequence[int], digests: Sequence[bytes], fields: Callable[[int], Fields]) -> list[int]:
+    def located(self, indices: Sequence[int], digests: Sequence[bytes], fields: Callable[[int], Fields]) -> Places:
         """Return the places in the table of a batch if its digests are the committed ones.
 
         Args:
@@ -117,12 +117,12 @@ class Checker:
         Raises:
             DigestMismatch: one is another sample; key, index and the fields that differ are named.
         """
-        places = self.places[list(indices)]
+        places = self.places[np.asarray(indices, np.int64)]
         found = np.frombuffer(b"".join(digests), np.uint8).reshape(len(places), 32)
         wrong = np.flatnonzero((found != self._digests[places]).any(axis=1))
         if len(wrong):
             self._explain(int(indices[wrong[0]]), fields(int(wrong[0])))
-        return [int(place) for place in places]
+        return places
 
     def _explain(self, index: int, fields: Fields) -> NoReturn:
         place = int(self.places[index])

@@ -92,7 +92,10 @@ class Encoder:
         Raises:
             InvalidConfig: no fields, or a value that has no encoding; the key and the field are named.
         """
-        values = typed_fields(key, fields)
+        return self.of_values(key, typed_fields(key, fields))
+
+    def of_values(self, key: str, values: list[tuple[str, Value]]) -> Element:
+        """Return the digest and size of a sample whose fields are typed already (:func:`typed_fields`)."""
         schema = tuple((name, value.dtype, value.shape) for name, value in values)
         parts = [self.prefix(schema), prefixed(name_bytes(key, "key"))]
         size = 0
@@ -136,4 +139,9 @@ def field_tag(name: str, value: Value) -> bytes:
 
 def field_tags(key: str, fields: Fields) -> dict[str, bytes]:
     """Return the tag of every field, in name order."""
-    return {name: field_tag(name, value) for name, value in typed_fields(key, fields)}
+    return dict(value_tags(typed_fields(key, fields)))
+
+
+def value_tags(values: list[tuple[str, Value]]) -> tuple[tuple[str, bytes], ...]:
+    """Return (name, tag) of fields that are typed already."""
+    return tuple((name, field_tag(name, value)) for name, value in values)

@@ -12,7 +12,6 @@ from torch import Tensor
 from holdfast.data.commitments.arrow_rows import is_hugging_face, stored_rows, table_rows
 from holdfast.data.commitments.element import (
     ELEMENT_CONTEXT,
-    Element,
     Encoder,
     Fields,
     index_key,
@@ -21,7 +20,7 @@ from holdfast.data.commitments.element import (
     u64,
 )
 from holdfast.data.commitments.multiset import LANES, MultisetHash, lane_sum
-from holdfast.data.commitments.table import LeafTable, Part, Row, row_of
+from holdfast.data.commitments.table import LeafTable, Part, row_of
 from holdfast.data.commitments.values import octets_of, typed
 from holdfast.data.dataset import Dataset
 from holdfast.errors import InvalidConfig
@@ -173,14 +172,9 @@ def table_of(
     """
     encoder, rows = Encoder(dataset), []
     for key, fields in samples:
-        rows.append(_row(encoder, key, fields))
+        rows.append(row_of(encoder, key, fields))
         if progress is not None and len(rows) % _BLOCK == 0:
             progress(len(rows), max(total, len(rows)))
     if progress is not None:
         progress(len(rows), len(rows))
     return LeafTable.of([Part.of(dataset, rows)])
-
-
-def _row(encoder: Encoder, key: str, fields: Fields) -> Row:
-    element: Element = encoder.element(key, fields)
-    return row_of(key, element.digest, element.size, fields)

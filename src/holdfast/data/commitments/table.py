@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from blake3 import blake3
 
-from holdfast.data.commitments.element import Fields, field_tags, name_bytes
+from holdfast.data.commitments.element import Encoder, Fields, field_tags, name_bytes, typed_fields, value_tags
 from holdfast.data.commitments.merkle import InclusionProof, inclusion_path, leaf_hash, merkle_root
 from holdfast.data.commitments.multiset import MultisetHash
 from holdfast.errors import InvalidConfig
@@ -171,9 +171,15 @@ class LeafTable:
         return LeafTable.of(Part(dataset=part.dataset, rows=tuple(rows)) for part, rows in kept if rows)
 
 
-def row_of(key: str, digest: bytes, size: int, fields: Fields) -> Row:
-    """Return the row of a sample whose element is known."""
-    return Row(key=key, digest=digest, size=size, tags=tuple(field_tags(key, fields).items()))
+def row_of(encoder: Encoder, key: str, fields: Fields) -> Row:
+    """Return the row of a sample.
+
+    Raises:
+        InvalidConfig: a value without an encoding; key and field are named.
+    """
+    values = typed_fields(key, fields)
+    element = encoder.of_values(key, values)
+    return Row(key=key, digest=element.digest, size=element.size, tags=value_tags(values))
 
 
 def differing_fields(row: Row, fields: Fields) -> list[str]:
