@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import holdfast
-from holdfast.data.commitments import checked, commit, open_source, sources
+from holdfast.data.commitments import checked, commit, image_multiset, open_source, sources
 from holdfast.data.commitments.values import Value
 from holdfast.errors import DigestMismatch, InvalidConfig, UnknownName, UnreadableArtifact
 
@@ -38,6 +38,30 @@ def test_our_datasets_are_sources():
     assert key == "0" * 12
     assert torch.equal(fields["image"], data.raw[0])
     assert commit(source).commitment == commit(data).commitment
+
+
+def test_an_image_folder_is_committed_by_its_pixels(tmp_path):
+    for name, value in (("cat/a.png", 10), ("cat/b.png", 20), ("dog/c.png", 30)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(tmp_path / name)
+    whole = commit(open_source(f"folder:{tmp_path}"), "pets")
+    data = checked(holdfast.dataset(f"folder:{tmp_path}"), whole)
+    data.all()
+    assert data.require_complete().multiset.count == 3
+    (tmp_path / "dog").rename(tmp_path / "fox")
+    with pytest.raises(DigestMismatch, match=r"index 2\).*field 'class' differs"):
+        checked(holdfast.dataset(f"folder:{tmp_path}"), whole).all()
+
+
+def test_ten_thousand_real_images(shared_data):
+    data = holdfast.dataset(f"mnist:{shared_data / 'mnist'}")
+    whole = commit(open_source(f"mnist:{shared_data / 'mnist'}"), data.name)
+    assert whole.commitment.multiset == image_multiset(data, data.name)
+    assert whole.commitment.multiset.count == 10_000
+    verified = checked(data, whole)
+    for _ in verified.batches(500):
+        pass
+    assert verified.require_complete().multiset == whole.commitment.multiset
 
 
 def test_files_are_read_as_they_are(tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 import holdfast
 from holdfast.data import Dataset
 from holdfast.data.commitments import VerifiedImages, VerifiedSamples, checked, commit, merge
-from holdfast.errors import DigestMismatch, InvalidConfig, Unavailable
+from holdfast.errors import DigestMismatch, IntegrityError, InvalidConfig, Unavailable
 from holdfast.seeds import derive
 
 from .ranks_of_a_training import rank_of
@@ -57,6 +57,12 @@ def test_ours_stays_a_dataset_and_gives_the_same_batches(digits, whole):
     for mine, theirs in zip(data.batch(indices), digits.batch(indices), strict=True):
         assert torch.equal(mine, theirs)
     assert torch.equal(data.example, digits.example)
+    for same in ([5, 0, 17], torch.tensor([5 - COUNT, 0, 17])):
+        assert torch.equal(data.batch(same)[0], digits.batch(indices)[0])
+    mask = torch.zeros(COUNT, dtype=torch.bool)
+    mask[[0, 5, 17]] = True
+    assert torch.equal(data.batch(mask)[1], digits.batch(mask)[1])
+    assert data.standing().excess == 4 * 3 - 3
     image, label = data[17]
     assert torch.equal(image, digits.batch(indices)[0][2])
     assert label == int(digits.labels[17])
@@ -265,6 +271,16 @@ def test_one_dataset_may_span_sources():
     assert isinstance(data, VerifiedSamples)
     drain(DataLoader(data, batch_size=3, num_workers=2))
     assert data.require_complete().multiset == both.commitment.multiset
+
+
+def test_a_worker_that_dies_while_it_counts_is_no_deadlock(digits, whole, monkeypatch):
+    from holdfast.data.commitments import account
+
+    monkeypatch.setattr(account, "_PATIENCE", 0.05)
+    data = checked(digits, whole)
+    data.checker.account._lock.acquire()  # what a killed worker leaves behind
+    with pytest.raises(IntegrityError, match="died while it was counting"):
+        data.batch(torch.tensor([0]))
 
 
 def test_options_that_do_not_fit_are_refused(digits, whole):

@@ -74,6 +74,7 @@ class _Plan:
         if len(ids) != 1:
             raise InvalidConfig("an image dataset is checked against one source", hint="name it: source=...")
         self.keys = prefixed_keys(key for _, key in keys)
+        self.order = torch.arange(len(keys))
         self.elements = ImageElements(data, ids.pop())
 
 
@@ -100,12 +101,13 @@ class VerifiedImages(_Counted, Dataset):
         return self._checked(indices, count=True)
 
     def _checked(self, indices: Tensor, *, count: bool) -> tuple[Tensor, Tensor]:
-        raw, labels = self.raw[indices], self.labels[indices]  # copies: what is hashed is what is used
-        places, plan = indices.tolist(), self._plan_of()
+        plan = self._plan_of()
+        at = plan.order[indices]  # a mask, a list or negative numbers become the places they stand for
+        raw, labels, places = self.raw[at], self.labels[at], at.tolist()  # copies: what is hashed is what is used
         digests, sizes = plan.elements.elements([plan.keys[place] for place in places], raw, labels)
 
-        def fields(at: int) -> Fields:
-            return ImageElements.fields_of(self, raw[at], int(labels[at]))
+        def fields(place: int) -> Fields:
+            return ImageElements.fields_of(self, raw[place], int(labels[place]))
 
         if count:
             self.checker.use(places, digests, sum(sizes), fields)
