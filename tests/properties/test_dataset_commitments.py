@@ -14,6 +14,8 @@ from holdfast.data.commitments import MultisetHash, checked, commit, merge, read
 from holdfast.data.commitments.element import Encoder
 from holdfast.data.commitments.values import typed
 from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig
+from holdfast.signing import generate_key
+from holdfast.signing.datasets import sign_commitment, verify_commitment
 
 DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")
 SHORT = settings(deadline=None, max_examples=60)  # a loaded machine is not a failure
@@ -161,6 +163,24 @@ def test_an_epoch_is_complete_only_if_each_sample_came_once(count, seed, drawn):
     assert standing.excess == len(drawn) - len(set(drawn))
     with pytest.raises(DigestMismatch):
         verified.require_complete()
+
+
+KEY = generate_key()
+
+
+@SHORT
+@given(st.data())
+def test_no_damaged_statement_says_anything_else(draw):
+    commitment = commit([("a", {"x": 1}), ("b", {"y": "z"})], "d").commitment
+    bundle = bytearray(sign_commitment(commitment, KEY))
+    for _ in range(draw.draw(st.integers(1, 3))):
+        place = draw.draw(st.integers(0, len(bundle) - 1))
+        bundle[place] = draw.draw(st.integers(0, 255))
+    try:
+        found, _ = verify_commitment(bytes(bundle), KEY.public)
+    except HoldfastError:
+        return
+    assert found == commitment  # only what is not signed has changed
 
 
 @SHORT

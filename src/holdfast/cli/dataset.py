@@ -23,7 +23,7 @@ Data = Annotated[
     str,
     typer.Argument(
         help="Data: digits, cifar10:ROOT, mnist:ROOT, folder:PATH, files:PATH, npz:FILE, webdataset:TAR, parquet:FILE, "
-        "arrow:FILE, hf:FOLDER."
+        "arrow:FILE, mds:FOLDER, hf:FOLDER."
     ),
 ]
 Folder = Annotated[Path, typer.Argument(help="Folder of a commitment.")]

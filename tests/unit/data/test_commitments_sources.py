@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
+import struct
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ def read(spec, **options):
 
 
 def test_one_registry_names_them_all():
-    assert sources.names() == ["arrow", "files", "hf", "npz", "parquet", "webdataset"]
+    assert sources.names() == ["arrow", "files", "hf", "mds", "npz", "parquet", "webdataset"]
     with pytest.raises(UnknownName, match="parque"):
         open_source("parque:x")
     with pytest.raises(InvalidConfig, match="needs a path"):
@@ -115,7 +118,11 @@ def test_broken_archives_are_refused(tmp_path):
     data = path.read_bytes()
     with pytest.raises(UnreadableArtifact, match="more than 1000"):
         read(f"npz:{path},limit=1000")
-    for broken in (data[: len(data) // 2], b"", b"PK", data[:60] + b"\xff" * 20 + data[80:]):
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f8", "fortran_order": False, "shape": (2**50,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", huge.getvalue())
+    for broken in (path.read_bytes(), data[: len(data) // 2], b"", b"PK", data[:60] + b"\xff" * 20 + data[80:]):
         path.write_bytes(broken)
         with pytest.raises(UnreadableArtifact):
             read(f"npz:{path}")
@@ -194,6 +201,64 @@ def test_broken_shards_are_refused(tmp_path):
         read(f"webdataset:{path}")
     with pytest.raises(UnreadableArtifact, match="no tar file"):
         read(f"webdataset:{tmp_path / 'none'}")
+
+
+COLUMNS = {"column_names": ["image", "label"], "column_encodings": ["jpeg", "int"], "column_sizes": [None, 8]}
+
+
+def mosaic(folder, images, change=lambda index, shard: (index, shard)):
+    """Write one shard as the MDS layout has it; ``change`` gets the index and the shard's bytes."""
+    folder.mkdir(exist_ok=True)
+    config = json.dumps({"format": "mds", "version": 2, **COLUMNS}, sort_keys=True).encode()
+    rows = [struct.pack("<I", len(data)) + data + struct.pack("<q", place) for place, data in enumerate(images)]
+    start = 4 + 4 * (len(rows) + 1) + len(config)
+    offsets = np.cumsum([start, *map(len, rows)])
+    shard = struct.pack(f"<{len(rows) + 2}I", len(rows), *offsets) + config + b"".join(rows)
+    entry = {
+        "format": "mds", "version": 2, "samples": len(rows), "compression": None, "zip_data": None, "hashes": [],
+        "raw_data": {"basename": "shard.00000.mds", "bytes": len(shard), "hashes": {}}, "size_limit": None, **COLUMNS,
+    }  # fmt: skip
+    entry, shard = change(entry, shard)
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [entry]}))
+    (folder / "shard.00000.mds").write_bytes(shard)
+    return folder
+
+
+def test_columns_of_mosaic_shards_are_bytes_under_their_encoding(tmp_path):
+    folder = mosaic(tmp_path / "m", [b"abc", b"", b"z"])
+    samples = read(f"mds:{folder}")
+    assert samples["000000000000"] == {
+        "image": Value("mds/jpeg", (), b"abc"),
+        "label": Value("mds/int", (), bytes(8)),
+    }
+    assert samples["000000000002"]["label"].data == struct.pack("<q", 2)
+    assert len(open_source(f"mds:{folder}")) == 3
+    assert len(commit(open_source(f"mds:{folder}")).table) == 3
+
+
+MOSAICS = {
+    "other version": lambda entry, shard: (entry | {"version": 1}, shard),
+    "compressed": lambda entry, shard: (entry | {"compression": "zstd"}, shard),
+    "climbing": lambda entry, shard: (entry | {"raw_data": entry["raw_data"] | {"basename": "../x"}}, shard),
+    "hidden": lambda entry, shard: (entry | {"raw_data": entry["raw_data"] | {"basename": "a/b"}}, shard),
+    "longer": lambda entry, shard: (entry, shard + b"x"),
+    "shorter": lambda entry, shard: (entry, shard[:-1]),
+    "fewer samples": lambda entry, shard: (entry | {"samples": 2}, shard),
+    "more samples": lambda entry, shard: (entry | {"samples": 2**31}, shard),
+    "negative": lambda entry, shard: (entry | {"samples": -1}, shard),
+    "other columns": lambda entry, shard: (entry | {"column_encodings": ["png", "int"]}, shard),
+    "one column twice": lambda entry, shard: (entry | {"column_names": ["image", "image"]}, shard),
+    "other sizes": lambda entry, shard: (entry | {"column_sizes": [None, 4]}, shard),
+    "overlap": lambda entry, shard: (entry, shard[:8] + b"\xff\x00\x00\x00" + shard[12:]),
+    "wrong size": lambda entry, shard: (entry, shard.replace(b"\x03\x00\x00\x00abc", b"\x09\x00\x00\x00abc")),
+    "no list": lambda entry, shard: ([], shard),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MOSAICS)
+def test_mosaic_shards_that_are_refused(case, tmp_path):
+    with pytest.raises(UnreadableArtifact):
+        read(f"mds:{mosaic(tmp_path / 'm', [b'abc', b'', b'z'], MOSAICS[case])}")
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ class Account:
         self._size = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._lock = multiprocessing.get_context("spawn").Lock()  # a spawn lock can be handed to either kind of worker
         self._reduced: Totals | None = None
+        self._reduced_at = 0  # samples this rank had handed out by then
 
     def add(self, places: Places, digests: Sequence[bytes], size: int) -> None:
         """Count samples whose digests were found to be the committed ones.
@@ -73,8 +74,11 @@ class Account:
             self._lock.release()
 
     def totals(self) -> Totals:
-        """Return what was used so far: of all ranks after :meth:`reduce`, otherwise of this one."""
-        if self._reduced is not None:
+        """Return what was used so far: of all ranks after :meth:`reduce`, otherwise of this one.
+
+        Whatever is used after :meth:`reduce` makes its result one of the past, and only this rank's is returned.
+        """
+        if self._reduced is not None and self._reduced_at == int(self._seen.sum()):
             return self._reduced
         return Totals(self._seen.numpy().copy(), self._lanes.numpy().view(np.uint16).copy(), int(self._size))
 
@@ -103,6 +107,7 @@ class Account:
         _require_same(identity, group)
         wide = torch.from_numpy(self._lanes.numpy().view(np.uint16).astype(np.int64))  # sums of ranks do not overflow
         seen, lanes, size = (_total(tensor, group) for tensor in (self._seen, wide, self._size))
+        self._reduced_at = int(self._seen.sum())
         sixteen = (lanes.numpy() % (1 << 16)).astype(np.uint16)
         self._reduced = Totals(seen.numpy(), sixteen, int(size), distributed.get_world_size(group))
 

@@ -37,6 +37,19 @@ class Epoch:
     excess: int  # how many times too many, over all of them
     ranks: int = 1
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record of a training says of an epoch: digest and counts, not the keys."""
+        counts = {name: len(getattr(self, name)) for name in ("missing", "extra", "repeated")}
+        return {
+            "digest": self.multiset.digest,
+            "expected": self.expected.digest,
+            "count": self.multiset.count,
+            "bytes": self.multiset.size,
+            "excess": self.excess,
+            "ranks": self.ranks,
+            **counts,
+        }
+
 
 class Checker:
     """Knows which row of a leaf table each index of a dataset must match, and counts what was used.

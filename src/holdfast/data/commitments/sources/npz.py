@@ -16,7 +16,7 @@ from holdfast.data.commitments.element import index_key
 from holdfast.data.commitments.sources.protocol import Sample, sources
 from holdfast.errors import UnreadableArtifact
 
-_BROKEN = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @sources.register("npz")

@@ -60,8 +60,8 @@ def open_source(spec: str, *, split: str = "test") -> Source:
     """Return the source that ``spec`` names.
 
     Args:
-        spec: ``npz:FILE``, ``webdataset:TAR``, ``parquet:FILE``, ``hf:FOLDER``, ``files:FOLDER``, or a dataset as
-            :func:`holdfast.dataset` takes it.
+        spec: ``npz:FILE``, ``webdataset:TAR``, ``parquet:FILE``, ``arrow:FILE``, ``mds:FOLDER``, ``hf:FOLDER``,
+            ``files:FOLDER``, or a dataset as :func:`holdfast.dataset` takes it.
         split: of a dataset that has several.
 
     Raises:
