@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from holdfast.errors import IntegrityError, InvalidConfig
 from holdfast.signing.resident.incident import Incident
-from holdfast.signing.resident.repair import decoded_view, mend
+from holdfast.signing.resident.repair import decoded_view, digest_of, mend
 from holdfast.signing.resident.roots import Root, Source
 
 if TYPE_CHECKING:
@@ -131,10 +131,13 @@ class Audit:
     def _decodes(self, root: Root) -> bool:
         """Say whether the numbers that the network computes with are still those that its codes stand for.
 
-        Asked only of the last part of a parameter, when its codes and its scales have all been found whole.
+        Asked only of the last part of a parameter, when its codes and its scales have all been found whole. One that
+        changed since then is for the next sweep, which will name it.
         """
-        view = decoded_view(self.model, root)
-        return view is None or root is not self._parts(root)[-1] or view.lens.matches(view.parameter)
+        view, parts = decoded_view(self.model, root), self._parts(root)
+        if view is None or root is not parts[-1] or view.lens.matches(view.parameter):
+            return True
+        return any(digest_of(part.tensor) != part.blake3 for part in parts)
 
     def _parts(self, root: Root) -> tuple[Root, ...]:
         """Return the roots that one parameter is decoded from; the root alone where nothing is decoded."""

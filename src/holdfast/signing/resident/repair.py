@@ -55,20 +55,21 @@ def mend(
         write(root.tensor, start, good[start:stop])
     if view is not None:
         view.lens.write(view.parameter)
-    return Incident(root.name, root.blake3, found, ranges, bits, latency, _digest(root.tensor) == root.blake3)
+    return Incident(root.name, root.blake3, found, ranges, bits, latency, digest_of(root.tensor) == root.blake3)
 
 
 def _decode_again(view: DecodedView, parts: tuple[Root, ...], latency: float) -> Incident:
     expected = view.lens.decoded().to(view.parameter)
-    found = _digest(view.parameter)
+    found = digest_of(view.parameter)
     ranges, bits = _differences(octets(view.parameter), octets(expected).cpu())
-    if any(_digest(part.tensor) != part.blake3 for part in parts):  # changed meanwhile: the next sweep mends it first
-        return Incident(view.name, _digest(expected), found, ranges, bits, latency, repaired=False)
+    if any(digest_of(part.tensor) != part.blake3 for part in parts):  # changed meanwhile: the next sweep mends it first
+        return Incident(view.name, digest_of(expected), found, ranges, bits, latency, repaired=False)
     view.lens.write(view.parameter)
-    return Incident(view.name, _digest(expected), found, ranges, bits, latency, view.lens.matches(view.parameter))
+    return Incident(view.name, digest_of(expected), found, ranges, bits, latency, view.lens.matches(view.parameter))
 
 
-def _digest(tensor: Tensor) -> str:
+def digest_of(tensor: Tensor) -> str:
+    """Return the BLAKE3 (hex) of a tensor's bytes in logical order."""
     return blake3(octets(tensor).cpu().numpy().data).hexdigest()
 
 
