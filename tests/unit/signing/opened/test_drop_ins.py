@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,37 @@ def test_signed_pickles_alone_adapters_and_unknown_classes_are_refused(tmp_path:
         from_pretrained("AutoModelForCausalLM", tmp_path / "m", trust=PUBLIC)
     with pytest.raises(UnknownName):
         from_pretrained("os", tmp_path / "m", trust=PUBLIC)
+
+
+def test_code_of_the_model_never_runs_even_if_it_is_signed(tmp_path: Path):
+    peer, mark = llama(tmp_path / "m"), tmp_path / "ran"
+    (tmp_path / "m" / "modeling_own.py").write_text(f"open({str(mark)!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.Own", "AutoConfig": "modeling_own.Own"}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    sign_manifest(tmp_path / "m")
+    network = from_pretrained("AutoModelForCausalLM", tmp_path / "m", trust=PUBLIC)
+    assert type(network) is type(peer)
+    assert not mark.exists()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    sign_manifest(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"custom code|trust_remote_code"):  # the refusal of the library itself
+        from_pretrained("AutoModelForCausalLM", tmp_path / "m", trust=PUBLIC)
+    assert not mark.exists()
+
+
+def test_from_pretrained_asks_nothing_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    llama(tmp_path / "m")
+    asked: list[object] = []
+
+    def refuse(*arguments: object, **options: object) -> None:
+        asked.append(arguments)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    from_pretrained("AutoModelForCausalLM", tmp_path / "m", trust=PUBLIC)
+    assert not asked
 
 
 def test_a_configuration_alone(tmp_path: Path):
