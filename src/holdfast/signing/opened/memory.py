@@ -14,9 +14,10 @@ from typing import Any
 
 from blake3 import blake3
 
-from holdfast.errors import DigestMismatch, InvalidConfig
+from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig
 from holdfast.evidence.model_manifest import TensorEntry
 from holdfast.evidence.outboard import SMALLEST, Outboard
+from holdfast.evidence.outboard_proof import leaf_digest
 from holdfast.signing.opened.content import Listed
 from holdfast.signing.opened.source import PIECE, Folder, OpenFile, populate, private_buffer
 
@@ -57,7 +58,7 @@ class Memory:
         buffer, hasher = private_buffer(entry.length), blake3()
         self._fill(self._handle(listed), buffer, entry.offset, hasher)
         if hasher.hexdigest() != entry.blake3:
-            raise DigestMismatch(self._where(listed, entry))
+            raise DigestMismatch(self._where(listed, entry) + self._damage(listed, entry, buffer))
         return buffer
 
     def part(self, listed: Listed, entry: TensorEntry, start: int, stop: int) -> memoryview | None:
@@ -146,6 +147,21 @@ class Memory:
     def _where(self, listed: Listed, entry: TensorEntry) -> str:
         begin, end = entry.offset, entry.offset + entry.length
         return f"{entry.name} in {listed.name} (bytes {begin}:{end}) differs from its signed digest"
+
+    def _damage(self, listed: Listed, entry: TensorEntry, buffer: memoryview) -> str:
+        """Return where a refused tensor differs first, where an outboard tells; edges shared with neighbours cannot."""
+        try:
+            outboard = self._outboard(listed)
+        except HoldfastError:
+            return ""  # the refusal of the tensor is the news
+        if outboard is None:
+            return ""
+        spans = map(outboard.shape.span, outboard.shape.groups(entry.offset, entry.offset + entry.length))
+        for number, (start, stop) in enumerate(spans, entry.offset // outboard.group):
+            begin, end = start - entry.offset, stop - entry.offset
+            if begin >= 0 and end <= entry.length and leaf_digest(buffer[begin:end]) != outboard.leaf(number):
+                return f", first in bytes {start}:{stop} of the file"
+        return ""
 
     def _outboard(self, listed: Listed) -> Outboard | None:
         """Return the outboard that belongs to the signed root, if there is a root and a file."""

@@ -64,7 +64,18 @@ def safe_open(
     trust: TrustSources | Threshold,
     signature: bytes | Path | str | None = None,
 ) -> Iterator[VerifiedFile]:
-    """Open a signed file for reading tensor by tensor, as ``safetensors.safe_open`` does; ``framework`` is ``"pt"``."""
+    """Open a signed file for reading tensor by tensor, as ``safetensors.safe_open`` does.
+
+    Args:
+        filename: a ``.safetensors`` file, signed by itself or as part of the folder around it.
+        framework: ``"pt"`` alone; :meth:`VerifiedModel.get_array` gives numpy arrays.
+        device: where tensors go after they were verified on the CPU; slices stay there.
+        trust: who must have signed.
+        signature: bundle; by default beside the file, else in the nearest folder above that is signed.
+
+    Raises:
+        VerificationError: see :func:`holdfast.signing.opened.open_verified`.
+    """
     if framework not in {"pt", "torch", "pytorch"}:
         raise InvalidConfig(f"framework {framework!r}", hint='"pt"; open_verified(...).get_array gives numpy arrays')
     with open_containing(Path(filename), trust, signature) as (model, file):

@@ -146,6 +146,21 @@ def test_damage_is_named_by_tensor_and_by_group(model: Path):
             opened.get_tensors()
 
 
+def test_the_first_damaged_group_of_a_tensor_is_named(model: Path):
+    outboard = model / "model.outboard" / "model.safetensors.obao"
+    with open_verified(model, PUBLIC) as opened:
+        first = (opened.entry("big").offset // (4 * KIB) + 2) * 4 * KIB
+        flip(model / "model.safetensors", first + 7)
+        flip(model / "model.safetensors", first + 20 * KIB)
+        with pytest.raises(
+            DigestMismatch, match=rf"differs from its signed digest, first in bytes {first}:{first + 4 * KIB}"
+        ):
+            opened.get_tensor("big")
+    outboard.write_bytes(b"damaged as well")
+    with open_verified(model, PUBLIC) as opened, pytest.raises(DigestMismatch, match=r"big in .* differs.* digest$"):
+        opened.get_tensor("big")
+
+
 def test_an_openssf_signature_verifies_whole_files(tmp_path: Path):
     folder = tmp_path / "m"
     folder.mkdir()
