@@ -21,6 +21,7 @@ VERBS = {
     "identify": "tell which platform produced a trace",
     "inject": "write a broken copy of a stored model",
     "keygen": "make a signing key",
+    "keyset": "sign, show and verify key sets: who may sign what, handed on from one edition to the next",
     "lineage": "show, verify and export how a model came to be",
     "oci": "push signed models to OCI registries, and pull them verified",
     "quantize": "store weights as integer codes",

@@ -64,7 +64,8 @@ def read_policy(path: Path | str) -> Policy:
     _known_keys(value, (*SINGLE, *REPEATED), str(path))
     if not any(value.values()):
         raise InvalidConfig(f"{path} requires nothing", hint="add a [[require]] or [[model]] table")
-    single: dict[str, Any] = {name: _table(SINGLE[name], value[name], f"[{name}]") for name in SINGLE if name in value}
+    given = [name for name in SINGLE if name in value]
+    single: dict[str, Any] = {name: read_table(SINGLE[name], value[name], f"[{name}]") for name in given}
     several: dict[str, Any] = {name: _tables(REPEATED[name], value[name], name) for name in REPEATED if name in value}
     digest = hashlib.sha256(data).hexdigest()
     policy = Policy(
@@ -79,10 +80,11 @@ def _tables(kind: type[T], value: object, name: str) -> tuple[T, ...]:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise InvalidConfig(f"{name} is empty", hint=f"add a [[{name}]] table, or leave it out")
-    return tuple(_table(kind, item, f"[[{name}]]") for item in items)
+    return tuple(read_table(kind, item, f"[[{name}]]") for item in items)
 
 
-def _table(kind: type[T], value: object, where: str) -> T:
+def read_table(kind: type[T], value: object, where: str) -> T:
+    """Return the frozen dataclass ``kind`` of a TOML table; raise :class:`InvalidConfig` for what does not fit it."""
     fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
     _known_keys(value, tuple(fields), where)
     given = typing.cast(Mapping[str, object], value)

@@ -96,8 +96,7 @@ def read_key_set_trust(
         VerificationError: see :func:`holdfast.signing.rotation.follow`.
     """
     place = Path(path)
-    editions = _editions(place) if place.is_dir() else iter([read_bytes(place, "key set", limit=_LIMIT)])
-    return KeySetTrust(follow(editions, roots, at=at), at, tsa_roots)
+    return KeySetTrust(follow(read_editions(place), roots, at=at), at, tsa_roots)
 
 
 def read_stampers(files: str) -> tuple[x509.Certificate, ...]:
@@ -107,8 +106,16 @@ def read_stampers(files: str) -> tuple[x509.Certificate, ...]:
     return read_files(files) if files else ()
 
 
-def _editions(folder: Path) -> Iterator[bytes]:
-    """Yield the editions in order; a gap in the numbers is refused, so that no step is skipped unseen."""
+def read_editions(place: Path) -> Iterator[bytes]:
+    """Yield the editions of a key set, oldest first: of a bundle itself, or of a folder ``1.bundle.json`` and on.
+
+    Raises:
+        UnreadableArtifact: no such file, or a gap in the numbers, so that no step is skipped unseen.
+    """
+    if not place.is_dir():
+        yield read_bytes(place, "key set", limit=_LIMIT)
+        return
+    folder = place
     stems = [path.name.removesuffix(".bundle.json") for path in folder.glob("*.bundle.json")]
     numbers = sorted(int(stem) for stem in stems if stem.isascii() and stem.isdecimal())
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
