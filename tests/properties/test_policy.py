@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import InvalidConfig, UnreadableArtifact
-from holdfast.policy import Policy, read_policy
+from holdfast.policy import Policy, State, read_policy
 from holdfast.policy.contents import formats_of
 from holdfast.policy.read import REPEATED, SINGLE
+from tests.judged import BUILDER, scene
 
 TABLES = sorted([*SINGLE, *REPEATED])
 KEYS = sorted({name for kind in (*SINGLE.values(), *REPEATED.values()) for name in kind.__dataclass_fields__})
@@ -56,6 +57,23 @@ def test_any_text_is_a_policy_or_a_clear_refusal(tables: list[Any]) -> None:
         assert isinstance(found, Policy)
         assert set(found.tables) == {name for name, _, _ in tables}
         assert all(getattr(found, name) for name in found.tables)  # what is written is asked
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 255)), min_size=1, max_size=2), st.booleans())
+def test_damaged_evidence_gets_a_verdict_and_never_another_meaning(flips: list[tuple[int, int]], cut: bool) -> None:
+    rules = f'[[model]]\ntrust = ["author.pub"]\n[provenance]\ntrust = ["ci.pub"]\nbuilders = {{"{BUILDER}" = 1}}\n'
+    with tempfile.TemporaryDirectory() as folder:
+        at = scene(Path(folder))
+        path = at.provenance("ci")
+        met = at.verdict(rules, "[provenance]")
+        whole = bytearray(path.read_bytes())
+        for place, mask in flips:
+            whole[place % len(whole)] ^= mask
+        path.write_bytes(bytes(whole[: len(whole) - 1] if cut else whole))
+        found = at.verdict(rules, "[provenance]")
+    assert found == met or found[0] is State.NOT_MET
+    assert met[0] is State.MET
 
 
 def archives() -> list[bytes]:

@@ -97,7 +97,7 @@ def _pickled(head: bytes) -> str:
     """Return how the first bytes give a pickle away, or nothing."""
     if _PICKLE.match(head):
         return "begins with a pickle header"
-    if head.startswith(b"\x93NUMPY") and _OBJECTS.search(head[:65546]):
+    if _OBJECTS.search(_array_header(head)):
         return "is an array of pickled objects"
     if _calls_something(head):
         return "is a pickle without a header"
@@ -105,6 +105,14 @@ def _pickled(head: bytes) -> str:
         if head.startswith(magic) and _PICKLE.match(_first_bytes(make(), head)):
             return "is a compressed pickle"
     return ""
+
+
+def _array_header(head: bytes) -> bytes:
+    """Return the description of a NumPy array, whose length stands in two bytes (format 1) or four; else nothing."""
+    if not head.startswith(b"\x93NUMPY"):
+        return b""
+    width = 2 if head[6:7] == b"\x01" else 4
+    return head[8 + width : 8 + width + int.from_bytes(head[8 : 8 + width], "little")]
 
 
 def _first_bytes(decompressor: _Decompressor, data: bytes) -> bytes:
@@ -159,7 +167,7 @@ def _in_zip(path: Path, name: str) -> dict[str, str]:
     return found
 
 
-def _member_head(archive: zipfile.ZipFile, member: str, size: int = 1 << 12) -> bytes:
+def _member_head(archive: zipfile.ZipFile, member: str, size: int = 1 << 16) -> bytes:
     with archive.open(member) as stream:
         return stream.read(size)
 

@@ -67,6 +67,7 @@ PICKLES = {
     "bzip2": bz2.compress(pickle.dumps(Evil())),
     "xz": lzma.compress(pickle.dumps(Evil())),
     "npy of objects": written(lambda stream: np.save(stream, OBJECTS)),
+    "npy with an object field": written(lambda stream: np.save(stream, np.zeros(1, dtype=[("a", "f4"), ("b", "O")]))),
     "npz of objects": written(lambda stream: np.savez(stream, a=OBJECTS)),
     "zip with a pickle by another name": zipped(weights__part1=pickle.dumps(Evil())),
     "zip after other bytes": b"GIF89a" + zipped(**{"x.pkl": b"."}),
@@ -117,6 +118,7 @@ def test_a_saved_model_and_plain_arrays_pass(tmp_path: Path) -> None:
     save(build_architecture("digits-cnn"), tmp_path / "m")
     np.savez(tmp_path / "m" / "arrays.npz", a=np.zeros(3), b=np.array(["O"]))
     np.save(tmp_path / "m" / "array.npy", np.zeros((2, 2), dtype=[("Open", "f4")]))
+    np.save(tmp_path / "m" / "bytes.npy", np.frombuffer(b"'O'" * 50, dtype=np.uint8))
     for path in sorted((tmp_path / "m").iterdir()):
         assert formats_of(path, path.name) == {}, path
 
