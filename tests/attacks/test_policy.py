@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -23,8 +24,9 @@ from holdfast.errors import (
 from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
-from holdfast.signing import KeyHolder, sign, sign_statement, write_passport
+from holdfast.signing import KeyHolder, sign, sign_artifact, sign_statement, verify_bundle, write_passport
 from holdfast.signing.manifests import write_manifest
+from holdfast.signing.oms import Serialization
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.times import now
 from tests.judged import BUILDER, DATA, DAY, Scene, scene
@@ -243,11 +245,9 @@ def test_a_damaged_signature_in_a_trusted_name_is_refused(at: Scene) -> None:
 
 
 def test_a_revoked_statement_and_revoked_data_do_not_count(at: Scene) -> None:
-    from hashlib import sha256
-
     path = at.provenance("ci", {"name": "corpus", "digest": {"blake3": DATA}})
     rules = AUTHOR + BUILT + REVOKED + "[datasets]\n"
-    at.revoke(Revocation("bundle", sha256(path.read_bytes()).hexdigest(), "withdrawn", now() - DAY))
+    at.revoke(Revocation("bundle", hashlib.sha256(path.read_bytes()).hexdigest(), "withdrawn", now() - DAY))
     assert "is revoked (withdrawn)" in refused(at, rules, "[provenance]")
     at.revoke(Revocation("dataset", DATA, "poisoned", now() - DAY))
     assert "is revoked (poisoned)" in refused(at, rules, "[datasets]")
@@ -298,8 +298,6 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 def changed(at: Scene, change: Callable[[dict[str, Any]], object], signer: KeyHolder, **digest: str) -> bytes:
-    from holdfast.signing import verify_bundle
-
     statement = verify_bundle(summary(at), at.key("verifier").public).statement
     predicate = json.loads(json.dumps(dict(statement.predicate)))
     change(predicate)
@@ -327,6 +325,53 @@ def summary_before_extra(at: Scene) -> bytes:
     data = summary(at)
     (at.root / "extra.py").rename(at.model / "extra.py")
     return data
+
+
+def test_files_that_differ_from_the_signed_ones_are_refused(at: Scene) -> None:
+    weights = at.model / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert "weights.safetensors changed" in refused(at, AUTHOR, "[[model]] *")
+    weights.unlink()
+    assert "weights.safetensors is missing" in refused(at, AUTHOR, "[[model]] *")
+    weights.write_bytes(whole)
+    (at.model / "more.json").write_text("{}")
+    assert "more.json was not signed" in refused(at, AUTHOR, "[[model]] *")
+    (at.model / "more.json").unlink()
+    weights.rename(at.root / "weights")
+    weights.symlink_to(at.root / "weights")
+    assert "weights.safetensors" in refused(at, AUTHOR, "[[model]] *")
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "lineage"])
+def test_a_signature_that_leaves_out_what_is_loaded_is_refused(at: Scene, name: str) -> None:
+    path = at.model / "model.sig"
+    statement = verify_bundle(path.read_bytes(), at.key("author").public).statement
+    predicate = json.loads(json.dumps(dict(statement.predicate)))
+    predicate["serialization"]["ignore_paths"].append(name)
+    kept = [item for item in predicate["resources"] if item["name"] != name]
+    predicate["resources"] = kept
+    root = hashlib.sha256(b"".join(bytes.fromhex(item["digest"]) for item in kept)).hexdigest()
+    if name == "lineage":  # may be left out, and shelters nothing
+        (at.model / "lineage").mkdir()
+        (at.model / "lineage" / "weights.bin").write_bytes(b"x")
+    subject = Subject(statement.subjects[0].name, {"sha256": root})
+    path.write_bytes(sign_statement(Statement((subject,), statement.predicate_type, predicate), at.key("author")))
+    refused(at, AUTHOR, "[[model]] *")
+
+
+def test_a_signature_that_shows_no_whole_files_is_refused(at: Scene) -> None:
+    sign_artifact(at.model, at.key("author"), how=Serialization(method="shards"))
+    assert "does not show which files" in refused(at, AUTHOR, "[[model]] *")
+    sign_artifact(at.model, at.key("author"), how=Serialization(hash="blake3"))
+    assert not at.judge(AUTHOR).failures
+
+
+def test_git_files_count_when_the_signature_does_not_leave_them_out(at: Scene) -> None:
+    sign_artifact(at.model, at.key("author"), git=False)
+    assert not at.judge(AUTHOR).failures
+    (at.model / ".gitattributes").write_text("* filter=evil")
+    assert ".gitattributes" in refused(at, AUTHOR, "[[model]] *")
 
 
 def test_nothing_hides_in_the_folders_of_evidence(at: Scene) -> None:

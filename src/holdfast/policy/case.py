@@ -6,7 +6,7 @@ Answers that fail raise, each time they are asked; the judges turn that into a v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -18,13 +18,14 @@ from holdfast._registry import parse_spec
 from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
-from holdfast.policy.identity import Identity, evidence_beside, identify
+from holdfast.policy.identity import GIT, Identity, evidence_beside, identify
 from holdfast.policy.model import Policy
-from holdfast.signing import Threshold, Verified, load_trust, verify_artifact, verify_bundle
+from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import default_manifest, read_manifest
 from holdfast.signing.marks import Marks
-from holdfast.signing.oms import default_signature
+from holdfast.signing.oms import default_signature, read_statement
+from holdfast.signing.oms.scope import verifying_skip
 from holdfast.signing.passport import BUNDLE as PASSPORT
 from holdfast.signing.revocation import RevocationList, verify_revocations
 from holdfast.signing.trust import Trust
@@ -56,7 +57,7 @@ class Case:
     at: datetime
     evidence: tuple[Path, ...] = ()
     _files_hold: bool = False
-    unsigned: tuple[str, ...] = ()  # files that the signer of the model left out
+    unsigned: Sequence[str] = ()  # files that the signer of the model left out
     used: set[tuple[str, str]] = field(default_factory=set)  # file name and SHA-256 (hex) of what was believed
 
     def note(self, path: Path, data: bytes) -> None:
@@ -168,13 +169,13 @@ class Case:
         return proofs
 
     def _compare_files(self, proofs: dict[str, Verified], trust: Threshold) -> None:
-        first = default_signature(self.path)
-        ignore = evidence_beside(self.path)
-        whole = verify_artifact(self.path, trust, signature=first, ignore=ignore)
-        if whole.statement != proofs[first.name].statement:
-            raise SignerUntrusted(f"{first.name} changed while it was read")
-        self.unsigned = whole.unsigned
-        self.identity.require_signed(proofs[first.name].statement)
+        first, ignore = default_signature(self.path), evidence_beside(self.path)
+        listing = read_statement(proofs[first.name].statement)
+        skip, self.unsigned = verifying_skip(self.path, first, ignore, listing, links=False)
+        if astray := [name for name in GIT if (self.path / name).exists() and not skip(name)]:
+            hint = "sign without listing git's own files"
+            raise UnreadableArtifact(f"the signature does not leave out {astray[0]}", hint=hint)
+        self.identity.require_signed(listing, skip)
         if len(proofs) == 2:
             self.read_manifest(trust)
         for name, data in self.signatures.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from holdfast.errors import DigestMismatch, UnreadableArtifact
 from holdfast.evidence.digest import FileDigest, digest_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.signing.oms import PREDICATE_TYPE, require_same
+from holdfast.signing.oms import Listing, require_same
+from holdfast.signing.oms.serialization import FILES
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")
 MODEL_ID = "holdfastModelId"
@@ -61,34 +62,23 @@ class Identity:
         if manifest.model_id != self.model_id:
             raise DigestMismatch("the manifest lists the files of the model and has another model id")
 
-    def require_signed(self, statement: Statement) -> None:
-        """Return if an OpenSSF model signature lists exactly these files.
+    def require_signed(self, listing: Listing, skip: Callable[[str], bool]) -> None:
+        """Return if an OpenSSF model signature lists exactly these files, but for those that may be skipped.
 
         Raises:
             UnreadableArtifact: it lists them by another hash, or in shards, which are not compared here.
-            DigestMismatch: it lists others, as happens when files change while they are checked.
+            DigestMismatch: files are missing, new or changed; the first are named.
         """
-        how = statement.predicate.get("serialization", {})
-        kind = how.get("hash_type")
-        if (
-            statement.predicate_type != PREDICATE_TYPE
-            or how.get("method") != "files"
-            or kind not in ("sha256", "blake3")
-        ):
+        if listing.how.method != FILES or listing.how.hash not in ("sha256", "blake3"):
             raise UnreadableArtifact(
-                f"a signature by {how.get('method')}/{kind} does not show which files were judged",
+                f"a signature by {listing.how.method}/{listing.how.hash} does not show which files were judged",
                 hint="sign files by sha256 or blake3",
             )
-        hidden = set(how.get("ignore_paths") or ())
-        signed = {item["name"]: item["digest"] for item in statement.predicate["resources"]}
-        actual = {name: getattr(item, kind) for name, item in self.files.items() if not _within(name, hidden)}
-        if set(signed) == {"."} and len(actual) == 1:
-            signed = dict.fromkeys(actual, signed["."])
-        require_same(signed, actual)
-
-
-def _within(name: str, folders: set[str]) -> bool:
-    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
+        files = {name: item for name, item in self.files.items() if not skip(name)}
+        actual = {name: str(getattr(item, listing.how.hash)) for name, item in files.items()}
+        if listing.files == {"."} and self.alone:
+            actual = dict(zip(".", actual.values(), strict=True))
+        require_same(listing.digests, actual)
 
 
 def identify(model: Path) -> Identity:
