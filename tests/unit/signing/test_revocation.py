@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -156,3 +157,10 @@ def test_marks_only_rise(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="version 3 was already accepted"):
         marks.remember(("model:new", Mark(1, "c" * 64)), ("model:a", Mark(2, "a" * 64)))
     assert set(marks.read()) == {"model:a"}  # all or none
+
+
+def test_checks_at_once_lose_no_mark(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "marks.json")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: marks.remember((f"model:{n}", Mark(n, "a" * 64))), range(40)))
+    assert {name: mark.version for name, mark in marks.read().items()} == {f"model:{n}": n for n in range(40)}
