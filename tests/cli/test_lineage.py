@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,15 @@ import pytest
 from holdfast.cli import main
 from holdfast.data import dataset
 from holdfast.evidence.chain import Chain
-from holdfast.evidence.provenance import Provenance
+from holdfast.evidence.provenance import MODEL_ID, Provenance
 from holdfast.evidence.statement import Statement
 from holdfast.models import load, manifest_of
+from holdfast.signing import load_signer
+from holdfast.signing.editions import Edition
+from holdfast.signing.envelope import read_envelope
 from holdfast.signing.lineage import identify
+from holdfast.signing.manifests import read_manifest, write_manifest
+from holdfast.signing.revocation import Revocation, RevocationList, sign_revocations
 
 TRUST = ["--trust", "trainer.pub", "--origins", "lab.pub", "--statements", "digits.bundle.json"]
 
@@ -42,14 +48,18 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+def statement(path: Path) -> Statement:
+    return Statement.from_bytes(read_envelope(path.read_bytes()).payload)
+
+
 def test_every_verb_leaves_its_signed_step(folder: Path) -> None:
     names = sorted(path.name for path in (folder / "tough" / "lineage").iterdir())
     steps = ["0001-build", "0002-train", "0003-quantize", "0004-harden"]
-    assert names == sorted(f"{step}{suffix}" for step in steps for suffix in (".json", ".bundle.json"))
+    assert names == [f"{step}.bundle.json" for step in steps]
 
 
 def test_training_names_its_checkpoints_and_its_accuracy(folder: Path) -> None:
-    made = Provenance.from_statement(Statement.from_bytes((folder / "one/lineage/0002-train.json").read_bytes()))
+    made = Provenance.from_statement(statement(folder / "one/lineage/0002-train.bundle.json"))
     products = {item.name: item for item in made.byproducts}
     chain = Chain.from_bytes((folder / "one.training" / "checkpoints.jsonl").read_bytes())
     assert products["checkpoint-chain"].digest == {"blake3": chain.head}
@@ -117,7 +127,7 @@ def test_a_broken_copy_says_what_broke_it(folder: Path, tmp_path: Path) -> None:
     call = ["inject", "tough", "--fault", "bit-errors:rate=0.001", "--seed", "7", "--key", "file:trainer.pem"]
     assert main([*call, "-o", str(tmp_path / "broken")]) == 0
     assert main(["lineage", "verify", str(tmp_path / "broken"), *TRUST]) == 0
-    document = Statement.from_bytes((tmp_path / "broken/lineage/0005-inject.json").read_bytes())
+    document = statement(tmp_path / "broken/lineage/0005-inject.bundle.json")
     made = Provenance.from_statement(document)
     assert made.parameters == {"fault": "bit-errors:rate=0.001", "at": "weights", "seed": "7"}
     assert made.inputs[0].digest["blake3"] == identify(folder / "tough").digest["blake3"]
@@ -168,3 +178,29 @@ def test_verifying_loads_no_torch(folder: Path) -> None:
     )
     call = [sys.executable, "-c", code, "lineage", "export", "tough", *TRUST, "-o", str(folder / "bom.json")]
     assert subprocess.run(call, cwd=folder, check=False, capture_output=True).returncode == 0
+
+
+def test_a_signed_revocation_list_refuses_what_it_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    edition = Edition(1, datetime.now(UTC).replace(microsecond=0), datetime(2100, 1, 1, tzinfo=UTC))
+    data = dataset("digits", split="train").digest
+    entries = {"other": "00" * 32, "data": data}
+    for name, digest in entries.items():
+        entry = Revocation("dataset", digest, "poisoned", began)
+        bundle = sign_revocations(RevocationList("ours", edition, (entry,)), load_signer("file:lab.pem"))
+        (tmp_path / f"{name}.json").write_bytes(bundle)
+    call = ["lineage", "verify", "tough", *TRUST, "--revocation-trust", "lab.pub", "--revocations"]
+    assert main([*call, str(tmp_path / "other.json")]) == 0
+    assert main([*call, str(tmp_path / "data.json")]) == 1
+    assert "revoked" in capsys.readouterr().err
+    stranger = ["lineage", "verify", "tough", *TRUST, "--revocation-trust", "trainer.pub", "--revocations"]
+    assert main([*stranger, str(tmp_path / "other.json")]) == 1
+    assert main(["lineage", "verify", "tough", *TRUST, "--revocations", str(tmp_path / "other.json")]) == 2
+
+
+def test_the_signed_manifest_is_about_the_same_files_as_the_steps(folder: Path) -> None:
+    write_manifest(folder / "tough", load_signer("file:trainer.pem"))
+    manifest, _ = read_manifest(folder / "tough", folder / "trainer.pub")
+    step = statement(folder / "tough/lineage/0004-harden.bundle.json")
+    assert step.subjects[0].digest[MODEL_ID] == manifest.model_id == identify(folder / "tough").digest[MODEL_ID]
+    assert main(["lineage", "verify", "tough", *TRUST, "--statements", "tough/model.sig2"]) == 0

@@ -10,10 +10,13 @@ import typer
 from holdfast.cli._common import Json, emit, make_app, password_for, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from holdfast.signing.lineage import VerifiedLineage
     from holdfast.signing.trusts import TrustSource
 
 app = make_app()
+_LIMIT = 64 << 20  # bytes of a revocation list
 _EXAMPLE = "Example: holdfast lineage verify model/ --trust trainer.pub --trust lab.pub --statements data.bundle.json"
 
 Model = Annotated[Path, typer.Argument(help="Artifact folder, model file, or assessment folder with a passport.")]
@@ -32,7 +35,12 @@ Statements = Annotated[
     typer.Option("--statements", help="Bundle, or folder of bundles, besides MODEL/lineage; repeatable."),
 ]
 Revoked = Annotated[
-    list[str] | None, typer.Option("--revoked", help="Digest (hex) that must not occur in the history; repeatable.")
+    list[str] | None,
+    typer.Option("--revoked", help="Digest or key fingerprint (hex) that must not occur in the history; repeatable."),
+]
+Revocations = Annotated[Path | None, typer.Option("--revocations", help="Signed list of what is revoked.")]
+ListTrust = Annotated[
+    list[str] | None, typer.Option("--revocation-trust", help="Who must have signed that list: a public key (PEM).")
 ]
 
 
@@ -49,10 +57,13 @@ def verify(
     leaf: Leaf = None,
     statements: Statements = None,
     revoked: Revoked = None,
+    revocations: Revocations = None,
+    revocation_trust: ListTrust = None,
     json: Json = False,
 ) -> None:
     """Walk the signed history of a model back to trusted data and models; exit 1 names the first gap."""
-    found = _verified(model, trust, origins, leaf, statements, revoked)
+    refused = _refused(revoked, revocations, revocation_trust)
+    found = _verified(model, trust, origins, leaf, statements, refused)
     say(f"verified: {model} has a signed history of {len(found.nodes)} things, {len(found.leaves)} of them its origins")
     if json:
         from holdfast.signing.lineage.picture import picture_of, to_json
@@ -98,6 +109,8 @@ def export(
     leaf: Leaf = None,
     statements: Statements = None,
     revoked: Revoked = None,
+    revocations: Revocations = None,
+    revocation_trust: ListTrust = None,
     json: Json = False,
 ) -> None:
     """Write the verified history for other tools; what is not verified is never exported."""
@@ -106,7 +119,8 @@ def export(
     from holdfast.reporting.bom import exported
     from holdfast.signing.lineage.steps import now
 
-    found = _verified(model, trust, origins, leaf, statements, revoked)
+    refused = _refused(revoked, revocations, revocation_trust)
+    found = _verified(model, trust, origins, leaf, statements, refused)
     data = exported(found, format, created=created or now())
     write_atomic(out, data)
     say(f"wrote {out}: {len(found.nodes)} verified things as {format}")
@@ -157,7 +171,7 @@ def _verified(
     origins: list[str] | None,
     leaf: list[str] | None,
     statements: list[Path] | None,
-    revoked: list[str] | None,
+    revoked: Callable[[str], bool],
 ) -> VerifiedLineage:
     from holdfast.signing.lineage import verify_lineage
 
@@ -167,8 +181,23 @@ def _verified(
         leaves=_digests(leaf),
         origins=_sources(origins) if origins else None,
         statements=statements or (),
-        revoked=_digests(revoked),
+        revoked=revoked,
     )
+
+
+def _refused(digests: list[str] | None, path: Path | None, trust: list[str] | None) -> Callable[[str], bool]:
+    """Return what tells whether a digest or a key is revoked: by the user, or by a signed list that is current."""
+    from holdfast._files import read_bytes
+    from holdfast.errors import UsageError
+    from holdfast.signing.revocation import verify_revocations
+
+    named = _digests(digests)
+    if (path is None) != (not trust):
+        raise UsageError("a revocation list and who must have signed it go together", hint="--revocation-trust KEY.pub")
+    if path is None or not trust:
+        return named.__contains__
+    listed, _ = verify_revocations(read_bytes(path, "revocation list", limit=_LIMIT), [*trust])
+    return lambda value: value in named or any(listed.against(kind, value) for kind in ("model", "dataset", "key"))
 
 
 def _sources(names: list[str]) -> list[TrustSource]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidConfig
-from holdfast.evidence.provenance import Resource
+from holdfast.evidence.provenance import COMMITMENT, Resource
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.lineage.statements import ORIGIN_TYPE
 from holdfast.signing.lineage.stored import identify
@@ -54,9 +54,13 @@ def subject_of(thing: Dataset | nn.Module | Path | str | Subject) -> Subject:
     """Return the name and digests of a dataset or a model."""
     if isinstance(thing, Subject):
         return thing
-    if isinstance(thing, Path | str) or not hasattr(thing, "preprocessing"):
-        return identify(thing)  # type: ignore[arg-type]  # everything but a dataset is a model
-    return Subject(str(thing.name), {"blake3": str(thing.digest)})
+    committed = getattr(thing, "commitment", None)  # of what holdfast.verified returned
+    digest = {} if committed is None else {COMMITMENT: str(committed.digest)}
+    if not isinstance(thing, Path | str) and hasattr(thing, "preprocessing"):
+        return Subject(str(thing.name), {"blake3": str(thing.digest), **digest})
+    if committed is not None:
+        return Subject(str(committed.name), digest)
+    return identify(thing)  # type: ignore[arg-type]  # everything but data is a model
 
 
 def resource_of(thing: Dataset | nn.Module | Path | str | Subject | Resource, role: str) -> Resource:

@@ -43,7 +43,7 @@ class TrainingRun:
     """Records one training: what goes in when it begins, checkpoints on the way, the model when it ends.
 
     Args:
-        data: datasets in memory, subjects, or resources with any digests, such as a commitment's.
+        data: datasets in memory, also as :func:`holdfast.verified` gives them, subjects, or resources with any digests.
         base: the model it starts from; None when its weights are fresh.
         config: everything chosen, JSON.
         seed: of every random choice.

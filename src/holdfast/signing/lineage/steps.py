@@ -15,7 +15,7 @@ from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.lineage import Step, outputs_of
-from holdfast.evidence.provenance import Provenance, Resource, of_step
+from holdfast.evidence.provenance import MODEL_ID, Provenance, Resource, of_step
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import sign_statement
 from holdfast.signing.lineage.stored import DESCRIPTION, FOLDER, identify, stored_steps
@@ -81,14 +81,14 @@ def write_steps(
     source: Path | str | None = None,
     circumstances: Circumstances | None = None,
 ) -> list[Path]:
-    """Write what was done to get the artifact in ``folder`` as ``lineage/NNNN-kind.json``, and signed by ``signer``.
+    """Write what was done to get the artifact in ``folder`` as ``lineage/NNNN-kind.json``, or as a signed bundle.
 
     The steps that ``source``, the artifact it was made from, had already are not told again: its statements are copied
     as they are, since who did a later step cannot vouch for an earlier one.
 
     Args:
         folder: artifact with a ``model.json``.
-        signer: writes ``lineage/NNNN-kind.bundle.json`` beside each document.
+        signer: signs each step, as ``lineage/NNNN-kind.bundle.json``; without it they are documents, and no evidence.
         source: the artifact that the steps began with; None when nothing stood there.
         circumstances: of the last step.
 
@@ -106,28 +106,26 @@ def write_steps(
         last = number == len(steps) - 1
         about = subject if last else Subject("model", {"blake3": outputs[number]})
         made = _provenance(steps[number], (circumstances or Circumstances()) if last else Circumstances())
-        written += write_step(folder, made, about, signer)
+        written.append(write_step(folder, made, about, signer))
     return written
 
 
-def write_step(folder: Path | str, made: Provenance, about: Subject, signer: Signer | None = None) -> list[Path]:
-    """Write one step document into ``folder/lineage``, and its bundle when there is a signer.
+def write_step(folder: Path | str, made: Provenance, about: Subject, signer: Signer | None = None) -> Path:
+    """Write one step into ``folder/lineage``: as a bundle when there is a signer, as a bare document otherwise.
 
     Raises:
         InvalidConfig: the build type is none of Holdfast's, which name the file.
     """
     if not _KIND.fullmatch(made.kind):
         raise InvalidConfig(f"{made.kind!r} is no kind of lineage step", hint="use build_type('kebab-case')")
+    if signer is None:  # a document is a file of the model, unlike a bundle, and cannot name a model id that counts it
+        about = Subject(about.name, {name: value for name, value in about.digest.items() if name != MODEL_ID})
     made = replace(made, invocation=made.invocation or invocation(made, about))
     statement = made.statement(about)
-    stem = f"{_next_number(Path(folder)):04}-{made.kind}"
-    document = Path(folder) / FOLDER / f"{stem}.json"
-    write_atomic(document, statement.to_bytes())
-    if signer is None:
-        return [document]
-    bundle = Path(folder) / FOLDER / f"{stem}.bundle.json"
-    write_atomic(bundle, sign_statement(statement, signer))
-    return [document, bundle]
+    suffix = "json" if signer is None else "bundle.json"
+    path = Path(folder) / FOLDER / f"{_next_number(Path(folder)):04}-{made.kind}.{suffix}"
+    write_atomic(path, statement.to_bytes() if signer is None else sign_statement(statement, signer))
+    return path
 
 
 def _next_number(folder: Path) -> int:

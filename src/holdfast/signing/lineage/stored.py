@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
-from holdfast.evidence.digest import digest_file, digest_tensor, digest_tree
+from holdfast.evidence.digest import Wanted, digest_file, digest_tensor, hash_tree
 from holdfast.evidence.lineage import Step
 from holdfast.evidence.manifest import Leaf, Manifest, fact
-from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.provenance import MODEL_ID
 from holdfast.evidence.statement import Subject
+from holdfast.signing.manifests import manifest_of, unsigned_names
 
 if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, DESCRIPTION, MODEL_TYPE = "model.safetensors", "model.json", "holdfast.model/v1"
 FOLDER = "lineage"
-BESIDE = ("model.sig", "model.sig2", "model.outboard", FOLDER, ".git", ".gitattributes", ".github", ".gitignore")
 _LENGTH = 8  # bytes that say how long the header is
 _MAX_HEADER = 100 << 20
 _DTYPES = {
@@ -64,11 +63,8 @@ def identify(model: nn.Module | Path | str, name: str | None = None) -> Subject:
 
 
 def _model_id(folder: Path) -> str:
-    files = digest_tree(folder, exclude=BESIDE)
-    if not files:
-        raise UnreadableArtifact(f"{folder} holds no model")
-    entries = (FileEntry(name, item.size, item.sha256, item.blake3) for name, item in files.items())
-    return ModelManifest(folder.name, tuple(entries)).model_id
+    found = hash_tree(folder, Wanted(algorithms=("blake3",), tensors=False), exclude=unsigned_names(folder))
+    return manifest_of(folder, found).model_id
 
 
 def stored_steps(folder: Path | str) -> tuple[Step, ...]:

@@ -80,7 +80,8 @@ def verify_lineage(
         leaves: digests (hex) of data and models to accept as they are.
         origins: who may vouch for other data and models to start from; those in ``trust`` by default.
         statements: more bundles, or folders of them, besides those in the model's own ``lineage`` folder.
-        revoked: digests (hex) that must not occur anywhere in the history, or a function that tells.
+        revoked: digests (hex) of things, and fingerprints of keys, that must not occur anywhere in the history; or a
+            function that tells.
 
     Raises:
         LineageBroken: a gap, a cycle, something revoked, or statements that contradict each other.
@@ -175,6 +176,10 @@ def _refuse_revoked(nodes: Iterable[Node], revoked: Revoked) -> None:
             for value in values:
                 if asked(value):
                     raise LineageBroken(f"{node.name} ({algorithm}:{value[:16]}) is revoked and is in the lineage")
+        for item in (*node.made, *node.vouched):
+            for signer in item.signers:
+                if asked(signer.fingerprint):
+                    raise LineageBroken(f"{item.source.name} is signed by {signer.fingerprint[:16]}, which is revoked")
 
 
 def _ends(

@@ -14,7 +14,9 @@ from holdfast.data import dataset
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.provenance import MODEL_ID
 from holdfast.models import build_architecture, card, manifest_of
+from holdfast.signing import generate_key
 from holdfast.signing.lineage.stored import identify, stored_manifest, stored_steps
+from holdfast.signing.manifests import read_manifest, write_manifest
 
 
 def plain() -> nn.Module:
@@ -46,13 +48,18 @@ def test_a_folder_has_the_manifest_of_the_model_that_was_saved(name: str, tmp_pa
     assert manifest_of(holdfast.load(tmp_path / "model")) == manifest_of(model)
 
 
+KEY = generate_key("ed25519")
+
+
 def test_signatures_and_lineage_beside_the_model_do_not_change_its_identity(tmp_path: Path) -> None:
     holdfast.save(plain(), tmp_path)
     before = identify(tmp_path)
+    write_manifest(tmp_path, KEY)
     (tmp_path / "lineage").mkdir()
-    for name in ("model.sig", "model.sig2", "lineage/0001-train.json"):
+    for name in ("model.sig", "lineage/0001-train.bundle.json"):
         (tmp_path / name).write_bytes(b"x")
     assert identify(tmp_path) == before
+    assert identify(tmp_path).digest[MODEL_ID] == read_manifest(tmp_path, KEY.public)[0].model_id
     (tmp_path / "README.md").write_bytes(b"x")
     after = identify(tmp_path)
     assert after.digest["blake3"] == before.digest["blake3"]

@@ -120,11 +120,9 @@ def test_a_statement_is_slsa_provenance_with_everything_in_its_place(made: Story
     assert details["metadata"]["startedOn"] == "2026-01-02T03:04:05Z"
     assert len(details["metadata"]["invocationId"]) == 64
     assert Provenance.from_statement(statement).to_predicate() == predicate
-    assert (made.tough / "lineage" / "0002-train.json").read_bytes() == payload
 
 
 def test_earlier_statements_are_copied_and_not_signed_again(made: Story) -> None:
     for name in ("0001-build", "0002-train"):
-        for suffix in (".json", ".bundle.json"):
-            file = f"lineage/{name}{suffix}"
-            assert (made.tough / file).read_bytes() == (made.trained / file).read_bytes()
+        file = f"lineage/{name}.bundle.json"
+        assert (made.tough / file).read_bytes() == (made.trained / file).read_bytes()
