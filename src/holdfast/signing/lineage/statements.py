@@ -24,7 +24,7 @@ from holdfast.signing.trust import Identity
 from holdfast.signing.trusts import Threshold, TrustSources, load_trust
 
 ORIGIN_TYPE = "https://holdfast.dev/origin/v1"
-BUNDLES = "*.bundle.json"
+BUNDLES, COMMITMENT = "*.bundle.json", "commitment.json"
 VOUCHING = {
     ORIGIN_TYPE: "",
     "https://holdfast.dev/dataset-commitment/v1": "dataset",
@@ -80,7 +80,8 @@ def gather(
     """Read and verify every bundle in ``places``; return what counts, and what does not.
 
     Args:
-        places: bundles, and folders that hold ``*.bundle.json`` or a ``lineage`` folder of them.
+        places: bundles, and folders that hold ``*.bundle.json``, a ``lineage`` folder of them, or the signed commitment
+            of a dataset.
         trust: who may sign steps.
         origins: who may vouch for data and models to start from.
 
@@ -120,7 +121,8 @@ def _bundles(places: Iterable[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for place in map(Path, places):
         if place.is_dir():
-            found |= dict.fromkeys(sorted([*place.glob(BUNDLES), *place.glob(f"{FOLDER}/{BUNDLES}")]))
+            patterns = (BUNDLES, f"{FOLDER}/{BUNDLES}", COMMITMENT)
+            found |= dict.fromkeys(sorted(path for pattern in patterns for path in place.glob(pattern)))
         elif place.is_file():
             found[place] = None
         else:
