@@ -29,6 +29,7 @@ from holdfast.signing import sign_statement, write_passport
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.keys import KeySigner
 from holdfast.signing.lineage import VerifiedLineage, identify, origin, verify_lineage, write_step
+from holdfast.signing.manifests import write_manifest
 from tests.unit.signing.lineage.story import OPTIMISER, PROVIDER, STRANGER, TRAINER, TRUST, Story, data, story
 
 A, B, C = ("aa" * 32, "bb" * 32, "cc" * 32)
@@ -322,6 +323,34 @@ def test_malformed_provenance_is_refused_even_with_a_good_signature(made: Story,
     statement = Statement((identify(made.tough),), PROVENANCE_TYPE, BROKEN[name])
     (made.tough / "lineage" / "9999-x.bundle.json").write_bytes(sign_statement(statement, TRAINER))
     refused(made, UnreadableArtifact)
+
+
+def strip(made: Story) -> None:
+    """Take away all that is signed of the hardened model's history."""
+    for path in (made.tough / "lineage").iterdir():
+        path.unlink()
+
+
+def test_a_signature_over_a_models_files_does_not_stand_for_its_history(made: Story) -> None:
+    """The genuine manifest of the model, by a trusted key, is put where its history was."""
+    strip(made)
+    write_manifest(made.tough, OPTIMISER, out=made.tough / "lineage" / "0001-build.bundle.json")
+    refused(made, RecordMissing, "says nothing of lineage")
+    refused(made, RecordMissing, "says nothing of lineage", origins=[OPTIMISER.public, PROVIDER.public])
+
+
+def test_a_signature_over_a_model_in_memory_does_not_stand_for_its_history_nor_for_its_data(made: Story) -> None:
+    bundle = holdfast.sign(holdfast.load(made.tough), key=OPTIMISER, about=[data()])
+    (made.origins / "digits.bundle.json").write_bytes(bundle)
+    refused(made, LineageBroken, "says nothing of lineage")
+    strip(made)
+    refused(made, RecordMissing, "says nothing of lineage")
+
+
+def test_a_signature_of_another_tool_over_the_files_does_not_stand_for_the_history(made: Story) -> None:
+    strip(made)
+    holdfast.sign(made.tough, key=OPTIMISER, out=made.tough / "lineage" / "0001-build.bundle.json")
+    refused(made, RecordMissing)
 
 
 def test_a_statement_of_an_unknown_type_proves_nothing(made: Story) -> None:

@@ -1,8 +1,8 @@
 """The signed statements a lineage is made of: gathered from folders, verified one by one, and counted only then.
 
 What a statement may say about lineage depends on its type: SLSA provenance joins outputs to inputs, a passport joins an
-assessment to its model, and statements of other types (an origin, a dataset commitment, a model manifest) vouch for a
-thing that nothing here says how it was made.
+assessment to its model, and an origin or a dataset commitment vouches for a thing of which nothing here says how it was
+made. All other statements, such as signatures over a model's files, say nothing of where it comes from.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ BUNDLES, COMMITMENT = "*.bundle.json", "commitment.json"
 VOUCHING = {
     ORIGIN_TYPE: "",
     "https://holdfast.dev/dataset-commitment/v1": "dataset",
-    "https://holdfast.dev/model-manifest/v2": "model",
-    "https://holdfast.dev/model/v1": "model",
 }  # predicate type -> what kind of thing its subjects are; an origin says so itself
+# A signed list of a model's files is not among them: whoever takes a history away could put it in the history's place.
 _LIMIT = 64 << 20
 _MAX_FILES = 10_000
 
@@ -57,11 +56,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A statement that counts for nothing, kept to explain a gap: who seems to have signed it, and about what."""
+    """A statement that counts for nothing, kept to explain a gap; ``untrusted`` if that is for who signed it."""
 
     source: Path
     identities: frozenset[str]
     reason: str
+    untrusted: bool = False
 
 
 def any_of(trust: TrustSources | Threshold) -> Threshold:
@@ -100,7 +100,7 @@ def gather(
         try:
             proof = verify_bundle(data, origins if unverified.predicate_type in VOUCHING else trust)
         except SignerUntrusted as error:
-            ignored.append(Ignored(path, _named(unverified), str(error)))
+            ignored.append(Ignored(path, _named(unverified), str(error), untrusted=True))
         else:
             found.setdefault(digest_bytes(data), _evidence(path, data, proof))
     return tuple(found.values()), tuple(ignored)

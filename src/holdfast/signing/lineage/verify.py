@@ -216,9 +216,8 @@ def _nameless(node: Node) -> list[Gap]:
 def _gap(node: Node, role: str, user: str, ignored: Iterable[Ignored]) -> Gap:
     for item in ignored:
         if item.identities & node.identities:
-            untrusted = item.reason != "nobody signed it"
             reason = f"{item.source.name} does not count, since {item.reason}"
-            return Gap(node.name, node.key, role or "subject", user, reason, untrusted)
+            return Gap(node.name, node.key, role or "subject", user, reason, item.untrusted)
     reason = "its statement says nothing of what went in" if node.made else "no signed statement is about it"
     return Gap(node.name, node.key, role or "subject", user, reason)
 
