@@ -24,7 +24,16 @@ from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import sign_statement, verify_bundle
 
 if TYPE_CHECKING:
-    from holdfast.data.commitments import Commitment, Committed, LeafTable, MapStyle, VerifiedImages, VerifiedSamples
+    from holdfast.data.commitments import (
+        Commitment,
+        Committed,
+        LeafTable,
+        MapStyle,
+        Source,
+        VerifiedImages,
+        VerifiedSamples,
+        VerifiedStream,
+    )
     from holdfast.data.dataset import Dataset
 
 COMMITMENT_TYPE = "https://holdfast.dev/dataset-commitment/v1"
@@ -282,6 +291,41 @@ def verified(
 
     proof = manifest if isinstance(manifest, VerifiedCommitment) else _opened(manifest, trust, providers)
     return checked(dataset, proof.whole, source=source, keys=keys, subset=subset, fields=fields, transform=transform)
+
+
+def verified_stream(
+    source: Source | str,
+    manifest: VerifiedCommitment | Path | str,
+    *,
+    trust: Any = None,
+    providers: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    subset: Iterable[str | tuple[str, str]] | None = None,
+    transform: Callable[[Any], Any] | None = None,
+) -> VerifiedStream:
+    """Return the samples of a source as an iterable dataset that checks each before it hands it out.
+
+    For shards and rows that no map-style dataset gives: WebDataset, Parquet, Mosaic. All signatures are verified here;
+    ``require_complete()`` says at the end of an epoch whether exactly the signed samples were used.
+
+    Args:
+        source: a source, or what names one, as ``webdataset:FOLDER``.
+        manifest: a folder that ``holdfast dataset commit`` wrote, or one that :func:`open_commitment` opened.
+        trust: the key that must have signed the folder.
+        providers: keys by dataset id, where the commitment was merged from several providers.
+        dataset: the dataset id, where there are several.
+        subset: keys of the samples that an epoch is to use; all by default.
+        transform: called with the fields of each sample after the check.
+
+    Raises:
+        VerificationError: a signature does not hold.
+        InvalidConfig: nobody to trust, or the id is not said.
+    """
+    from holdfast.data.commitments import checked_stream, open_source
+
+    proof = manifest if isinstance(manifest, VerifiedCommitment) else _opened(manifest, trust, providers)
+    opened = open_source(source) if isinstance(source, str) else source
+    return checked_stream(opened, proof.whole, dataset=dataset, subset=subset, transform=transform)
 
 
 def _opened(folder: Path | str, trust: Any, providers: Mapping[str, Any] | None) -> VerifiedCommitment:

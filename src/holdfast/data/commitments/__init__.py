@@ -27,6 +27,7 @@ from holdfast.data.commitments.multiset import MultisetHash
 from holdfast.data.commitments.predicate import from_predicate, to_predicate
 from holdfast.data.commitments.samples import MapStyle, Progress, image_multiset, keyed, table_of
 from holdfast.data.commitments.sources import Source, open_source, sources
+from holdfast.data.commitments.stream import VerifiedStream, checked_stream
 from holdfast.data.commitments.table import LeafTable
 from holdfast.data.commitments.table_file import read_table, write_table
 from holdfast.data.commitments.values import Value
@@ -51,7 +52,9 @@ __all__ = [
     "Value",
     "VerifiedImages",
     "VerifiedSamples",
+    "VerifiedStream",
     "checked",
+    "checked_stream",
     "commit",
     "committed",
     "compare",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class _Counted:
-    """What both kinds share: the checker, and the end of an epoch."""
+class Counted:
+    """What all kinds of verified data share: the checker, and the end of an epoch."""
 
     checker: Checker
 
@@ -79,7 +79,7 @@ class _Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class VerifiedImages(_Counted, Dataset):
+class VerifiedImages(Counted, Dataset):
     """A :class:`holdfast.data.Dataset` that checks and counts what it hands out.
 
     ``batch``, ``batches``, ``all`` and indexing give checked samples. ``raw`` and ``labels`` are the tensors as they
@@ -141,7 +141,7 @@ class VerifiedImages(_Counted, Dataset):
         return VerifiedImages(plain.name, plain.raw, plain.labels, plain.classes, plain.preprocessing, checker=narrowed)
 
 
-class VerifiedSamples(_Counted, TorchDataset[Any]):
+class VerifiedSamples(Counted, TorchDataset[Any]):
     """A map-style dataset that hands out each sample only if it is the committed one.
 
     Args:
@@ -261,8 +261,8 @@ def checked(
     count = len(dataset)
     if keys is not None and len(keys) != count:
         raise InvalidConfig(f"{len(keys)} keys for {count} samples")
-    full = [_full(key, whole, source) for key in (map(index_key, range(count)) if keys is None else keys)]
-    checker = Checker(whole, full, None if subset is None else [_full(key, whole, source) for key in subset])
+    full = [full_key(key, whole, source) for key in (map(index_key, range(count)) if keys is None else keys)]
+    checker = Checker(whole, full, None if subset is None else [full_key(key, whole, source) for key in subset])
     if isinstance(dataset, Dataset):
         if transform is not None:
             raise InvalidConfig("a transform goes with a torch dataset", hint="ours take augment= where they are used")
@@ -272,7 +272,8 @@ def checked(
     return VerifiedSamples(dataset, checker, fields=fields, transform=transform)
 
 
-def _full(key: str | Key, whole: Committed, source: str | None) -> Key:
+def full_key(key: str | Key, whole: Committed, source: str | None) -> Key:
+    """Return (dataset id, key) of a sample named by its key alone, where there is one source or it is said which."""
     if not isinstance(key, str):
         return key
     if source is not None:
