@@ -152,7 +152,7 @@ def test_another_key_and_a_private_key_are_refused(model: Path) -> None:
     edit(model, lambda b: b["verificationMaterial"]["publicKey"].pop("hint"))
     for kind in ("p256", "p384", "ed25519"):
         with pytest.raises(HoldfastError, match="does not verify"):
-            verify(model, trust=generate_key(kind).public)
+            verify(model, model / "model.sig", trust=generate_key(kind).public)
     with pytest.raises(UnreadableArtifact, match="private key"):
         load_trust(b"-----BEGIN PRIVATE KEY-----\n")
 

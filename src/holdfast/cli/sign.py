@@ -10,8 +10,19 @@ import typer
 from holdfast._files import read_bytes
 from holdfast.cli._common import Json, emit, make_app, password_for, say
 from holdfast.errors import InvalidConfig
-from holdfast.signing import KeyHolder, Serialization, Signer, cosign_artifact, load_signer, sign_artifact
+from holdfast.evidence.model_manifest import ModelManifest
+from holdfast.signing import (
+    KeyHolder,
+    Serialization,
+    Signer,
+    cosign_artifact,
+    cosign_model,
+    load_signer,
+    sign_artifact,
+    sign_model,
+)
 from holdfast.signing.envelope import read_envelope
+from holdfast.signing.manifests import read_manifest
 from holdfast.signing.signers import require_key
 
 app = make_app()
@@ -42,16 +53,30 @@ def sign(
     rehash: Annotated[
         bool, typer.Option(help="Compare the model with the signature there before adding to it.")
     ] = True,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the model; one more than your last by default.")
+    ] = None,
+    base_model: Annotated[Path | None, typer.Option(help="Signed model that this one, an adapter, completes.")] = None,
+    base_trust: Annotated[list[str] | None, typer.Option(help="Who must have signed the base model.")] = None,
+    tensors: Annotated[bool, typer.Option(help="List tensors one by one, for ranged loading and diff.")] = True,
     json: Json = False,
 ) -> None:
-    """Sign every file of a model as an OpenSSF model signature (OMS v1.0).
+    """Sign every file of a model, from one read: for all tools (OMS v1.0, model.sig) and with its tensors (model.sig2).
 
-    The paths to leave out are written into the signature, which the verifier must agree to for anything a loader reads.
+    With --signature only the first is written. The paths to leave out are written into the signature, which the
+    verifier must agree to for anything a loader reads.
     """
     signers = _signers(key, password_file or [])
     left_out = frozenset(ignore or ())
+    base = _base(base_model, base_trust)
+    if signature is not None and (base is not None or version is not None):
+        raise InvalidConfig("a version or a base stands in the manifest", hint="leave out --signature")
     if add_signature:
-        path = cosign_artifact(model, *map(require_key, signers), signature=signature, ignore=left_out, rehash=rehash)
+        keys = [require_key(item) for item in signers]
+        if signature is None:
+            path, _ = cosign_model(model, *keys, ignore=left_out, rehash=rehash)
+        else:
+            path = cosign_artifact(model, *keys, signature=signature, ignore=left_out, rehash=rehash)
     else:
         how = Serialization(
             method=method,
@@ -62,8 +87,22 @@ def sign(
             dialect=dialect,
         )
         first, *more = signers
-        path = sign_artifact(model, first, *map(require_key, more), out=signature, how=how, git=ignore_git)
+        others = [require_key(item) for item in more]
+        if signature is not None:
+            path = sign_artifact(model, first, *others, out=signature, how=how, git=ignore_git)
+        else:
+            path, _ = sign_model(
+                model, first, *others, how=how, git=ignore_git, version=version, base=base, tensors=tensors
+            )
     _report(model, path, signers, json)
+
+
+def _base(model: Path | None, trust: list[str] | None) -> ModelManifest | None:
+    if model is None:
+        return None
+    if not trust:
+        raise InvalidConfig("the base model's own signature must verify", hint="--base-trust KEY.pub")
+    return read_manifest(model, list(trust))[0]
 
 
 def _signers(keys: list[str], passwords: list[str]) -> list[Signer]:

@@ -11,6 +11,7 @@ from holdfast.signing.artifact import (
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_bundle
 from holdfast.signing.keys import PublicKey, generate_key
 from holdfast.signing.oms import Serialization
+from holdfast.signing.pair import VerifiedModel, cosign_model, sign_model, verify_model
 from holdfast.signing.passport import verify_passport, write_passport
 from holdfast.signing.signers import KeyHolder, Signer, load_signer, signers
 from holdfast.signing.trust import Identity, Trust
@@ -30,8 +31,10 @@ __all__ = [
     "Verified",
     "VerifiedArtifact",
     "VerifiedListing",
+    "VerifiedModel",
     "add_signature",
     "cosign_artifact",
+    "cosign_model",
     "generate_key",
     "load",
     "load_signer",
@@ -39,6 +42,7 @@ __all__ = [
     "require_threshold",
     "sign",
     "sign_artifact",
+    "sign_model",
     "sign_statement",
     "signers",
     "trusts",
@@ -46,6 +50,7 @@ __all__ = [
     "verify_artifact",
     "verify_bundle",
     "verify_listing",
+    "verify_model",
     "verify_passport",
     "write_passport",
 ]

@@ -117,7 +117,7 @@ def write_manifest(
     """
     path = Path(out) if out is not None else default_manifest(model)
     algorithms = ("sha256", "blake3") if sha256 else ("blake3",)
-    ignore = tuple(ignore)
+    ignore = (*ignore, *_GIT) if Path(model).is_dir() else ()
     found = hash_tree(
         model,
         Wanted(algorithms=algorithms, tensors=tensors),
@@ -199,14 +199,43 @@ def verify_files(
         DigestMismatch: files are missing, new or changed; the first are named.
         UnreadableArtifact: a link or device in the model, or a file that changes meanwhile.
     """
+    names = [item.name for item in manifest.files]
+    skip = unsigned_names(model, signature, ignore=ignore, signed=names)
+    compare_files(model, manifest, skip, links=links, threads=threads)
+
+
+def compare_files(
+    model: Path | str,
+    manifest: ModelManifest,
+    skip: Callable[[str], bool],
+    *,
+    links: Links = Links.REFUSE,
+    extra: bool = False,
+    threads: int | None = None,
+) -> tuple[str, ...]:
+    """Return the files that are there unsigned, if all others are exactly those of a verified manifest.
+
+    Args:
+        model: folder or file.
+        manifest: what :func:`read_manifest` gave.
+        skip: which paths not to look at; must name no signed one.
+        links: which symbolic links to follow.
+        extra: let unsigned files through, and return their names.
+        threads: how many to use; as many as there are cores by default.
+
+    Raises:
+        DigestMismatch, UnreadableArtifact: see :func:`verify_files`.
+    """
     signed = {item.name: item for item in manifest.files}
-    skip = unsigned_names(model, signature, ignore=ignore, signed=signed)
     with open_tree(model, exclude=skip, links=links) as tree:
-        names = {Path(model).name if item.name == "." else item.name: item for item in tree.files}
+        there = {Path(model).name if item.name == "." else item.name: item for item in tree.files}
+        more = tuple(sorted(there.keys() - signed.keys())) if extra else ()
+        names = {name: item for name, item in there.items() if name not in more}
         _require_same({k: v.size for k, v in signed.items()}, {k: v.size for k, v in names.items()})
-        found = hash_files(tree, tree.files, Wanted(algorithms=("blake3",)), threads=threads)
+        found = hash_files(tree, list(names.values()), Wanted(algorithms=("blake3",)), threads=threads)
         actual = {key: found[item.name].digests["blake3"] for key, item in names.items()}
     _require_same({name: item.blake3 for name, item in signed.items()}, actual)
+    return more
 
 
 def _require_same(signed: Mapping[str, object], actual: Mapping[str, object]) -> None:

@@ -30,6 +30,8 @@ from holdfast.signing.manifests import (
     sign_manifest,
     unsigned_names,
 )
+from holdfast.signing.oms.names import GIT_NAMES
+from holdfast.signing.pair import renew_openssf
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.trusts import Threshold, TrustSources
 
@@ -74,6 +76,8 @@ def resign(
 ) -> Resigned:
     """Sign ``model`` as it is now, reading only what changed since its old manifest was signed; replace the bundle.
 
+    An OpenSSF signature in its usual place is replaced as well.
+
     The first time, and for files younger than the clock's grain, everything is read: what was signed elsewhere is no
     memory of this machine.
 
@@ -99,7 +103,7 @@ def resign(
     if sample is not None and not 0 <= sample <= 1:
         raise InvalidConfig(f"a sample of {sample} is no part between 0 and 1")
     previous, _ = read_manifest(model, trust, signature=path)
-    ignore = previous.ignore if ignore is None else tuple(sorted(set(ignore)))
+    ignore = previous.ignore if ignore is None else tuple(sorted({*ignore, *(set(previous.ignore) & set(GIT_NAMES))}))
     cache = DigestCache.of_user() if cache is None else cache
     memory = cache.recall(model)
     with open_tree(model, exclude=unsigned_names(model, path, ignore=ignore), links=links) as tree:
@@ -112,6 +116,8 @@ def resign(
     if version is not None or manifest != previous:
         manifest = replace(manifest, version=next_version(version, previous))
     write_atomic(path, sign_manifest(manifest, signer, *more))
+    if signature is None:
+        renew_openssf(model, manifest, signer, *more)
     cache.remember(model, found, known)
     return Resigned(path, manifest, previous, tuple(found), tuple(known), sampled)
 

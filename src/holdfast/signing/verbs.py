@@ -13,7 +13,9 @@ from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
+from holdfast.signing.manifests import default_manifest
 from holdfast.signing.oms import Serialization, signed_files
+from holdfast.signing.pair import sign_model, verify_model
 from holdfast.signing.passport import BUNDLE, verify_passport
 from holdfast.signing.signers import Signer, load_signer, require_key
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
@@ -39,8 +41,9 @@ def sign(
 ) -> bytes:
     """Sign a model in memory or on disk and return the bundle.
 
-    A path gives an OpenSSF model signature over its files, written beside or inside it. A module gives a statement over
-    its manifest (tensors, architecture, formats, lineage and guards) and over the datasets named in ``about``.
+    A path gives an OpenSSF model signature over its files, written beside or inside it, and, unless ``out`` says where,
+    a signed manifest beside that. A module gives a statement over its manifest (tensors, architecture, formats, lineage
+    and guards) and over the datasets named in ``about``.
 
     Args:
         subject: the model.
@@ -55,7 +58,9 @@ def sign(
     if isinstance(subject, Path | str):
         if list(about):
             raise InvalidConfig("a file signature names files only", hint="sign the loaded model to name datasets")
-        return sign_artifact(subject, first, *more, out=out, how=how or Serialization()).read_bytes()
+        if out is not None:
+            return sign_artifact(subject, first, *more, out=out, how=how or Serialization()).read_bytes()
+        return sign_model(subject, first, *more, how=how or Serialization())[0].read_bytes()
     if how is not None:
         raise InvalidConfig("a model in memory has no files to list", hint="leave out how")
     bundle = sign_statement(_model_statement(subject, about), first, *more)
@@ -103,6 +108,8 @@ def verify(
     if key is None:
         raise InvalidConfig("verification needs the key to trust", hint="--trust KEY.pub")
     if isinstance(subject, Path | str):
+        if bundle is None and not legacy and default_manifest(subject).is_file():
+            return verify_model(subject, key, ignore=ignore, extra=extra, allow_symlinks=allow_symlinks)
         with _on_disk(bundle) as signature:
             return verify_artifact(
                 subject,
