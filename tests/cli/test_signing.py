@@ -53,8 +53,9 @@ def test_a_signature_is_added_to_one_that_is_there(capsys: pytest.CaptureFixture
 def test_shards_and_hashes(capsys: pytest.CaptureFixture[str], kind: str):
     options = ("--method", "shards", "--shard-size", "32", "--hash", kind)
     assert main(["sign", "m", "--key", "file:a.pem", *options]) == 0
-    proof = output(capsys, "verify", "m", "--trust", "a.pub")
+    proof = output(capsys, "verify", "m", "--trust", "a.pub", "--signature", "m/model.sig")
     assert (proof["method"], proof["hash"], proof["files"], proof["unsigned"]) == ("shards", kind, 2, [])
+    assert output(capsys, "verify", "m", "--trust", "a.pub")["hash"] == "blake3"  # by the manifest beside it
     assert main(["sign", "m", "--key", "file:a.pem", "--shard-size", "32"]) == 2
     assert main(["sign", "m", "--key", "file:a.pem", "--hash", "md5"]) == 2
 

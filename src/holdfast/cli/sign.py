@@ -91,9 +91,11 @@ def sign(
         if signature is not None:
             path = sign_artifact(model, first, *others, out=signature, how=how, git=ignore_git)
         else:
-            path, _ = sign_model(
+            path, _, notes = sign_model(
                 model, first, *others, how=how, git=ignore_git, version=version, base=base, tensors=tensors
             )
+            for note in notes:
+                say(f"note: {note}")
     _report(model, path, signers, json)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.errors import ArtifactError, InvalidConfig, UnreadableArtifact
 from holdfast.evidence.containers import Slot, index_for
 from holdfast.evidence.hashing import (
     ALGORITHMS,
@@ -55,6 +55,7 @@ class Wanted:
     algorithms: tuple[str, ...] = ("sha256", "blake3")
     tensors: bool = False
     shards: tuple[str, int] | None = None
+    strict: bool = True  # refuse a malformed container, rather than say so in Hashed.note and list no tensors of it
     listeners: Callable[[str, int], Sequence[Sink]] | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class Hashed:
     digests: Mapping[str, str]  # by algorithm
     tensors: tuple[tuple[Slot, str], ...] = ()  # in the order of their bytes
     shards: tuple[str, ...] = ()
+    note: str = ""  # why no tensors of this container are listed
     listeners: Sequence[Sink] = member(default=(), compare=False)  # those of Wanted.listeners, having seen everything
 
     @property
@@ -208,7 +210,7 @@ def hash_open(descriptor: int, name: str, wanted: Wanted = BOTH, *, threads: int
     """
     size = os.fstat(descriptor).st_size
     recorder = Recorder(descriptor, size)
-    slots = _slots(name, recorder, size) if wanted.tensors else ()
+    slots, note = _slots(name, recorder, size, wanted)
     index = recorder.sink()
     whole = [Whole(algorithm) for algorithm in wanted.algorithms]
     tensors = Spans([(slot.offset, slot.length) for slot in slots])
@@ -220,9 +222,15 @@ def hash_open(descriptor: int, name: str, wanted: Wanted = BOTH, *, threads: int
         recorder.confirm(index)
     digests = {item.algorithm: item.digest() for item in whole}
     found = tuple(zip(slots, tensors.digests(), strict=True)) if slots else ()
-    return Hashed(stamp, digests, found, shards.digests() if shards else (), listeners)
+    return Hashed(stamp, digests, found, shards.digests() if shards else (), note, listeners)
 
 
-def _slots(name: str, recorder: Recorder, size: int) -> tuple[Slot, ...]:
-    index = index_for(name)
-    return index(recorder.read, size) if index else ()
+def _slots(name: str, recorder: Recorder, size: int, wanted: Wanted) -> tuple[tuple[Slot, ...], str]:
+    """Return the tensors of a container, or why there are none that can be listed."""
+    index = index_for(name) if wanted.tensors else None
+    try:
+        return (index(recorder.read, size) if index else ()), ""
+    except ArtifactError as error:
+        if wanted.strict:
+            raise
+        return (), str(error)

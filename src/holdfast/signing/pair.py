@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, HoldfastError, SignatureInvalid
@@ -46,6 +47,14 @@ class VerifiedModel(VerifiedArtifact):
     manifest: ModelManifest = field(kw_only=True)
 
 
+class Signed(NamedTuple):
+    """Where both signatures were written, and what the signer should know: containers of which no tensor is listed."""
+
+    signature: Path
+    manifest: Path
+    notes: tuple[str, ...] = ()
+
+
 def sign_model(
     model: Path | str,
     signer: Signer,
@@ -56,8 +65,8 @@ def sign_model(
     base: ModelManifest | None = None,
     tensors: bool = True,
     threads: int | None = None,
-) -> tuple[Path, Path]:
-    """Read every file of ``model`` once, write both signatures, and return the paths: OpenSSF's, the manifest's.
+) -> Signed:
+    """Read every file of ``model`` once and write both signatures.
 
     Args:
         model: folder or file.
@@ -71,7 +80,7 @@ def sign_model(
         threads: how many to use; as many as there are cores by default.
 
     Raises:
-        ArtifactError: no file, a link or a device, a file that changes meanwhile, or a malformed container.
+        UnreadableArtifact: no file, a link or a device, or a file that changes meanwhile.
         InvalidConfig: nothing to sign, or ``how`` ignores what is no path inside the model.
     """
     model = Path(model)
@@ -92,13 +101,13 @@ def sign_model(
     manifest = manifest_of(model, found, base=base, ignore=_wishes(how.ignore, signature))
     write_atomic(signature, openssf)
     write_atomic(path, sign_manifest(_versioned(manifest, model, signer, version), signer, *more))
-    return signature, path
+    return Signed(signature, path, tuple(f"{key}: no tensors listed: {i.note}" for key, i in found.items() if i.note))
 
 
 def _wanted(how: Serialization, tensors: bool) -> Wanted:
     if how.shard_size is not None:
-        return Wanted(algorithms=("blake3",), tensors=tensors, shards=(how.hash, how.shard_size))
-    return Wanted(algorithms=tuple(sorted({how.hash, "blake3"})), tensors=tensors)
+        return Wanted(algorithms=("blake3",), tensors=tensors, strict=False, shards=(how.hash, how.shard_size))
+    return Wanted(algorithms=tuple(sorted({how.hash, "blake3"})), tensors=tensors, strict=False)
 
 
 def _wishes(ignored: Iterable[str], signature: Path) -> list[str]:
@@ -251,6 +260,7 @@ def _require_agreement(model: Path, manifest: ModelManifest, listing: Listing) -
 
 
 __all__ = [
+    "Signed",
     "VerifiedModel",
     "cosign_model",
     "listing_of",

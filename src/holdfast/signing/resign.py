@@ -109,7 +109,7 @@ def resign(
     with open_tree(model, exclude=unsigned_names(model, path, ignore=ignore), links=links) as tree:
         known = {} if full else _still_known(tree, previous, memory)
         changed = [item for item in tree.files if item.name not in known]
-        wanted = Wanted(algorithms=_algorithms(previous), tensors=True, shards=("blake3", GROUP))
+        wanted = Wanted(algorithms=_algorithms(previous), tensors=True, strict=False, shards=("blake3", GROUP))
         found = hash_files(tree, changed, wanted, threads=threads)
         sampled = _sample(tree, known, sample)
     manifest = _merged(model, replace(previous, ignore=ignore), found, known)

@@ -56,7 +56,8 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("how", HOWS, ids=lambda how: f"{how.method}-{how.hash}-{how.dialect}")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_pass_gives_what_two_would(how: Serialization, threads: int, model: Path, tmp_path: Path):
-    signature, manifest = sign_model(model, KEY, how=how, threads=threads)
+    signature, manifest, notes = sign_model(model, KEY, how=how, threads=threads)
+    assert notes == ()
     assert (signature.name, manifest.name) == ("model.sig", "model.sig2")
     both = signature.read_bytes()
     verify_artifact(model, KEY.public)
@@ -92,7 +93,7 @@ def _only_blake3(real):
 def test_a_single_file_has_both_beside_it(model: Path):
     path = model / "model.safetensors"
     for dialect in ("specification", "model-signing"):
-        assert [p.name for p in sign_model(path, KEY, how=Serialization(dialect=dialect))] == [
+        assert [p.name for p in sign_model(path, KEY, how=Serialization(dialect=dialect))[:2]] == [
             "model.safetensors.sig",
             "model.safetensors.sig2",
         ]
@@ -123,9 +124,9 @@ def test_a_signers_wish_is_honoured_only_for_what_nothing_loads(model: Path):
 
 def test_two_signatures_of_two_minds_are_refused(model: Path):
     """An older signature put back beside a newer one is seen, whichever of the two it is."""
-    old = [path.read_bytes() for path in sign_model(model, KEY)]
+    old = [path.read_bytes() for path in sign_model(model, KEY)[:2]]
     (model / "sub" / "config.json").write_text('{"a": 1}')
-    paths = sign_model(model, KEY)
+    paths = sign_model(model, KEY)[:2]
     new = [path.read_bytes() for path in paths]
     for state in ((old[0], new[1]), (new[0], old[1])):
         for path, data in zip(paths, state, strict=True):
@@ -212,3 +213,15 @@ def test_a_manifest_that_is_damaged_is_not_passed_over_for_the_other_signature(m
     (model / "model.sig2").write_bytes(b"{}")
     with pytest.raises(HoldfastError):
         verify(model, trust=KEY.public)
+
+
+def test_a_malformed_container_is_signed_as_a_file_and_said_to_be(model: Path):
+    (model / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    signed = sign_model(model, KEY)
+    assert len(signed.notes) == 1
+    assert "pointer.safetensors: no tensors listed: the header claims" in signed.notes[0]
+    proof = verify_model(model, KEY.public)
+    assert {item.file for item in proof.manifest.tensors} == {"model.safetensors"}
+    (model / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v2")
+    with pytest.raises(DigestMismatch, match=r"pointer\.safetensors changed"):
+        verify_model(model, KEY.public)
