@@ -30,11 +30,12 @@ from holdfast.signing.manifests import (
     read_manifest,
     sign_manifest,
 )
-from holdfast.signing.oms.names import OWN_NAMES, shard_name
+from holdfast.signing.oms.names import OWN_NAMES, is_own, shard_name
 from holdfast.signing.oms.scope import default_signature, left_out, require_own, signing_skip, verifying_skip
 from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, require_count
 from holdfast.signing.oms.statement import Listing, write_statement
 from holdfast.signing.signers.protocol import KeyHolder, Signer
+from holdfast.signing.signers.sigstore import KeylessSigner
 from holdfast.signing.trusts import Threshold, TrustSources
 
 _PLAIN = Serialization()
@@ -48,10 +49,10 @@ class VerifiedModel(VerifiedArtifact):
 
 
 class Signed(NamedTuple):
-    """Where both signatures were written, and what the signer should know: containers of which no tensor is listed."""
+    """Where both signatures were written (a keyless signer writes one), and what the signer should know."""
 
     signature: Path
-    manifest: Path
+    manifest: Path | None
     notes: tuple[str, ...] = ()
 
 
@@ -98,10 +99,14 @@ def sign_model(
     if model.is_dir():
         require_own(listing.files)
     openssf = sign_statement(write_statement(name, listing), signer, *more)
+    notes = tuple(f"{key}: no tensors listed: {i.note}" for key, i in found.items() if i.note)
+    if isinstance(signer, KeylessSigner):  # whose service knows statements with SHA-2 subjects only
+        write_atomic(signature, openssf)
+        return Signed(signature, None, (*notes, "a keyless signer writes no manifest, only the OpenSSF signature"))
     manifest = manifest_of(model, found, base=base, ignore=_wishes(how.ignore, signature))
     write_atomic(signature, openssf)
     write_atomic(path, sign_manifest(_versioned(manifest, model, signer, version), signer, *more))
-    return Signed(signature, path, tuple(f"{key}: no tensors listed: {i.note}" for key, i in found.items() if i.note))
+    return Signed(signature, path, notes)
 
 
 def _wanted(how: Serialization, tensors: bool) -> Wanted:
@@ -247,7 +252,7 @@ def _compare(
 def _require_agreement(model: Path, manifest: ModelManifest, listing: Listing) -> None:
     """Refuse two signatures of one signer that say different things, as when one of them was put back."""
     how, alone = listing.how, manifest.files[0].name
-    names = {alone if name == "." else name for name in listing.files}
+    names = {alone if name == "." else name for name in listing.files if not is_own(name)}  # some tools list evidence
     wishes = set(_wishes(how.ignore, default_signature(model)))
     if names != {item.name for item in manifest.files} or wishes != set(manifest.ignore):
         raise SignatureInvalid("the two signatures of the model list different files", hint="sign it again")

@@ -93,7 +93,7 @@ def _only_blake3(real):
 def test_a_single_file_has_both_beside_it(model: Path):
     path = model / "model.safetensors"
     for dialect in ("specification", "model-signing"):
-        assert [p.name for p in sign_model(path, KEY, how=Serialization(dialect=dialect))[:2]] == [
+        assert [p.name for p in sign_model(path, KEY, how=Serialization(dialect=dialect))[:2] if p] == [
             "model.safetensors.sig",
             "model.safetensors.sig2",
         ]
@@ -124,7 +124,7 @@ def test_a_signers_wish_is_honoured_only_for_what_nothing_loads(model: Path):
 
 def test_two_signatures_of_two_minds_are_refused(model: Path):
     """An older signature put back beside a newer one is seen, whichever of the two it is."""
-    old = [path.read_bytes() for path in sign_model(model, KEY)[:2]]
+    old = [path.read_bytes() for path in sign_model(model, KEY)[:2] if path]
     (model / "sub" / "config.json").write_text('{"a": 1}')
     paths = sign_model(model, KEY)[:2]
     new = [path.read_bytes() for path in paths]

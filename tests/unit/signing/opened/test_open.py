@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from holdfast.errors import DigestMismatch, InvalidConfig, NoSuchSite, PolicyError, RecordMissing, SignerUntrusted
-from holdfast.signing import generate_key, sign
+from holdfast.signing import generate_key, sign, sign_artifact
 from holdfast.signing.opened import open_verified
 from tests.signed_models import KEY, KIB, make_model, sign_manifest, tensors
 
@@ -166,7 +166,7 @@ def test_an_openssf_signature_verifies_whole_files(tmp_path: Path):
     folder.mkdir()
     save_file(tensors(), folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
-    sign(folder, key=KEY)
+    sign_artifact(folder, KEY)
     with open_verified(folder, PUBLIC) as opened:
         assert opened.granularity == "file"
         assert opened.manifest is None
