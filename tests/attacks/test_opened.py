@@ -337,9 +337,9 @@ def test_endless_folders_are_refused(model: Path):
 
 
 def test_a_file_too_large_for_memory_under_a_signature_without_sizes(model: Path):
-    (model / "model.sig2").unlink()
     shutil.rmtree(model / "model.outboard")
     sign(model, key=KEY)
+    (model / "model.sig2").unlink()
     os.truncate(model / WEIGHTS, 1 << 43)
     assert "bytes of memory" in str(refused(model))
 
