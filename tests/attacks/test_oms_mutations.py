@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import HoldfastError
+from holdfast.evidence.beside import is_canonical
 from holdfast.evidence.statement import PAYLOAD_TYPE
 from holdfast.signing import generate_key, require_threshold, sign_artifact, verify_artifact, verify_listing
 from holdfast.signing.envelope import Envelope, Signature, read_envelope, write_envelope
-from holdfast.signing.oms.names import covers, is_canonical
+from holdfast.signing.oms.names import covers
 from holdfast.signing.oms.serialization import HEX_DIGITS
 
 from ..fuzz.fuzz_bundle import ForgeryFound, Target, run, targets, try_one

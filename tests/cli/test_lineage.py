@@ -204,3 +204,24 @@ def test_the_signed_manifest_is_about_the_same_files_as_the_steps(folder: Path) 
     step = statement(folder / "tough/lineage/0004-harden.bundle.json")
     assert step.subjects[0].digest[MODEL_ID] == manifest.model_id == identify(folder / "tough").digest[MODEL_ID]
     assert main(["lineage", "verify", "tough", *TRUST, "--statements", "tough/model.sig2"]) == 0
+
+
+def test_a_model_with_unsigned_steps_beside_signed_ones_is_signed_verified_and_traced(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "digits-cnn:channels=2", "--data", "digits", "--epochs", "1", "-o", "plain"]) == 0
+    assert main(["quantize", "plain", "--key", "file:trainer.pem", "-o", "mixed"]) == 0
+    names = sorted(path.name for path in (folder / "mixed" / "lineage").iterdir())
+    assert names == ["0001-build.json", "0002-train.json", "0003-quantize.bundle.json"]
+    for name in ("plain", "mixed"):
+        assert main(["sign", name, "--key", "file:trainer.pem"]) == 0
+        assert main(["verify", name, "--trust", "trainer.pub"]) == 0
+    assert "lineage/0002-train.json" in {item.name for item in read_manifest("mixed", "trainer.pub")[0].files}
+    capsys.readouterr()
+    assert main(["lineage", "verify", "mixed", *TRUST]) == 1  # nobody vouches for the training
+    assert "mixed" in capsys.readouterr().err
+    leaf = identify(Path("plain")).digest["blake3"]
+    assert main(["lineage", "verify", "mixed", "--trust", "trainer.pub", "--leaf", leaf]) == 0
+    step = Path("mixed/lineage/0002-train.json")
+    step.write_bytes(step.read_bytes().replace(b"digits", b"digitz", 1))
+    assert main(["verify", "mixed", "--trust", "trainer.pub"]) == 1

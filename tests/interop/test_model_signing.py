@@ -214,6 +214,17 @@ def test_our_evidence_beside_a_model_does_not_disturb_model_signing(keys: Path, 
     their_verify(model, path, keys / "p256.pub")
 
 
+def test_unsigned_steps_beside_signed_ones_are_signed_for_model_signing_too(keys: Path, model: Path):
+    (model / "lineage").mkdir()
+    for name in ("0001-train.json", "0002-quantize.bundle.json"):
+        (model / "lineage" / name).write_text("{}")
+    path = our_sign(model, keys, "p256")
+    their_verify(model, path, keys / "p256.pub")
+    (model / "lineage" / "0001-train.json").write_text("[]")
+    with pytest.raises(Exception, match="0001-train"):
+        their_verify(model, path, keys / "p256.pub")
+
+
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     tool = [sys.executable, "-m", "model_signing", *map(str, arguments)]
     return subprocess.run(tool, capture_output=True, text=True, check=False)

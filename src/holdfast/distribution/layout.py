@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.errors import UnreadableArtifact
 from holdfast.evidence import canonical
+from holdfast.evidence.beside import is_beside_any, is_canonical
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -30,7 +31,6 @@ _KINDS = {
     "weight.config": (".json", ".toml", ".yaml", ".yml", ".model", ".jinja"),
     "code": (".py",),
 }
-_SIDES = re.compile(r"(.+/)?[^/]+\.sig2?|model\.outboard/.+\.obao|[^/]+\.obao|lineage/[^/]+\.bundle\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def layer_type(name: str) -> str:
 
 def is_side_file(name: str) -> bool:
     """Return whether ``name`` says something about the model and is no part of it."""
-    return _SIDES.fullmatch(name) is not None
+    return is_beside_any(name)
 
 
 def title_of(layer: Descriptor) -> str:
@@ -88,8 +88,7 @@ def title_of(layer: Descriptor) -> str:
         UnreadableArtifact: no path, or one that could name a file outside the model.
     """
     name = layer.annotations.get(FILEPATH) or layer.annotations.get(TITLE) or ""
-    parts = PurePosixPath(name).parts
-    if not parts or name != "/".join(parts) or ".." in parts or name.startswith("/") or {"\0", "\\"} & set(name):
+    if not is_canonical(name) or "\\" in name:  # which separates folders on another system
         raise UnreadableArtifact(f"the registry holds a file named {name!r}")
     return name
 

@@ -16,6 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from holdfast.errors import SignatureInvalid, UnsupportedVersion
+from holdfast.evidence.beside import is_canonical
 from holdfast.evidence.statement import Statement, Subject
 
 PREDICATE_TYPE = "https://holdfast.dev/model-manifest/v2"
@@ -238,11 +239,6 @@ def _require_tensors(manifest: ModelManifest) -> None:
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise _malformed(what)
-
-
-def is_canonical(name: object) -> bool:
-    """Return whether ``name`` is the one spelling of a relative POSIX path below a model."""
-    return _is_text(name) and "\0" not in str(name) and not {"", ".", ".."} & set(str(name).split("/"))
 
 
 def _is_text(value: object) -> bool:

@@ -16,15 +16,16 @@ from pathlib import Path
 from holdfast._files import read_bytes
 from holdfast._registry import parse_spec
 from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
+from holdfast.evidence.beside import GIT_NAMES, default_manifest, default_signature
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
-from holdfast.policy.identity import GIT, Identity, evidence_beside, identify
+from holdfast.policy.identity import Identity, evidence_beside, identify
 from holdfast.policy.model import Policy
 from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
-from holdfast.signing.manifests import default_manifest, read_manifest
+from holdfast.signing.manifests import read_manifest
 from holdfast.signing.marks import Marks
-from holdfast.signing.oms import default_signature, read_statement
+from holdfast.signing.oms import read_statement
 from holdfast.signing.oms.scope import verifying_skip
 from holdfast.signing.passport import BUNDLE as PASSPORT
 from holdfast.signing.revocation import RevocationList, verify_revocations
@@ -172,7 +173,7 @@ class Case:
         first, ignore = default_signature(self.path), evidence_beside(self.path)
         listing = read_statement(proofs[first.name].statement)
         skip, self.unsigned = verifying_skip(self.path, first, ignore, listing, links=False)
-        if astray := [name for name in GIT if (self.path / name).exists() and not skip(name)]:
+        if astray := [name for name in GIT_NAMES if (self.path / name).exists() and not skip(name)]:
             hint = "sign without listing git's own files"
             raise UnreadableArtifact(f"the signature does not leave out {astray[0]}", hint=hint)
         self.identity.require_signed(listing, skip)

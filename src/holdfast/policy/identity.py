@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import DigestMismatch, UnreadableArtifact
+from holdfast.evidence.beside import GIT_NAMES, is_beside
 from holdfast.evidence.digest import FileDigest, digest_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.oms import Listing, require_same
 from holdfast.signing.oms.serialization import FILES
 
-GIT = (".git", ".gitattributes", ".github", ".gitignore")
 MODEL_ID = "holdfastModelId"
-# signatures, and evidence that is verified by itself: no part of the model, though it lies in its folder
-_BESIDE = re.compile(r"model\.sig2?|model\.outboard/.+\.obao|lineage/[^/]+\.bundle\.json", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def identify(model: Path) -> Identity:
         UnreadableArtifact: nothing there, or a link or a device in it.
     """
     alone = not model.is_dir()
-    found = digest_tree(model, exclude=() if alone else (*GIT, *evidence_beside(model)))
+    found = digest_tree(model, exclude=() if alone else (*GIT_NAMES, *evidence_beside(model)))
     files = {model.name: found["."]} if alone else found
     if not files:
         raise UnreadableArtifact(f"{model} holds no model")
@@ -99,4 +96,4 @@ def identify(model: Path) -> Identity:
 def evidence_beside(model: Path) -> tuple[str, ...]:
     """Return the POSIX paths of signatures and evidence in a model's folder; a file has none in it."""
     places = (path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file())
-    return tuple(sorted(name for name in places if _BESIDE.fullmatch(name)))
+    return tuple(sorted(name for name in places if is_beside(name)))

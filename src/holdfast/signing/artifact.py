@@ -10,12 +10,13 @@ from typing import Literal
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import InvalidConfig, UnreadableArtifact, UnsupportedVersion
+from holdfast.evidence.beside import default_signature
 from holdfast.evidence.statement import PAYLOAD_TYPE, Statement
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_envelope
 from holdfast.signing.envelope import PUBLIC_KEY, Envelope, read_envelope
 from holdfast.signing.oms import legacy as old
 from holdfast.signing.oms.comparison import require_contents
-from holdfast.signing.oms.scope import default_signature, left_out, require_own, signing_skip
+from holdfast.signing.oms.scope import left_out, require_own, signing_skip
 from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, digests
 from holdfast.signing.oms.statement import Listing, read_statement, write_statement
 from holdfast.signing.signers.protocol import KeyHolder, Signer
@@ -72,7 +73,7 @@ def list_artifact(
     alone = "." if how.dialect == MODEL_SIGNING else name
     found = Listing(how, digests(model, how, signing_skip(ignored), alone=alone).digests)
     if model.is_dir():
-        require_own(found.files)
+        require_own(found.files, ignored)
     return name, found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, RecordMissing, UnreadableArtifact
+from holdfast.evidence.beside import GIT_NAMES, default_manifest, is_beside
 from holdfast.evidence.digest import Hashed, Wanted, hash_files, hash_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest, TensorEntry
 from holdfast.evidence.tree import Links, open_tree
@@ -15,17 +15,7 @@ from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.trusts import Threshold, TrustSources
 
-NAME = "model.sig2"
 LIMIT = 64 << 20  # bytes of a bundle
-_GIT = frozenset({".git", ".gitattributes", ".github", ".gitignore"})  # OMS leaves them out, too
-# what proves itself, or is not about the files: our own evidence, and the signature that other tools read
-_BESIDE = re.compile(r"model\.sig2?|model\.outboard/.+\.obao|lineage/[^/]+\.bundle\.json", re.DOTALL)
-
-
-def default_manifest(model: Path | str) -> Path:
-    """Return where the signed manifest of a folder or file lies by default."""
-    model = Path(model)
-    return model / NAME if model.is_dir() else model.with_name(f"{model.name}.sig2")
 
 
 def unsigned_names(
@@ -39,13 +29,13 @@ def unsigned_names(
         ignore: relative paths the caller agrees to leave unsigned.
         signed: names that are never left out, whatever else says so.
     """
-    root, own = Path(model).resolve(), set(_GIT) | set(ignore)
+    root, own = Path(model).resolve(), set(GIT_NAMES) | set(ignore)
     for path in (Path(item).resolve() for item in signatures if item is not None):
         if path != root and path.is_relative_to(root):
             own.add(path.relative_to(root).as_posix())
     names = frozenset(signed)
     kept = names | {name[:place] for name in names for place in range(len(name)) if name[place] == "/"}
-    return lambda name: name not in kept and (name in own or _BESIDE.fullmatch(name) is not None)
+    return lambda name: name not in kept and (name in own or is_beside(name))
 
 
 def manifest_of(
@@ -117,7 +107,7 @@ def write_manifest(
     """
     path = Path(out) if out is not None else default_manifest(model)
     algorithms = ("sha256", "blake3") if sha256 else ("blake3",)
-    ignore = (*ignore, *_GIT) if Path(model).is_dir() else ()
+    ignore = (*ignore, *GIT_NAMES) if Path(model).is_dir() else ()
     found = hash_tree(
         model,
         Wanted(algorithms=algorithms, tensors=tensors),

@@ -8,21 +8,16 @@ from pathlib import Path
 
 from holdfast._files import write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig
+from holdfast.evidence.beside import outboard_path
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.outboard import GROUP, outboard_and_digest
 from holdfast.signing.bundle import Verified
-from holdfast.signing.opened.memory import OUTBOARDS
 from holdfast.signing.opened.model import open_verified
 from holdfast.signing.opened.source import Folder, OpenFile, private_buffer
 from holdfast.signing.trusts import Threshold, TrustSources
 
 _PIECE = 1 << 20
 LEAST = 4 << 20  # bytes; a file below is read whole faster than its outboard
-
-
-def outboard_path(model: Path, name: str) -> Path:
-    """Return where the outboard of a file of ``model`` lies."""
-    return model / OUTBOARDS / f"{name}.obao" if model.is_dir() else model.with_name(f"{model.name}.obao")
 
 
 def write_outboards(

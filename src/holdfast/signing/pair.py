@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, HoldfastError, SignatureInvalid
+from holdfast.evidence.beside import default_manifest, default_signature, is_evidence
 from holdfast.evidence.digest import Hashed, Wanted, hash_tree
 from holdfast.evidence.hashing import ALGORITHMS, windows
 from holdfast.evidence.model_manifest import ModelManifest
@@ -24,14 +25,13 @@ from holdfast.signing.bundle import add_signature, sign_statement
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import (
     compare_files,
-    default_manifest,
     manifest_of,
     next_version,
     read_manifest,
     sign_manifest,
 )
-from holdfast.signing.oms.names import OWN_NAMES, is_own, shard_name
-from holdfast.signing.oms.scope import default_signature, left_out, require_own, signing_skip, verifying_skip
+from holdfast.signing.oms.names import shard_name
+from holdfast.signing.oms.scope import left_out, require_own, signing_skip, verifying_skip, wishes_of
 from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, require_count
 from holdfast.signing.oms.statement import Listing, write_statement
 from holdfast.signing.signers.protocol import KeyHolder, Signer
@@ -97,7 +97,7 @@ def sign_model(
     name = model.resolve().name if model.is_dir() else model.name
     listing = listing_of(how, found, "." if how.dialect == MODEL_SIGNING else name)
     if model.is_dir():
-        require_own(listing.files)
+        require_own(listing.files, how.ignore)
     openssf = sign_statement(write_statement(name, listing), signer, *more)
     notes = tuple(f"{key}: no tensors listed: {i.note}" for key, i in found.items() if i.note)
     if isinstance(signer, KeylessSigner):  # whose service knows statements with SHA-2 subjects only
@@ -117,7 +117,7 @@ def _wanted(how: Serialization, tensors: bool) -> Wanted:
 
 def _wishes(ignored: Iterable[str], signature: Path) -> list[str]:
     """Return what a manifest says to be left out: neither evidence nor the signature beside it."""
-    return sorted({*ignored} - {*OWN_NAMES, signature.name})
+    return sorted(wishes_of(ignored) - {signature.name})
 
 
 def listing_of(how: Serialization, found: Mapping[str, Hashed], alone: str) -> Listing:
@@ -252,7 +252,7 @@ def _compare(
 def _require_agreement(model: Path, manifest: ModelManifest, listing: Listing) -> None:
     """Refuse two signatures of one signer that say different things, as when one of them was put back."""
     how, alone = listing.how, manifest.files[0].name
-    names = {alone if name == "." else name for name in listing.files if not is_own(name)}  # some tools list evidence
+    names = {alone if name == "." else name for name in listing.files if not is_evidence(name)}
     wishes = set(_wishes(how.ignore, default_signature(model)))
     if names != {item.name for item in manifest.files} or wishes != set(manifest.ignore):
         raise SignatureInvalid("the two signatures of the model list different files", hint="sign it again")

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from holdfast._files import write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig
+from holdfast.evidence.beside import GIT_NAMES, default_manifest
 from holdfast.evidence.digest import Hashed, Wanted, hash_files
 from holdfast.evidence.hashing import Stamp, windows
 from holdfast.evidence.model_manifest import ModelManifest
@@ -23,14 +24,12 @@ from holdfast.evidence.tree import Found, Links, Tree, open_tree
 from holdfast.seeds import Entropy
 from holdfast.signing.digest_cache import GROUP, DigestCache, Known
 from holdfast.signing.manifests import (
-    default_manifest,
     manifest_of,
     next_version,
     read_manifest,
     sign_manifest,
     unsigned_names,
 )
-from holdfast.signing.oms.names import GIT_NAMES
 from holdfast.signing.pair import renew_openssf
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.trusts import Threshold, TrustSources

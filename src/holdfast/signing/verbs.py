@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
+from holdfast.evidence.beside import default_manifest
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.manifests import default_manifest
 from holdfast.signing.oms import Serialization, signed_files
 from holdfast.signing.pair import sign_model, verify_model
 from holdfast.signing.passport import BUNDLE, verify_passport
@@ -169,8 +169,8 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
         VerificationError: see :func:`verify`.
         ArtifactError: see :func:`holdfast.models.load`.
     """
+    from holdfast.evidence.beside import default_manifest
     from holdfast.models import load as read_model
-    from holdfast.signing.manifests import default_manifest
     from holdfast.signing.opened import open_verified
 
     if trust is None:

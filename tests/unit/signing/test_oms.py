@@ -115,8 +115,25 @@ def test_our_own_evidence_beside_a_model_may_come_later_and_nothing_else_may_lie
     (model / "lineage" / "evil.py").write_text("evil()")
     with pytest.raises(DigestMismatch, match=r"lineage/evil\.py was not signed"):
         verify_artifact(model, KEY.public)
-    with pytest.raises(UnreadableArtifact, match=r"lineage/evil\.py"):
+    (model / "model.outboard" / "evil.py").write_text("evil()")
+    with pytest.raises(UnreadableArtifact, match=r"model\.outboard/evil\.py"):
         sign_artifact(model, KEY)
+
+
+def test_steps_that_nobody_signed_are_files_of_the_model_and_bundles_beside_them_are_not(model: Path):
+    (model / "lineage").mkdir()
+    for name in ("0001-train.json", "0002-quantize.bundle.json"):
+        (model / "lineage" / name).write_text("{}")
+    signature = sign_artifact(model, KEY)
+    ignored = statement(signature)["predicate"]["serialization"]["ignore_paths"]
+    assert "lineage" not in ignored
+    assert "lineage/0002-quantize.bundle.json" in ignored
+    assert {name for name in verify(model, signature) if "lineage" in name} == {"lineage/0001-train.json"}
+    (model / "lineage" / "0003-later.bundle.json").write_text("{}")  # others may add evidence
+    verify_artifact(model, KEY.public)
+    (model / "lineage" / "0001-train.json").write_text("[]")
+    with pytest.raises(DigestMismatch, match=r"lineage/0001-train\.json changed"):
+        verify_artifact(model, KEY.public)
 
 
 def test_an_empty_model_is_not_signed(tmp_path: Path):

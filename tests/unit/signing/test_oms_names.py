@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import UnreadableArtifact
+from holdfast.evidence.beside import is_canonical, is_evidence
 from holdfast.signing import generate_key, verify_artifact
-from holdfast.signing.oms.names import covers, is_canonical, is_own, parse_shard, shard_name
+from holdfast.signing.oms.names import covers, parse_shard, shard_name
 from holdfast.signing.oms.tree import MAX_FOLDERS, walk
 
 OFFSETS = st.integers(0, 2**53)
@@ -59,7 +60,7 @@ def test_a_folder_covers_what_is_in_it_and_not_what_begins_like_it():
 
 def test_only_evidence_is_our_own():
     own = {"model.sig2", "model.outboard/a/w.obao", "lineage/x.bundle.json"}
-    assert {name for name in own if is_own(name)} == own
+    assert {name for name in own if is_evidence(name)} == own
     other = (
         "lineage",
         "lineage/a/x.bundle.json",
@@ -68,7 +69,7 @@ def test_only_evidence_is_our_own():
         "sub/model.sig2",
         "model.sig22",
     )
-    assert not any(map(is_own, other))
+    assert not any(map(is_evidence, other))
 
 
 def names(folder: Path, skip=lambda name: False) -> list[str]:

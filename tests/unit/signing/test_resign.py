@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, StorageError
+from holdfast.evidence.beside import GIT_NAMES
 from holdfast.signing import generate_key
 from holdfast.signing.digest_cache import GROUP, DigestCache
 from holdfast.signing.manifests import read_manifest, verify_files, write_manifest
-from holdfast.signing.oms.names import GIT_NAMES
 from holdfast.signing.resign import Resigned, resign
 
 KEY = generate_key("ed25519")

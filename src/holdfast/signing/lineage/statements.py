@@ -13,12 +13,12 @@ from pathlib import Path
 
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, SignerUntrusted, UnreadableArtifact
+from holdfast.evidence.beside import LINEAGE
 from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.provenance import PROVENANCE_TYPE, Provenance, Resource, build_type
 from holdfast.evidence.statement import Statement
 from holdfast.signing.bundle import Verified, verify_bundle
 from holdfast.signing.envelope import read_envelope
-from holdfast.signing.lineage.stored import FOLDER
 from holdfast.signing.passport import PASSPORT_TYPE
 from holdfast.signing.trust import Identity
 from holdfast.signing.trusts import Threshold, TrustSources, load_trust
@@ -110,7 +110,7 @@ def unsigned(places: Iterable[Path | str]) -> tuple[Ignored, ...]:
     """Return the step documents that nobody signed: no evidence, but they explain a gap."""
     ignored = []
     for folder in filter(Path.is_dir, map(Path, places)):
-        for path in sorted(folder.glob(f"{FOLDER}/*.json")):
+        for path in sorted(folder.glob(f"{LINEAGE}/*.json")):
             if not path.match(BUNDLES):
                 statement = Statement.from_bytes(read_bytes(path, "step document", limit=_LIMIT))
                 ignored.append(Ignored(path, _named(statement), "nobody signed it"))
@@ -121,7 +121,7 @@ def _bundles(places: Iterable[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for place in map(Path, places):
         if place.is_dir():
-            patterns = (BUNDLES, f"{FOLDER}/{BUNDLES}", COMMITMENT)
+            patterns = (BUNDLES, f"{LINEAGE}/{BUNDLES}", COMMITMENT)
             found |= dict.fromkeys(sorted(path for pattern in patterns for path in place.glob(pattern)))
         elif place.is_file():
             found[place] = None

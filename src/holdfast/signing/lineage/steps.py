@@ -13,12 +13,13 @@ from platform import machine, system
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import InvalidConfig
+from holdfast.evidence.beside import LINEAGE
 from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.lineage import Step, outputs_of
 from holdfast.evidence.provenance import MODEL_ID, Provenance, Resource, of_step
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import sign_statement
-from holdfast.signing.lineage.stored import DESCRIPTION, FOLDER, identify, stored_steps
+from holdfast.signing.lineage.stored import DESCRIPTION, identify, stored_steps
 from holdfast.signing.signers.protocol import Signer
 
 PACKAGES = ("blake3", "cryptography", "numpy", "safetensors", "torch")
@@ -123,14 +124,14 @@ def write_step(folder: Path | str, made: Provenance, about: Subject, signer: Sig
     made = replace(made, invocation=made.invocation or invocation(made, about))
     statement = made.statement(about)
     suffix = "json" if signer is None else "bundle.json"
-    path = Path(folder) / FOLDER / f"{_next_number(Path(folder)):04}-{made.kind}.{suffix}"
+    path = Path(folder) / LINEAGE / f"{_next_number(Path(folder)):04}-{made.kind}.{suffix}"
     write_atomic(path, statement.to_bytes() if signer is None else sign_statement(statement, signer))
     return path
 
 
 def _next_number(folder: Path) -> int:
     """Return the number of the next step document in ``folder``."""
-    taken = [int(path.name[:4]) for path in (folder / FOLDER).glob("*.json") if _OURS.fullmatch(path.name)]
+    taken = [int(path.name[:4]) for path in (folder / LINEAGE).glob("*.json") if _OURS.fullmatch(path.name)]
     return max(taken, default=0) + 1
 
 
@@ -154,13 +155,13 @@ def adopt(folder: Path | str, source: Path | str | None) -> None:
         UnreadableArtifact: a step document of ``source`` is malformed.
     """
     folder = Path(folder)
-    for path in sorted((folder / FOLDER).glob("*.json")):
+    for path in sorted((folder / LINEAGE).glob("*.json")):
         if _OURS.fullmatch(path.name):
             path.unlink()
     if source is None:
         return
-    for path in sorted((Path(source) / FOLDER).glob("*.json")):
+    for path in sorted((Path(source) / LINEAGE).glob("*.json")):
         data = read_bytes(path, "lineage statement", limit=_LIMIT)
         if not path.name.endswith(".bundle.json"):
             Statement.from_bytes(data)
-        write_atomic(folder / FOLDER / path.name, data)
+        write_atomic(folder / LINEAGE / path.name, data)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, DESCRIPTION, MODEL_TYPE = "model.safetensors", "model.json", "holdfast.model/v1"
-FOLDER = "lineage"
 _LENGTH = 8  # bytes that say how long the header is
 _MAX_HEADER = 100 << 20
 _DTYPES = {

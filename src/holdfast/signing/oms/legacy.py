@@ -12,9 +12,9 @@ from typing import Any
 
 from holdfast.errors import SignatureInvalid, UnsupportedVersion
 from holdfast.evidence import canonical
+from holdfast.evidence.beside import is_canonical
 from holdfast.evidence.statement import PAYLOAD_TYPE, Statement
 from holdfast.signing.envelope import PUBLIC_KEY, Checker, Envelope
-from holdfast.signing.oms.names import is_canonical
 from holdfast.signing.oms.serialization import Serialization, require_count
 from holdfast.signing.oms.statement import Listing
 

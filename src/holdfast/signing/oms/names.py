@@ -6,32 +6,15 @@ hold colons of its own, so a shard is read from the right.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from holdfast.errors import InvalidConfig
+from holdfast.evidence.beside import LINEAGE, MANIFEST, OUTBOARDS, is_canonical
 
-GIT_NAMES = (".git", ".gitattributes", ".github", ".gitignore")
-OWN_NAMES = ("lineage", "model.outboard", "model.sig2")  # what we write beside a model; each verified by itself
-_OWN = re.compile(r"model\.sig2|model\.outboard/.+\.obao|lineage/[^/]+\.bundle\.json")
+OWN_NAMES = (LINEAGE, OUTBOARDS, MANIFEST)  # what we write beside a model; each verified by itself
 _SHARD = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]{0,15}):(?P<end>0|[1-9][0-9]{0,15})", re.DOTALL)
-
-
-def is_canonical(name: str) -> bool:
-    """Return whether ``name`` is the one spelling of a relative path, in UTF-8 and without ``.``, ``..`` and NUL."""
-    parts = name.split("/")
-    foreign = os.sep != "/" and os.sep in name  # a backslash separates on Windows only
-    return not (foreign or "\0" in name or {"", ".", ".."} & set(parts)) and _is_utf8(name)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shard_name(path: str, start: int, end: int) -> str:
@@ -43,11 +26,6 @@ def parse_shard(name: str) -> tuple[str, int, int] | None:
     """Return path, start and end of a shard's name; None if it is not one in its one spelling."""
     found = _SHARD.fullmatch(name)
     return None if found is None else (found["path"], int(found["start"]), int(found["end"]))
-
-
-def is_own(name: str) -> bool:
-    """Return whether ``name`` is a file of evidence that we write beside a model."""
-    return _OWN.fullmatch(name) is not None
 
 
 def covers(folders: Iterable[str], name: str) -> bool:

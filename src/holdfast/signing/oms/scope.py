@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from holdfast.errors import SignatureInvalid, UnreadableArtifact
-from holdfast.signing.oms.names import GIT_NAMES, OWN_NAMES, covers, is_own, require_ignorable
+from holdfast.evidence.beside import GIT_NAMES, LINEAGE, is_evidence
+from holdfast.signing.oms.names import OWN_NAMES, covers, require_ignorable
 from holdfast.signing.oms.statement import Listing
 from holdfast.signing.oms.tree import Entry, Skip, walk
 
@@ -28,11 +29,6 @@ _HEADS = (b"\x7fELF", b"MZ", b"#!", b"PK\x03\x04", b"GGUF", b"\x89HDF", b"\x93NU
           b"\xca\xfe\xba\xbe", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # fmt: skip
 
 
-def default_signature(model: Path) -> Path:
-    """Return where the signature of a folder or file lies by default."""
-    return model / "model.sig" if model.is_dir() else model.with_name(f"{model.name}.sig")
-
-
 def left_out(model: Path, signature: Path, ignore: Iterable[str], *, git: bool) -> frozenset[str]:
     """Return the paths that a new signature of ``model`` leaves out; nothing for a single file.
 
@@ -42,7 +38,27 @@ def left_out(model: Path, signature: Path, ignore: Iterable[str], *, git: bool) 
     chosen = require_ignorable(ignore)
     if not model.is_dir():
         return frozenset()
-    return chosen | {*(GIT_NAMES if git else ()), *OWN_NAMES, *_inside(model, signature)}
+    return chosen | {*(GIT_NAMES if git else ()), *_own_names(model), *_inside(model, signature)}
+
+
+def _own_names(model: Path) -> set[str]:
+    """Return what to write into a signature so that other tools pass over our evidence, and over nothing else.
+
+    Steps that nobody signed are files of the model, and signed like any: beside them each bundle is left out by name.
+    """
+    names = [f"{LINEAGE}/{name}" for name in _listed(model / LINEAGE)]
+    if all(map(is_evidence, names)):
+        return {*OWN_NAMES}
+    return {*OWN_NAMES, *filter(is_evidence, names)} - {LINEAGE}
+
+
+def _listed(folder: Path) -> list[str]:
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise UnreadableArtifact(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 def _inside(model: Path, signature: Path) -> list[str]:
@@ -52,14 +68,20 @@ def _inside(model: Path, signature: Path) -> list[str]:
 
 def signing_skip(ignored: frozenset[str]) -> Skip:
     """Return which paths to leave out when signing; of our own evidence only what is evidence."""
-    return lambda name: is_own(name) or covers(ignored - {*OWN_NAMES}, name)
+    return lambda name: is_evidence(name) or covers(ignored - {*OWN_NAMES}, name)
 
 
-def require_own(names: Iterable[str]) -> None:
+def require_own(names: Iterable[str], ignored: frozenset[str]) -> None:
     """Raise :class:`UnreadableArtifact` if a file lies where others will ignore it: among evidence."""
-    if stray := sorted(name for name in names if covers(OWN_NAMES, name)):
-        hint = f"{', '.join(OWN_NAMES)} are for evidence that is verified by itself; move the file"
+    own = ignored & {*OWN_NAMES}
+    if stray := sorted(name for name in names if covers(own, name)):
+        hint = f"{', '.join(sorted(own))} are for evidence that is verified by itself; move the file"
         raise UnreadableArtifact(f"no signature would cover {stray[0]}", hint=hint)
+
+
+def wishes_of(ignored: Iterable[str]) -> set[str]:
+    """Return what a signature leaves out besides evidence: what its signer chose, git's names and itself."""
+    return {name for name in ignored if name not in OWN_NAMES and not is_evidence(name)}
 
 
 def verifying_skip(
@@ -73,11 +95,11 @@ def verifying_skip(
         SignatureInvalid: the signature leaves out weights, code or settings, and the caller did not agree.
     """
     agreed = require_ignorable(ignore) | {*_inside(model, signature), *(listing.how.ignore & {*GIT_NAMES})}
-    wishes = frozenset(path for path in listing.how.ignore - {*OWN_NAMES} if not covers(agreed, path))
+    wishes = frozenset(path for path in wishes_of(listing.how.ignore) if not covers(agreed, path))
     hidden = _refuse_loadable(model, wishes, agreed, links)
     needed = listing.files | {str(parent) for name in listing.files for parent in PurePosixPath(name).parents}
     ignored = agreed | wishes
-    return (lambda name: name not in needed and (is_own(name) or covers(ignored, name))), hidden
+    return (lambda name: name not in needed and (is_evidence(name) or covers(ignored, name))), hidden
 
 
 def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str], links: bool) -> list[str]:

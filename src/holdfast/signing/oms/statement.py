@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import InvalidConfig, SignatureInvalid, UnsupportedVersion
+from holdfast.evidence.beside import GIT_NAMES, is_canonical
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.signing.oms.names import GIT_NAMES, covers, is_canonical, parse_shard, shard_name
+from holdfast.signing.oms.names import covers, parse_shard, shard_name
 from holdfast.signing.oms.serialization import (
     FILES,
     HASHES,

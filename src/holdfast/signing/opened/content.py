@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from holdfast._files import read_bytes
 from holdfast.errors import RecordMissing, SignatureInvalid
+from holdfast.evidence.beside import default_manifest, default_signature, is_canonical
 from holdfast.evidence.model_manifest import PREDICATE_TYPE, ModelManifest, TensorEntry
 from holdfast.signing.bundle import Verified, verify_bundle
 from holdfast.signing.oms import signed_files
@@ -47,9 +48,7 @@ class Content:
 
 def signatures_beside(model: Path) -> tuple[Path, Path]:
     """Return where the signed manifest and the OpenSSF signature of a folder or file lie by default."""
-    if model.is_dir():
-        return model / "model.sig2", model / "model.sig"
-    return model.with_name(f"{model.name}.sig2"), model.with_name(f"{model.name}.sig")
+    return default_manifest(model), default_signature(model)
 
 
 def read_content(model: Path, trust: TrustSources | Threshold, signature: bytes | Path | str | None = None) -> Content:
@@ -106,13 +105,8 @@ def _bundle(model: Path, signature: bytes | Path | str | None) -> bytes:
 def _by_name(files: Iterable[Listed]) -> dict[str, Listed]:
     result: dict[str, Listed] = {}
     for item in files:
-        if not _is_plain(item.name) or len(item.digest) != _LENGTHS[item.algorithm]:
+        if not is_canonical(item.name) or len(item.digest) != _LENGTHS[item.algorithm]:
             raise SignatureInvalid(f"the signed statement holds the file {item.name!r}")
         if result.setdefault(item.name, item) is not item:
             raise SignatureInvalid(f"the signed statement names {item.name} twice")
     return result
-
-
-def _is_plain(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and name == "/".join(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name

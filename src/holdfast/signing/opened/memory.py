@@ -15,6 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig
+from holdfast.evidence.beside import OUTBOARDS
 from holdfast.evidence.model_manifest import TensorEntry
 from holdfast.evidence.outboard import SMALLEST, Outboard
 from holdfast.evidence.outboard_proof import leaf_digest
@@ -23,7 +24,6 @@ from holdfast.signing.opened.source import PIECE, Folder, OpenFile, populate, pr
 
 _HASHES: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
 _ALIGN = 64  # bytes: where a slice begins in its buffer
-OUTBOARDS = "model.outboard"
 
 
 class Memory:

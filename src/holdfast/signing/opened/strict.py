@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 from holdfast.errors import DigestMismatch, UnreadableArtifact
 from holdfast.evidence.containers import SUFFIXES, Slot, index_for
 from holdfast.signing.opened.content import Content
-from holdfast.signing.opened.memory import OUTBOARDS, Memory
+from holdfast.signing.opened.memory import Memory
 
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".js", ".lua", ".ipynb", ".jinja", ".jar"})
 PICKLES = frozenset({".pt", ".pth", ".th", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".msgpack"})
 WEIGHTS = frozenset({*SUFFIXES, ".onnx", ".h5", ".keras", ".tflite", ".pte", ".engine", ".mlmodel"})
 _REFUSED = CODE | PICKLES | WEIGHTS
 _DEEPEST = 64  # folders
-_OURS = {OUTBOARDS, "lineage", ".git"}  # top-level folders with evidence of their own, and git's
+_GIT = ".git"  # holds objects and hooks that no loader reads; OMS leaves it out, too
 
 
 def require_nothing_unsigned(model: Path, content: Content, memory: Memory) -> None:
@@ -71,7 +71,7 @@ def _names(folder: Path, prefix: str = "") -> Iterator[str]:
         if entry.is_symlink() and entry.is_dir():
             raise DigestMismatch(f"{name} is a link to a folder, which no signature covers")
         if entry.is_dir(follow_symlinks=False):
-            if name not in _OURS:
+            if name != _GIT:
                 yield from _names(Path(entry.path), f"{name}/")
         else:
             yield name
