@@ -27,7 +27,7 @@ class Threshold:
             raise InvalidConfig("a signer is named twice and would count once")
 
     def judge(self, envelope: Envelope) -> tuple[Identity, ...]:
-        """Return who signed, each member once.
+        """Return who signed, each member once and each key once, under however many names it is trusted.
 
         A signature that claims a member's name, or no name, must hold; one that names a stranger proves nothing and
         counts for nothing.
@@ -50,10 +50,12 @@ class Threshold:
         refusals: list[HoldfastError] = []
         for place in claimed or range(len(self.members)):  # several may share a claim, as all keys do without a hint
             try:
-                accepted.setdefault(place, self.members[place].accept(envelope, index))
+                identity = self.members[place].accept(envelope, index)
             except (VerificationError, UnsupportedVersion) as error:
                 refusals.append(error)
             else:
+                if all(item.fingerprint != identity.fingerprint for item in accepted.values()):
+                    accepted.setdefault(place, identity)
                 return
         raise refusals[0]
 
