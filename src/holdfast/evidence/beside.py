@@ -36,6 +36,16 @@ def is_beside(name: str) -> bool:
     return name == SIGNATURE or is_evidence(name)
 
 
+def is_evidence_file(model: Path, name: str) -> bool:
+    """Return whether ``name`` is evidence in ``model``; a folder under such a name is none, and what it holds counts."""
+    return is_evidence(name) and not (model / name).is_dir()
+
+
+def is_beside_file(model: Path, name: str) -> bool:
+    """Return whether ``name`` is evidence or the signature in ``model``, and no folder."""
+    return is_beside(name) and not (model / name).is_dir()
+
+
 def is_beside_any(name: str) -> bool:
     """Return whether ``name`` is beside a model of any kind: a folder, or one of the files at its top."""
     return is_beside(name) or _OF_A_FILE.fullmatch(name) is not None

@@ -71,7 +71,7 @@ def list_artifact(
     ignored = left_out(model, signature or default_signature(model), how.ignore, git=git)
     how, name = dataclasses.replace(how, ignore=ignored), model.resolve().name if model.is_dir() else model.name
     alone = "." if how.dialect == MODEL_SIGNING else name
-    found = Listing(how, digests(model, how, signing_skip(ignored), alone=alone).digests)
+    found = Listing(how, digests(model, how, signing_skip(model, ignored), alone=alone).digests)
     if model.is_dir():
         require_own(found.files, ignored)
     return name, found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, RecordMissing, UnreadableArtifact
-from holdfast.evidence.beside import GIT_NAMES, default_manifest, is_beside
+from holdfast.evidence.beside import GIT_NAMES, default_manifest, is_beside_file
 from holdfast.evidence.digest import Hashed, Wanted, hash_files, hash_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest, TensorEntry
 from holdfast.evidence.tree import Links, open_tree
@@ -35,7 +35,7 @@ def unsigned_names(
             own.add(path.relative_to(root).as_posix())
     names = frozenset(signed)
     kept = names | {name[:place] for name in names for place in range(len(name)) if name[place] == "/"}
-    return lambda name: name not in kept and (name in own or is_beside(name))
+    return lambda name: name not in kept and (name in own or is_beside_file(root, name))
 
 
 def manifest_of(

@@ -90,7 +90,7 @@ def sign_model(
     found = hash_tree(
         model,
         _wanted(how, tensors),
-        exclude=signing_skip(how.ignore),
+        exclude=signing_skip(model, how.ignore),
         links=Links.INSIDE if how.allow_symlinks else Links.REFUSE,
         threads=threads,
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from holdfast.errors import SignatureInvalid, UnreadableArtifact
-from holdfast.evidence.beside import GIT_NAMES, LINEAGE, is_evidence
+from holdfast.evidence.beside import GIT_NAMES, LINEAGE, is_evidence, is_evidence_file
 from holdfast.signing.oms.names import OWN_NAMES, covers, require_ignorable
 from holdfast.signing.oms.statement import Listing
 from holdfast.signing.oms.tree import Entry, Skip, walk
@@ -66,9 +66,9 @@ def _inside(model: Path, signature: Path) -> list[str]:
     return [place.relative_to(root).as_posix()] if place.is_relative_to(root) and place != root else []
 
 
-def signing_skip(ignored: frozenset[str]) -> Skip:
+def signing_skip(model: Path, ignored: frozenset[str]) -> Skip:
     """Return which paths to leave out when signing; of our own evidence only what is evidence."""
-    return lambda name: is_evidence(name) or covers(ignored - {*OWN_NAMES}, name)
+    return lambda name: is_evidence_file(model, name) or covers(ignored - {*OWN_NAMES}, name)
 
 
 def require_own(names: Iterable[str], ignored: frozenset[str]) -> None:
@@ -99,7 +99,7 @@ def verifying_skip(
     hidden = _refuse_loadable(model, wishes, agreed, links)
     needed = listing.files | {str(parent) for name in listing.files for parent in PurePosixPath(name).parents}
     ignored = agreed | wishes
-    return (lambda name: name not in needed and (is_evidence(name) or covers(ignored, name))), hidden
+    return (lambda name: name not in needed and (is_evidence_file(model, name) or covers(ignored, name))), hidden
 
 
 def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str], links: bool) -> list[str]:
