@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,13 +97,18 @@ def loads(data: bytes, *, what: str = "JSON", max_bytes: int = MAX_BYTES) -> Any
     """Parse JSON strictly; the input need not be canonical.
 
     Raises:
-        UnreadableArtifact: not UTF-8 JSON, a duplicate key, NaN, deeper than 64 levels, or longer than ``max_bytes``.
+        UnreadableArtifact: not UTF-8 JSON, a duplicate key, NaN, a number beyond a double, deeper than 64 levels,
+            or longer than ``max_bytes``.
     """
     if len(data) > max_bytes:
         raise UnreadableArtifact(f"{what} is longer than {max_bytes} bytes")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole, parse_constant=_no_constant
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_no_constant,
         )
         _bound_depth(value, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
@@ -113,14 +119,22 @@ def loads(data: bytes, *, what: str = "JSON", max_bytes: int = MAX_BYTES) -> Any
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+        counts = Counter(key for key, _ in pairs)  # in one pass: nobody has vouched for these bytes yet
+        raise ValueError(f"duplicate key {next(key for key, count in counts.items() if count > 1)!r}")
     return result
 
 
 def _whole(text: str) -> int | float:
     """Read a whole number; beyond 2**53 it is the float that ECMAScript wrote without an exponent."""
-    return int(text) if abs(int(text)) <= _EXACT else float(text)
+    return int(text) if abs(int(text)) <= _EXACT else _finite(text)
+
+
+def _finite(text: str) -> float:
+    """Read a number; one that a double cannot hold is refused, for it would come back as an infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]}... is beyond a double")
+    return value
 
 
 def _no_constant(name: str) -> float:
