@@ -25,7 +25,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 OUTBOARD = "application/vnd.holdfast.outboard.v1"
 TITLE, FILEPATH = "org.opencontainers.image.title", "org.cncf.model.filepath"
 MANIFEST_LIMIT, BUNDLE_LIMIT = 4 << 20, 64 << 20  # bytes
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KINDS = {
     "weight": (".safetensors", ".gguf", ".npz", ".npy", ".onnx", ".bin", ".pt", ".pth"),
     "weight.config": (".json", ".toml", ".yaml", ".yml", ".model", ".jinja"),
@@ -56,7 +56,7 @@ class Descriptor:
             raise UnreadableArtifact("the registry describes a blob by something that is no object")
         kind, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
         notes, artifact = value.get("annotations") or {}, value.get("artifactType") or ""
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             raise UnreadableArtifact(f"the registry names a blob {digest!r}, which is no SHA-256 digest")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise UnreadableArtifact(f"the blob {digest[:19]} has no size")
@@ -118,6 +118,8 @@ def read_layers(data: bytes, kind: str) -> list[Descriptor]:
     value = canonical.loads(data, what="manifest")
     if not isinstance(value, dict) or value.get("schemaVersion") != 2 or value.get("artifactType") != kind:
         raise UnreadableArtifact(f"the registry holds no {kind} there", hint="was it pushed by holdfast oci push?")
+    if value.get("mediaType", MANIFEST) != MANIFEST or "manifests" in value:
+        raise UnreadableArtifact("what the registry holds there reads as an index, too", hint="push it again")
     layers = value.get("layers")
     if not isinstance(layers, list) or not layers:
         raise UnreadableArtifact("the manifest in the registry lists no files")

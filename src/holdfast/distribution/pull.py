@@ -23,15 +23,17 @@ from holdfast.distribution.layout import (
 )
 from holdfast.distribution.registry import Repository
 from holdfast.errors import (
+    DigestMismatch,
     HoldfastError,
     RecordMissing,
     StorageError,
     UnreadableArtifact,
     VerificationError,
 )
-from holdfast.signing import Threshold, TrustSources, Verified, verify
+from holdfast.signing import Threshold, TrustSources, Verified, VerifiedArtifact, verify_artifact
 
 MAX_ATTACHMENTS = 256
+ATTACHED_LIMIT = 1 << 30  # bytes of all attachments, which are held in memory
 Progress = Callable[[str, int], None]
 _Sides = dict[str, list[bytes]]
 
@@ -126,11 +128,13 @@ def _save(repository: Repository, layer: Descriptor, path: Path) -> None:
 def _attachments(repository: Repository, subject: Descriptor) -> _Sides:
     """Return the bundles and outboards that refer to ``subject``, by name; several may claim one."""
     found: _Sides = {}
+    left = ATTACHED_LIMIT
     entries = [item for item in repository.referrers(subject) if item.artifact_type in (BUNDLE, OUTBOARD)]
     for entry in entries[:MAX_ATTACHMENTS]:
         data, _ = repository.manifest(entry.digest)
         for layer in read_layers(data, entry.artifact_type):
-            if is_side_file(title_of(layer)) and layer.size <= BUNDLE_LIMIT:
+            if is_side_file(title_of(layer)) and layer.size <= min(BUNDLE_LIMIT, left):
+                left -= layer.size
                 out = io.BytesIO()
                 repository.fetch(layer, out)
                 found.setdefault(title_of(layer), []).append(out.getvalue())
@@ -147,10 +151,22 @@ def _verified(folder: Path, files: tuple[str, ...], sides: _Sides, trust: TrustS
     for candidate in sides[signature]:
         _place(folder / signature, candidate)
         try:
-            return verify(target, trust=trust)
+            proof = verify_artifact(target, trust, signature=folder / signature)
+            _require_signed(files, proof)
+            return proof
         except (VerificationError, UnreadableArtifact) as error:
             refusals.append(error)
     raise refusals[0]
+
+
+def _require_signed(files: tuple[str, ...], proof: VerifiedArtifact) -> None:
+    """Refuse a file that no signature covers: what is left unsigned, as git's own names are, anybody could have added.
+
+    Raises:
+        DigestMismatch: names the file.
+    """
+    if unsigned := sorted(set(files) - proof.listing.files) if proof.listing.files != {"."} else []:
+        raise DigestMismatch(f"the registry adds {unsigned[0]}, which was not signed")
 
 
 def _subject(folder: Path, files: tuple[str, ...], sides: _Sides) -> tuple[Path, str]:

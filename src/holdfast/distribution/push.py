@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast._files import read_bytes
 from holdfast.distribution.layout import (
     BUNDLE,
+    BUNDLE_LIMIT,
     CONFIG,
     EMPTY,
     FILEPATH,
@@ -23,6 +25,10 @@ from holdfast.distribution.registry import Repository, digest_of
 from holdfast.errors import InvalidConfig, RecordMissing
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import FileDigest, digest_file, digest_tree
+from holdfast.evidence.statement import Statement
+from holdfast.signing.envelope import read_envelope
+from holdfast.signing.oms import default_signature, read_statement
+from holdfast.signing.oms.names import GIT_NAMES, OWN_NAMES, covers
 
 Progress = Callable[[str, int], None]
 
@@ -81,10 +87,20 @@ def _sorted_out(model: Path) -> tuple[_Found, _Found]:
 
 def _found(model: Path) -> Iterator[tuple[str, tuple[Path, FileDigest]]]:
     if model.is_dir():
-        yield from ((name, (model / name, item)) for name, item in digest_tree(model).items())
+        found = digest_tree(model, exclude=_left_out(model))
+        yield from ((name, (model / name, item)) for name, item in found.items())
         return
     beside = (model.with_name(f"{model.name}{suffix}") for suffix in ("", ".sig", ".sig2", ".obao"))
     yield from ((path.name, (path, digest_file(path))) for path in beside if path.is_file())
+
+
+def _left_out(model: Path) -> Callable[[str], bool]:
+    """Return what tells the paths that the signature leaves out: who pulls could not tell them from a stranger's."""
+    signature, ignored = default_signature(model), frozenset(GIT_NAMES)
+    if signature.is_file():
+        envelope = read_envelope(read_bytes(signature, "signature", limit=BUNDLE_LIMIT))
+        ignored |= read_statement(Statement.from_bytes(envelope.payload)).how.ignore - {*OWN_NAMES}
+    return lambda name: covers(ignored, name) and not is_side_file(name)
 
 
 def _put(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlencode
 
-from holdfast.distribution.layout import INDEX, MANIFEST, MANIFEST_LIMIT, Descriptor
+from holdfast.distribution.layout import DIGEST, INDEX, MANIFEST, MANIFEST_LIMIT, Descriptor
 from holdfast.errors import (
     DigestMismatch,
     HoldfastError,
@@ -52,6 +52,8 @@ class Repository:
         if not slash or not ("." in host or ":" in host or host == "localhost"):
             raise InvalidConfig(f"{reference!r} names no registry", hint="write HOST/NAME:TAG")
         self._at = Container(reference.removeprefix(f"{host}/"), registry=host)
+        if self._at.digest is not None and not DIGEST.fullmatch(self._at.digest):
+            raise InvalidConfig(f"cannot pin {self._at.digest!r}", hint="a digest is sha256: and 64 lower-case digits")
         self._client = Registry(insecure=plain_http)
         self._client.auth.load_configs(self._at)
         # oras repeats a failed request for two minutes; a refused connection should say so at once

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from holdfast.cli import main
 from holdfast.distribution import pull, push
-from holdfast.distribution.layout import EMPTY, TITLE, Descriptor, attachment_manifest, layer_type, model_manifest
+from holdfast.distribution.layout import (
+    EMPTY,
+    MODEL,
+    TITLE,
+    Descriptor,
+    attachment_manifest,
+    layer_type,
+    model_manifest,
+    read_layers,
+)
 from holdfast.distribution.registry import Repository, digest_of
 from holdfast.errors import (
     DigestMismatch,
@@ -21,7 +31,7 @@ from holdfast.errors import (
     UnreadableArtifact,
     VerificationError,
 )
-from holdfast.signing import generate_key, sign_artifact
+from holdfast.signing import Serialization, generate_key, sign_artifact
 
 from .conftest import LocalRegistry
 
@@ -204,3 +214,60 @@ def test_the_command_line_pushes_and_pulls(
     assert json.loads(capsys.readouterr().out)["digest"] == digest
     assert main(call) == 3
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".git/config", ".gitattributes", ".github/workflows/build.yml"])
+def test_a_registry_cannot_add_what_a_signature_leaves_out(
+    registry: LocalRegistry, model: Path, tmp_path: Path, name: str
+) -> None:
+    """Git runs commands out of its configuration: a folder ``.git`` that nobody signed must not arrive."""
+    repository = Repository(_pushed(registry, model, "extra"), plain_http=True)
+    layers = [Descriptor.from_json(item) for item in json.loads(repository.manifest("v1")[0])["layers"]]
+    layers.append(_blob(repository, b"[core]\n\tfsmonitor = touch /tmp/x", layer_type(name), name))
+    repository.put_manifest(model_manifest(_blob(repository, b"{}", EMPTY), layers), "v1")
+    _, subject = repository.manifest("v1")
+    signature = _blob(repository, (model / "model.sig").read_bytes(), BUNDLE, "model.sig")
+    forged = attachment_manifest(BUNDLE, _blob(repository, b"{}", EMPTY), [signature], subject)
+    repository.attach(forged, subject, BUNDLE)
+    with pytest.raises(DigestMismatch, match="not signed"):
+        pull(f"{registry.host}/team/extra:v1", tmp_path / "out", trust=AUTHOR.public, plain_http=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clone_of_git_is_pushed_without_what_its_signature_leaves_out(
+    registry: LocalRegistry, model: Path, tmp_path: Path
+) -> None:
+    (model / ".git").mkdir()
+    (model / ".git/config").write_text("[core]")
+    (model / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (model / "notes.txt").write_text("mine")
+    sign_artifact(model, AUTHOR, how=Serialization(ignore=frozenset({"notes.txt"})))
+    done = pull(_pushed(registry, model, "clone"), tmp_path / "out", trust=AUTHOR.public, plain_http=True)
+    assert set(done.files) == {"README.md", "model.safetensors", "sub/tokens.json"}
+    assert not (done.path / ".git").exists()
+
+
+@pytest.mark.parametrize("digest", ["sha512:" + "a" * 128, "sha256:" + "A" * 64, "md5:" + "0" * 32, "sha256:abc"])
+def test_a_pin_that_cannot_be_checked_is_refused(
+    registry: LocalRegistry, model: Path, tmp_path: Path, digest: str
+) -> None:
+    with pytest.raises(InvalidConfig, match="cannot pin"):
+        pull(f"{registry.host}/team/pin@{digest}", tmp_path / "out", trust=AUTHOR.public, plain_http=True)
+
+
+@pytest.mark.parametrize("change", [{"mediaType": "application/vnd.oci.image.index.v1+json"}, {"manifests": []}])
+def test_no_document_is_a_manifest_and_an_index(change: dict[str, object]) -> None:
+    blob = Descriptor("text/plain", digest_of(b"a"), 1, {TITLE: "a"})
+    value = json.loads(model_manifest(blob, [blob]))
+    assert read_layers(json.dumps(value).encode(), MODEL) == [blob]
+    with pytest.raises(UnreadableArtifact, match="index"):
+        read_layers(json.dumps(value | change).encode(), MODEL)
+
+
+def test_attachments_are_bounded_together(
+    registry: LocalRegistry, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = _pushed(registry, model, "flood")
+    monkeypatch.setattr(sys.modules["holdfast.distribution.pull"], "ATTACHED_LIMIT", 100)
+    with pytest.raises(RecordMissing, match="signature"):
+        pull(reference, tmp_path / "out", trust=AUTHOR.public, plain_http=True)
