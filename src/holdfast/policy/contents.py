@@ -4,10 +4,10 @@ Nothing is opened by the libraries that would run it: bytes are compared, archiv
 opcode by opcode. What is detected, exactly:
 
 ``pickle``
-    names ``*.pkl *.pickle *.pt *.pth *.ckpt *.joblib *.dill``; content: a pickle protocol header (2 to 5); a stream of
-    protocol 0 or 1 that imports something and calls it within the first MiB; the first, compressed by gzip, zlib, bzip2
-    or xz (joblib); a zip or tar archive with a member that is a pickle (PyTorch), or a NumPy array of objects
-    (``.npy``, ``.npz``).
+    names ``*.pkl *.pickle *.pt *.pth *.ckpt *.joblib *.dill``; content: a pickle protocol header (2 to 5); pickles
+    without one, of which any imports something and calls or changes it; either in the first MiB of what gzip, zlib,
+    bzip2, xz or lzma compressed (joblib); a zip or tar archive with a member that is a pickle (PyTorch), or a NumPy
+    array of objects (``.npy``, ``.npz``), or one whose description cannot be told from that of objects.
 ``torchscript``
     a zip archive with a folder ``code/`` and ``constants.pkl``.
 ``keras-lambda``
@@ -20,21 +20,21 @@ Not detected: archives within archives, encrypted members, and formats not named
 
 from __future__ import annotations
 
+import ast
 import bz2
 import lzma
-import pickletools
 import re
 import tarfile
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact
+from holdfast.policy.pickles import acts, bytes_act
 
 _NAMES = {
     "pickle": ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.ckpt", "*.joblib", "*.dill"),
@@ -44,15 +44,20 @@ _NAMES = {
 }
 FORMATS = tuple(_NAMES)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_IMPORTS = {"GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
-_CALLS = {"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
 _BINARIES = (b"\x7fELF", b"MZ", b"#!", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa")
-_OBJECTS = re.compile(rb"""['"][|<>=]?O\d*['"]""")  # the type of Python objects, anywhere in an array's description
+_OLD_LONG = re.compile(r"(\d)L\b")  # how Python 2 wrote the sides of large arrays
 _LAMBDA = re.compile(rb'"class_name"\s*:\s*"Lambda"')
-_HEAD, _MAX_MEMBERS, _CONFIG = 1 << 20, 100_000, 64 << 20
+_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")  # of a letter in JSON, which may stand for itself
+_HEAD, _MAX_MEMBERS, _CONFIG, _OVERLAP = 1 << 20, 100_000, 64 << 20, 1 << 12
 
 
 class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
@@ -61,6 +66,7 @@ _COMPRESSED: tuple[tuple[bytes, Callable[[], _Decompressor]], ...] = (
     (b"\x78", zlib.decompressobj),
     (b"BZh", bz2.BZ2Decompressor),
     (b"\xfd7zXZ", lzma.LZMADecompressor),
+    (b"\x5d\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE)),
 )
 
 
@@ -76,13 +82,14 @@ def formats_of(path: Path, name: str) -> dict[str, str]:
     """
     found = {kind: f"{name} is called so" for kind, patterns in _NAMES.items() if _named(name, patterns)}
     head = read_bytes(path, "model file", prefix=_HEAD)
-    if reason := _pickled(head):
-        found["pickle"] = f"{name} {reason}"
+    with path.open("rb") as stream:
+        if reason := _pickled(stream):
+            found["pickle"] = f"{name} {reason}"
     if head.startswith(_BINARIES):
         found["code"] = f"{name} begins like a program"
     if zipfile.is_zipfile(path):
         found |= _in_zip(path, name)
-    elif head[257:262] == b"ustar" and _tar_holds_pickle(path):
+    elif _is_tar(head) and _tar_holds_pickle(path):
         found["pickle"] = f"{name} is a tar archive with a pickle"
     if head.startswith(b"\x89HDF\r\n\x1a\n") and _mentions_lambda(path):
         found["keras-lambda"] = f"{name} names a Lambda layer"
@@ -93,83 +100,98 @@ def _named(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name.lower(), pattern) for pattern in patterns)
 
 
-def _pickled(head: bytes) -> str:
-    """Return how the first bytes give a pickle away, or nothing."""
+def _pickled(stream: IO[bytes]) -> str:
+    """Return how a seekable stream gives a pickle away, or nothing."""
+    head = stream.read(_HEAD)
     if _PICKLE.match(head):
         return "begins with a pickle header"
-    if _OBJECTS.search(_array_header(head)):
+    if _holds_objects(head):
         return "is an array of pickled objects"
-    if _calls_something(head):
+    stream.seek(0)
+    if acts(stream):
         return "is a pickle without a header"
     for magic, make in _COMPRESSED:
-        if head.startswith(magic) and _PICKLE.match(_first_bytes(make(), head)):
+        if head.startswith(magic) and _begins_pickled(_first_bytes(make, head)):
             return "is a compressed pickle"
     return ""
 
 
-def _array_header(head: bytes) -> bytes:
-    """Return the description of a NumPy array, whose length stands in two bytes (format 1) or four; else nothing."""
+def _begins_pickled(data: bytes) -> bool:
+    return _PICKLE.match(data) is not None or bytes_act(data)
+
+
+def _holds_objects(head: bytes) -> bool:
+    """Return whether a NumPy array is one of objects, as far as its description can be understood; else it may be."""
     if not head.startswith(b"\x93NUMPY"):
-        return b""
-    width = 2 if head[6:7] == b"\x01" else 4
-    return head[8 + width : 8 + width + int.from_bytes(head[8 : 8 + width], "little")]
+        return False
+    width = 2 if head[6:7] == b"\x01" else 4  # of the description's length: format 1, or a later one
+    length = int.from_bytes(head[8 : 8 + width], "little")
+    text = head[8 + width : 8 + width + length]
+    return len(text) < length or _describes_objects(text.decode("utf-8", "replace"))
 
 
-def _first_bytes(decompressor: _Decompressor, data: bytes) -> bytes:
+def _describes_objects(text: str) -> bool:
+    from numpy.lib.format import descr_to_dtype
+
     try:
-        return decompressor.decompress(data, 64)
-    except (zlib.error, OSError, lzma.LZMAError):  # it only looked compressed
-        return b""
+        return bool(descr_to_dtype(ast.literal_eval(_OLD_LONG.sub(r"\1", text).strip())["descr"]).hasobject)
+    except (ValueError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, MemoryError, RecursionError):
+        return True  # its readers may understand more than is understood here
 
 
-def _calls_something(head: bytes) -> bool:
-    """Return whether the bytes, read as pickle opcodes, import a name, gather arguments and call, in this order."""
-    stage, marked = 0, False
-    for name in _opcodes(head):
-        marked |= name == "MARK"
-        if name in _IMPORTS:
-            stage = max(stage, 1)
-        elif stage == 1 and (name == "MARK" or "TUPLE" in name):
-            stage = 2
-        elif (stage == 2 and name in _CALLS) or (marked and name == "INST"):
-            return True
-    return False
-
-
-def _opcodes(head: bytes) -> Iterator[str]:
-    """Yield the names of the pickle opcodes, as far as the bytes are such; nothing of them is run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # escapes in text that is none
-        try:
-            for opcode, _, _ in pickletools.genops(head):
-                yield opcode.name
-        except (ValueError, IndexError, OverflowError):
-            return
+def _first_bytes(make: Callable[[], _Decompressor], data: bytes) -> bytes:
+    """Return what the first MiB decompresses to, at most a MiB of it; streams may follow each other."""
+    found = b""
+    try:
+        while data and len(found) < _HEAD:
+            one = make()
+            found += one.decompress(data, _HEAD - len(found))
+            if not one.eof:
+                break
+            data = one.unused_data
+    except (zlib.error, OSError, lzma.LZMAError):  # it only looked compressed, or something else follows
+        pass
+    return found
 
 
 def _in_zip(path: Path, name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+            infos = archive.infolist()  # names may come twice, and readers differ in which they take
+            members = [info.filename for info in infos]
             if len(members) > _MAX_MEMBERS:
                 raise UnreadableArtifact(f"{name} is an archive of more than {_MAX_MEMBERS} members")
-            for member in members:
-                if _named(member, _NAMES["pickle"]) or _pickled(_member_head(archive, member)):
-                    found["pickle"] = f"{name} is an archive with the pickle {member}"
+            for info in infos:
+                if _named(info.filename, _NAMES["pickle"]) or _member_pickled(archive, info):
+                    found["pickle"] = f"{name} is an archive with the pickle {info.filename}"
             if any("/code/" in f"/{item}" for item in members) and any(i.endswith("constants.pkl") for i in members):
                 found["torchscript"] = f"{name} is a TorchScript archive"
-            configs = [item for item in members if item.rpartition("/")[2] == "config.json"]
-            if any(_LAMBDA.search(_member_head(archive, item, _CONFIG)) for item in configs):
+            configs = [info for info in infos if info.filename.rpartition("/")[2] == "config.json"]
+            if any(_names_lambda(_member_head(archive, info, _CONFIG)) for info in configs):
                 found["keras-lambda"] = f"{name} names a Lambda layer"
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error) as error:
         raise UnreadableArtifact(f"{name} looks like an archive and cannot be listed: {error}") from error
     return found
 
 
-def _member_head(archive: zipfile.ZipFile, member: str, size: int = 1 << 16) -> bytes:
+def _member_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
     with archive.open(member) as stream:
         return stream.read(size)
+
+
+def _member_pickled(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    with archive.open(member) as stream:
+        return bool(_pickled(stream))
+
+
+def _is_tar(head: bytes) -> bool:
+    """Return whether a tar header stands first: by its check sum, for the oldest kind has no mark."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return head[257:262] == b"ustar"
+    return True
 
 
 def _tar_holds_pickle(path: Path) -> bool:
@@ -177,7 +199,7 @@ def _tar_holds_pickle(path: Path) -> bool:
         with tarfile.open(path, "r:") as archive:
             for count, member in enumerate(archive):
                 stream = archive.extractfile(member) if member.isfile() else None
-                if stream is not None and _PICKLE.match(stream.read(2)):
+                if stream is not None and (_named(member.name, _NAMES["pickle"]) or _pickled(stream)):
                     return True
                 if count > _MAX_MEMBERS:
                     raise UnreadableArtifact(f"{path.name} is an archive of more than {_MAX_MEMBERS} members")
@@ -186,11 +208,16 @@ def _tar_holds_pickle(path: Path) -> bool:
     return False
 
 
+def _names_lambda(data: bytes) -> bool:
+    plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), data)
+    return _LAMBDA.search(plain) is not None
+
+
 def _mentions_lambda(path: Path) -> bool:
     tail = b""
     with path.open("rb") as stream:
         while block := stream.read(_HEAD):
-            if _LAMBDA.search(tail + block):
+            if _names_lambda(tail + block):
                 return True
-            tail = block[-256:]
+            tail = (tail + block)[-_OVERLAP:]
     return False
