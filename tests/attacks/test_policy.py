@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -25,9 +26,11 @@ from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
 from holdfast.signing import KeyHolder, sign, sign_artifact, sign_statement, verify_bundle, write_passport
+from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import write_manifest
 from holdfast.signing.oms import Serialization
 from holdfast.signing.revocation import Revocation
+from holdfast.signing.rotation import parse_key_set, sign_key_set
 from holdfast.signing.times import now
 from tests.judged import BUILDER, DATA, DAY, Scene, scene
 
@@ -150,6 +153,23 @@ def test_a_key_outside_its_time_is_refused(at: Scene) -> None:
     assert "may sign from" in refused(at, rules, "[keys]")
     at.key_set("author", start=DAY)
     assert "may sign from" in refused(at, rules, "[keys]")
+
+
+def test_a_revoked_root_of_a_later_edition_does_not_hand_on(at: Scene) -> None:
+    rules = '[keys]\nset = "keys"\nroot = ["root.pub"]\n'
+    at.key_set("author")
+    places, thief = at.root / "keys", at.key("thief")
+    places.mkdir()
+    first = (at.root / "keys.bundle.json").read_bytes()
+    (places / "1.bundle.json").write_bytes(first)
+    before = parse_key_set(Statement.from_bytes(read_envelope(first).payload))
+    for version, old, new in ((2, at.key("root"), at.key("second")), (3, at.key("second"), thief)):
+        edition = dataclasses.replace(before.edition, version=version)
+        before = dataclasses.replace(before, edition=edition, roots=(new.public,), previous=before.digest)
+        (places / f"{version}.bundle.json").write_bytes(sign_key_set(before, old, new))
+    assert at.verdict(rules, "[keys]")[0] is State.MET
+    at.revoke(Revocation("key", at.key("second").public.fingerprint, "compromise", now() - DAY))
+    assert "is revoked (compromise)" in refused(at, REVOKED + rules, "[keys]")
 
 
 def test_a_pickle_renamed_is_refused_signed_or_not(at: Scene) -> None:

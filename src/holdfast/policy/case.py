@@ -88,7 +88,11 @@ class Case:
         roots = require_threshold([self.source(item) for item in rule.root], rule.threshold)
         stamps = self._absolute("+".join(rule.tsa_roots)) if rule.tsa_roots else ""
         found = read_key_set_trust(
-            self.policy.folder / rule.set, self._checked(roots), at=self.at, tsa_roots=read_stampers(stamps)
+            self.policy.folder / rule.set,
+            roots,
+            at=self.at,
+            tsa_roots=read_stampers(stamps),
+            limited=self._checked,
         )
         if self.marks is not None:
             self.marks.require_no_older(*found.keys.mark)

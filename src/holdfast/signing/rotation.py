@@ -9,7 +9,7 @@ rewrite the past. Bytes are specified in ``docs/formats/revocation.md``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -153,10 +153,26 @@ def sign_key_set(keys: KeySet, signer: KeyHolder, *more: KeyHolder) -> bytes:
     return sign_statement(Statement((subject,), PREDICATE_TYPE, keys.to_json()), signer, *more)
 
 
-def follow(editions: Iterable[bytes], roots: Threshold, *, at: datetime | None = None) -> KeySet:
+def _as_it_is(roots: Threshold) -> Threshold:
+    return roots
+
+
+def follow(
+    editions: Iterable[bytes],
+    roots: Threshold,
+    *,
+    at: datetime | None = None,
+    limited: Callable[[Threshold], Threshold] = _as_it_is,
+) -> KeySet:
     """Return the newest of ``editions``, bundles from the oldest to the newest, starting from the pinned ``roots``.
 
     Only the newest must be current: the older ones are steps on the way, as in TUF.
+
+    Args:
+        editions: bundles.
+        roots: who must have signed the first.
+        at: when the newest must be current.
+        limited: returns a trust in roots, those of every edition, less what has been revoked.
 
     Raises:
         SignatureInvalid, SignerUntrusted: an edition lacks signatures of its own roots, or of those before it.
@@ -165,7 +181,7 @@ def follow(editions: Iterable[bytes], roots: Threshold, *, at: datetime | None =
     """
     newest: KeySet | None = None
     for data in _bounded(editions):
-        newest = _step(data, newest, roots)
+        newest = _step(data, newest, roots, limited)
     if newest is None:
         raise PolicyError("there is no edition of the key set")
     newest.edition.require_current(at, f"key set {newest.name!r}")
@@ -179,10 +195,10 @@ def _bounded(editions: Iterable[bytes]) -> Iterable[bytes]:
         yield data
 
 
-def _step(data: bytes, before: KeySet | None, pinned: Threshold) -> KeySet:
-    proof = verify_bundle(data, pinned if before is None else before.root_trust)
+def _step(data: bytes, before: KeySet | None, pinned: Threshold, limited: Callable[[Threshold], Threshold]) -> KeySet:
+    proof = verify_bundle(data, limited(pinned if before is None else before.root_trust))
     keys = parse_key_set(proof.statement)
-    verify_bundle(data, keys.root_trust)
+    verify_bundle(data, limited(keys.root_trust))
     if before is None:
         return keys
     if keys.name != before.name:

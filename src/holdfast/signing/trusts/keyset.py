@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -87,16 +87,24 @@ def _require_scope(item: SetKey, statement: Statement) -> None:
 
 
 def read_key_set_trust(
-    path: Path | str, roots: Threshold, *, at: datetime | None = None, tsa_roots: tuple[x509.Certificate, ...] = ()
+    path: Path | str,
+    roots: Threshold,
+    *,
+    at: datetime | None = None,
+    tsa_roots: tuple[x509.Certificate, ...] = (),
+    limited: Callable[[Threshold], Threshold] | None = None,
 ) -> KeySetTrust:
     """Return the trust of the key set at ``path``: one bundle, or a folder of all editions ``1.bundle.json`` and on.
+
+    ``limited`` takes what is revoked from the trust in the roots of every edition.
 
     Raises:
         UnreadableArtifact: no such file, or a folder without editions.
         VerificationError: see :func:`holdfast.signing.rotation.follow`.
     """
     place = Path(path)
-    return KeySetTrust(follow(read_editions(place), roots, at=at), at, tsa_roots)
+    more = {} if limited is None else {"limited": limited}
+    return KeySetTrust(follow(read_editions(place), roots, at=at, **more), at, tsa_roots)
 
 
 def read_stampers(files: str) -> tuple[x509.Certificate, ...]:
