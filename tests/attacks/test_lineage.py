@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,24 @@ def test_revoked_data_anywhere_in_the_history_is_refused(made: Story, listed: ob
 @pytest.mark.parametrize("signer", [PROVIDER, TRAINER, OPTIMISER])
 def test_a_history_signed_by_a_revoked_key_is_refused(made: Story, signer: KeySigner) -> None:
     refused(made, LineageBroken, "signed by .* revoked", revoked={signer.public.fingerprint})
+
+
+def test_a_history_with_a_revoked_statement_is_refused(made: Story) -> None:
+    for path in (made.tough / TRAIN, made.origins / "digits.bundle.json"):
+        refused(made, LineageBroken, f"{path.name} is revoked", revoked={sha256(path.read_bytes()).hexdigest()})
+
+
+@pytest.mark.parametrize("kind", ["https://holdfast.dev/dataset-commitment/v1", "https://holdfast.dev/origin/v1"])
+def test_who_vouches_for_data_does_not_vouch_for_a_model_that_way(made: Story, kind: str) -> None:
+    claimed = Subject("dataset:lies", identify(made.tough).digest)
+    shutil.rmtree(made.tough / "lineage")
+    lie = made.origins / "lie.bundle.json"
+    lie.write_bytes(sign_statement(Statement((claimed,), kind, {"kind": "dataset"}), PROVIDER))
+    refused(made, RecordMissing, "as data", origins=PROVIDER.public)
+    claimed = Subject("dataset:lies", identify(made.trained).digest)
+    lie.write_bytes(sign_statement(Statement((claimed,), kind, {"kind": "dataset"}), PROVIDER))
+    claim(made.tough / TRAIN, identify(made.tough), Resource("base", identify(made.trained).digest, "base"))
+    refused(made, LineageBroken, "as data", origins=PROVIDER.public)
 
 
 def test_revoked_data_above_a_listed_model_is_still_refused(made: Story) -> None:

@@ -197,7 +197,8 @@ def _refused(digests: list[str] | None, path: Path | None, trust: list[str] | No
     if path is None or not trust:
         return named.__contains__
     listed, _ = verify_revocations(read_bytes(path, "revocation list", limit=_LIMIT), [*trust])
-    return lambda value: value in named or any(listed.against(kind, value) for kind in ("model", "dataset", "key"))
+    kinds = ("model", "dataset", "key", "bundle")
+    return lambda value: value in named or any(listed.against(kind, value) for kind in kinds)
 
 
 def _sources(names: list[str]) -> list[TrustSource]:

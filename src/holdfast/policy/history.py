@@ -47,7 +47,7 @@ def _is_revoked(case: Case, digest: str) -> bool:
     revocations = case.revocations
     if revocations is None:
         return False
-    return any(revocations.against(kind, digest, at=case.at) is not None for kind in ("model", "dataset"))
+    return any(revocations.against(kind, digest, at=case.at) is not None for kind in ("model", "dataset", "bundle"))
 
 
 def lineage_data(found: VerifiedLineage) -> dict[str, tuple[str, ...]]:

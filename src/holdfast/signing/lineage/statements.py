@@ -8,7 +8,8 @@ made. All other statements, such as signatures over a model's files, say nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from holdfast._files import read_bytes
@@ -44,6 +45,7 @@ class Evidence:
         inputs: what that was made of; empty for a statement that only vouches.
         provenance: how it was made; None for a statement that only vouches.
         signers: who signed.
+        digest: SHA-256 (hex) of the bundle's bytes, by which revocation lists name it.
     """
 
     source: Path
@@ -52,6 +54,7 @@ class Evidence:
     inputs: tuple[Resource, ...]
     provenance: Provenance | None
     signers: tuple[Identity, ...]
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def gather(
         except SignerUntrusted as error:
             ignored.append(Ignored(path, _named(unverified), str(error), untrusted=True))
         else:
-            found.setdefault(digest_bytes(data), _evidence(path, data, proof))
+            found.setdefault(digest_bytes(data), replace(_evidence(path, data, proof), digest=sha256(data).hexdigest()))
     return tuple(found.values()), tuple(ignored)
 
 

@@ -21,6 +21,7 @@ from holdfast.signing.trusts import Threshold, TrustSources
 if TYPE_CHECKING:
     from torch import nn
 
+_NO_DATA = ("model", "base", "file", "assessment")  # roles
 Revoked = Collection[str] | Callable[[str], bool]
 
 
@@ -80,8 +81,8 @@ def verify_lineage(
         leaves: digests (hex) of data and models to accept as they are.
         origins: who may vouch for other data and models to start from; those in ``trust`` by default.
         statements: more bundles, or folders of them, besides those in the model's own ``lineage`` folder.
-        revoked: digests (hex) of things, and fingerprints of keys, that must not occur anywhere in the history; or a
-            function that tells.
+        revoked: digests (hex) of things, fingerprints of keys, and SHA-256 (hex) of bundles, that must not occur
+            anywhere in the history; or a function that tells.
 
     Raises:
         LineageBroken: a gap, a cycle, something revoked, or statements that contradict each other.
@@ -177,6 +178,8 @@ def _refuse_revoked(nodes: Iterable[Node], revoked: Revoked) -> None:
                 if asked(value):
                     raise LineageBroken(f"{node.name} ({algorithm}:{value[:16]}) is revoked and is in the lineage")
         for item in (*node.made, *node.vouched):
+            if asked(item.digest):
+                raise LineageBroken(f"{item.source.name} is revoked and is in the lineage")
             for signer in item.signers:
                 if asked(signer.fingerprint):
                     raise LineageBroken(f"{item.source.name} is signed by {signer.fingerprint[:16]}, which is revoked")
@@ -195,7 +198,7 @@ def _ends(
             continue
         edges = graph.inputs(node.key)
         gaps += _nameless(node)
-        if not edges and (node.vouched or (node.fresh and role in ("model", "base"))):
+        if not edges and (_is_vouched_for(node, role or node.kind) or (node.fresh and role in ("model", "base"))):
             ends[node.key] = "signed"
         elif not edges and not _nameless(node):
             gaps.append(_gap(node, role, user, known))
@@ -204,6 +207,12 @@ def _ends(
                 seen.add(edge.input)
                 waiting.append((graph.nodes[edge.input], edge.role or "input", node.name))
     return tuple(gaps), dict(sorted(ends.items())), seen
+
+
+def _is_vouched_for(node: Node, role: str) -> bool:
+    """Return whether a statement vouches for a thing in this role; one about data says nothing of models and files."""
+    said = (output for item in node.vouched for output in item.outputs if output.identities & node.identities)
+    return any(output.role != "dataset" or role not in _NO_DATA for output in said)
 
 
 def _nameless(node: Node) -> list[Gap]:
@@ -219,6 +228,8 @@ def _gap(node: Node, role: str, user: str, ignored: Iterable[Ignored]) -> Gap:
             reason = f"{item.source.name} does not count, since {item.reason}"
             return Gap(node.name, node.key, role or "subject", user, reason, item.untrusted)
     reason = "its statement says nothing of what went in" if node.made else "no signed statement is about it"
+    if node.vouched and not node.made:
+        reason = f"{node.vouched[0].source.name} vouches for it as data, which it is not used as"
     return Gap(node.name, node.key, role or "subject", user, reason)
 
 
