@@ -11,13 +11,16 @@ import base64
 import dataclasses
 import json
 import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from torch.utils.data import DataLoader
 
 import holdfast
+from holdfast.cli import main
 from holdfast.data.commitments import (
     MultisetHash,
     checked,
@@ -390,3 +393,91 @@ def test_a_shorter_epoch_passes(digits, folder):
 def test_an_unsigned_commitment_is_not_a_manifest(digits):
     with pytest.raises(InvalidConfig, match="not a signed commitment"):
         verified(digits, commit(digits, "digits"), trust=LAB.public)
+
+
+# --- what is checked is what is used ----------------------------------------------------------------------------------
+
+
+def one_sample(read):
+    class One:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            if index:
+                raise IndexError(index)
+            return read()
+
+    return One()
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("pgm", "L"), ("bmp", "L"), ("tif", "RGBA"), ("tif", "I;16")])
+def test_an_image_in_a_mapped_file_changes_after_the_check(tmp_path, suffix, mode):
+    images = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    path, shape = tmp_path / f"a.{suffix}", (64, 64, 4) if mode == "RGBA" else (64, 64)
+    images.fromarray(np.full(shape, 10, np.uint16 if mode == "I;16" else np.uint8)).save(path)
+    data = one_sample(lambda: (images.open(path), 0))
+    image, _ = checked(data, commit(data, "d"))[0]
+    with path.open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\xff" * (path.stat().st_size - 2000))
+    assert np.asarray(image).max() == 10
+
+
+def test_an_array_of_a_named_tuple_changes_after_the_check(tmp_path):
+    named = namedtuple("named", "sample label")
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    data = one_sample(lambda: named(np.load(tmp_path / "x.npy", mmap_mode="r"), 0))
+    got = checked(data, commit(data, "d"))[0]
+    changed = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    changed[:] = 7
+    changed.flush()
+    assert isinstance(got, named)
+    assert got.sample.max() == 0
+
+
+def test_a_dataset_that_only_names_its_images_is_not_committed_to(tmp_path):
+    library = pytest.importorskip("datasets", reason="datasets is not installed")
+    images = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    images.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    plain = {"image": [str(tmp_path / "a.png")], "label": [0]}
+    outside = library.Dataset.from_dict(plain).cast_column("image", library.Image())
+    nested = library.Dataset.from_dict(
+        {"image": [[{"bytes": None, "path": plain["image"][0]}]]}, features=library.Features(image=[library.Image()])
+    )
+    for data in (outside, nested):
+        with pytest.raises(InvalidConfig, match="names files and does not hold them"):
+            commit(data, "d")
+    outside.save_to_disk(tmp_path / "saved")
+    inside = library.load_from_disk(tmp_path / "saved")
+    whole = commit(inside, "d")
+    images.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    assert np.asarray(checked(inside, whole)[0]["image"]).max() == 0
+    with pytest.raises(InvalidConfig, match="names files and does not hold them"):
+        checked(outside, whole)[0]
+
+
+def test_what_a_value_says_beside_its_numbers_is_not_covered():
+    class Box(torch.Tensor):
+        pass
+
+    box = torch.zeros(1, 4).as_subclass(Box)
+    assert digest([("a", {"x": box})]) == digest([("a", {"x": torch.zeros(1, 4)})])
+    box.format = "XYWH"
+    for value in (box, np.ma.array([1, 2], mask=[0, 1])):
+        with pytest.raises(InvalidConfig, match="field 'x' of the sample 'a'"):
+            digest([("a", {"x": value})])
+
+
+def test_a_provider_is_named_whose_signature_is_not_there(tmp_path):
+    lab = generate_key()
+    (tmp_path / "lab.pub").write_bytes(lab.public.pem)
+    (tmp_path / "lab.pem").write_bytes(lab.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "mallory.pub").write_bytes(MALLORY.public.pem)
+    for name in "ce":
+        write_commitment(tmp_path / name, commit(stream(range(3)), name), lab)
+    command = ["dataset", "merge", str(tmp_path / "c"), str(tmp_path / "e"), "--trust", str(tmp_path / "lab.pub")]
+    command += ["--name", "x", "--key", f"file:{tmp_path / 'lab.pem'}", "--out", str(tmp_path / "out")]
+    assert main([*command, "--provider", f"c={tmp_path / 'mallory.pub'}"]) == 1
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli._common import Json, emit, make_app, password_for, say, stages
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, SignerUntrusted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +114,8 @@ def merge(
     trusted = trust * len(commitments) if len(trust) == 1 else trust
     given = _providers(provider)
     parts = [_part(folder, public, given) for folder, public in zip(commitments, trusted, strict=True)]
+    if unused := sorted(given.keys() - {name for part in parts for name in part.providers}):
+        raise SignerUntrusted(f"no provider's signature over {unused[0]} is among the commitments")
     whole, statements = merge_commitments(name, parts)
     _write(out, whole, load_signer(key, password=password_for(password_file)), statements, json)
 

@@ -88,6 +88,33 @@ def stored_rows(dataset: Any, indices: Sequence[int]) -> Any:
     """Return rows of a Hugging Face dataset as an Arrow table in private memory, not decoded.
 
     An image is its encoded bytes and its path. The copy matters: the dataset itself is a mapped file.
+
+    Raises:
+        InvalidConfig: an image, sound or the like is not in the rows, which only say where it lies.
     """
     table = dataset.with_format("arrow")[list(indices)]
-    return table.take(pyarrow().array(range(table.num_rows)))
+    rows = table.take(pyarrow().array(range(table.num_rows)))
+    for name in rows.column_names:
+        for chunk in rows.column(name).chunks:
+            _require_contents(chunk, name)
+    return rows
+
+
+def _require_contents(array: Any, column: str) -> None:
+    """Refuse ``{bytes: null, path: "cat.png"}`` at any depth: decoding would read a file that nobody committed to."""
+    types, compute = pyarrow(".types"), pyarrow(".compute")
+    kind = array.type
+    if isinstance(kind, pyarrow().BaseExtensionType):
+        _require_contents(array.storage, column)
+    elif types.is_struct(kind):
+        parts = {kind[place].name: part for place, part in enumerate(array.flatten())}
+        if {"bytes", "path"} <= parts.keys():
+            absent = compute.and_(compute.is_null(parts["bytes"]), compute.is_valid(parts["path"]))
+            if compute.any(absent).as_py():
+                raise InvalidConfig(
+                    f"the column {column!r} names files and does not hold them", hint="save_to_disk puts them in"
+                )
+        for part in parts.values():
+            _require_contents(part, column)
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        _require_contents(array.flatten(), column)

@@ -38,6 +38,8 @@ def typed(value: object, depth: int = 0) -> Value:
     """
     if isinstance(value, Value):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidConfig("a masked array has no encoding", hint="give data and mask as two fields")
     if isinstance(value, np.ndarray | np.generic):
         return _array(np.asarray(value))
     plain = _PLAIN.get(type(value))
@@ -115,6 +117,11 @@ def _tensor(tensor: Any) -> Value:
     torch = sys.modules["torch"]
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise InvalidConfig(f"a tensor of layout {tensor.layout} has no encoding", hint="make it dense")
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and (more := sorted(vars(tensor))):
+        # such as the format of a bounding box: what is not encoded could be changed under the signature
+        raise InvalidConfig(
+            f"a {type(tensor).__name__} says more than a tensor: {', '.join(more)}", hint="give that as further fields"
+        )
     whole = tensor.detach().resolve_conj().resolve_neg().cpu()
     return Value(str(whole.dtype).removeprefix("torch."), tuple(whole.shape), bytes(octets_of(whole)))
 

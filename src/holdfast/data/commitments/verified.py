@@ -45,6 +45,9 @@ class Counted:
     def require_complete(self, *, passes: int = 1, padding: int | None = None) -> Epoch:
         """Return the epoch's account if it used exactly the signed samples, or raise; the next epoch begins.
 
+        A sample counts once it is handed out, to a loader too: workers run ahead of whoever takes their batches, so
+        take all of them before this is asked.
+
         Args:
             passes: how often every sample should have come since the last call.
             padding: how many repeats are accepted; by default fewer than there are ranks.
@@ -195,14 +198,19 @@ class VerifiedSamples(Counted, TorchDataset[Any]):
 
 
 def _private(item: Any) -> Any:
-    """Copy arrays and tensors: what lies in a mapped file could change between the check and the use."""
+    """Copy arrays, tensors and images: what lies in a mapped file could change between the check and the use."""
     if isinstance(item, Tensor):
         return item.clone()
-    if isinstance(item, np.ndarray):
+    if isinstance(item, np.ndarray) and not isinstance(item, np.ma.MaskedArray):
         return np.array(item)
     if isinstance(item, dict):
         return {name: _private(value) for name, value in item.items()}
-    return type(item)(map(_private, item)) if type(item) in (list, tuple) else item
+    if isinstance(item, list | tuple):
+        made = getattr(type(item), "_make", list if isinstance(item, list) else tuple)  # of a named tuple
+        return made(map(_private, item))
+    if type(item).__module__.partition(".")[0] == "PIL":
+        return item.copy()
+    return item
 
 
 @overload
