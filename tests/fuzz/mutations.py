@@ -79,11 +79,11 @@ def mutate_signature(random: Random, data: bytes) -> bytes:
     return _with_base64(data, path, lambda inner: mutate_bytes(random, inner))
 
 
-def mutate_structure(random: Random, data: bytes) -> bytes:
+def mutate_structure(random: Random, data: bytes, words: tuple[str, ...] = _WORDS) -> bytes:
     """Change the JSON of the bundle: keys, values, order, repetition."""
     value = json.loads(data)
     for _ in range(random.choice((1, 1, 2, 3))):
-        _change(random, value)
+        _change(random, value, words)
     return _dump(random, value)
 
 
@@ -132,7 +132,7 @@ def _copy(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _change(random: Random, value: Any) -> None:
+def _change(random: Random, value: Any, words: tuple[str, ...] = _WORDS) -> None:
     nodes = _nodes(value)
     if not nodes:
         return
@@ -141,7 +141,7 @@ def _change(random: Random, value: Any) -> None:
     if kind == 0:
         holder[key] = _copy(random.choice(_ATOMS))
     elif kind == 1:
-        holder[key] = random.choice(_WORDS)
+        holder[key] = random.choice(words)
     elif kind == 2:
         del holder[key]
     elif kind == 3:
@@ -154,4 +154,4 @@ def _change(random: Random, value: Any) -> None:
         holder.append(_copy(holder[key]))
         random.shuffle(holder)
     elif isinstance(holder, dict):
-        holder[random.choice(_WORDS)] = _copy(holder[key])
+        holder[random.choice(words)] = _copy(holder[key])

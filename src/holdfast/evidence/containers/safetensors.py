@@ -16,6 +16,7 @@ from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.containers.slot import MOST, Read, Slot
 
 LONGEST_HEADER = 100_000_000  # bytes, the bound of the format itself
+_MOST_SIDES = 64  # as numpy; a product of millions of sides would take hours to work out
 _METADATA = "__metadata__"
 
 # what the format calls an element -> its bits
@@ -94,6 +95,8 @@ def _slot(name: str, entry: object, start: int) -> Slot:
     shape, offsets = _naturals(name, entry["shape"]), _naturals(name, entry["data_offsets"])
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in BITS:
         raise UnsupportedVersion(f"{name} has elements of unknown type {entry['dtype']!r}")
+    if len(shape) > _MOST_SIDES:
+        raise UnreadableArtifact(f"{name} has {len(shape)} dimensions, more than {_MOST_SIDES}")
     bits = math.prod(shape) * BITS[entry["dtype"]]
     bounded = max(shape, default=0) < MOST  # an empty tensor may claim any other side
     if len(offsets) != 2 or bits % 8 or offsets[1] - offsets[0] != bits // 8 or not bounded:

@@ -141,4 +141,5 @@ def _slot(name: str, item: Mapping[str, Any], path: Path) -> tuple[str, str, lis
 
 
 def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    # of bounded length, because the product of millions of sides would take hours to work out
+    return isinstance(value, list) and len(value) <= 64 and all(type(item) is int and item >= 0 for item in value)
