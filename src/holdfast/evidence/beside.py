@@ -37,7 +37,7 @@ def is_beside(name: str) -> bool:
 
 
 def is_evidence_file(model: Path, name: str) -> bool:
-    """Return whether ``name`` is evidence in ``model``; a folder under such a name is none, and what it holds counts."""
+    """Return whether ``name`` is evidence in ``model``; a folder of such a name is none, and what it holds counts."""
     return is_evidence(name) and not (model / name).is_dir()
 
 
