@@ -24,11 +24,12 @@ from holdfast.distribution.layout import (
 from holdfast.distribution.registry import Repository, digest_of
 from holdfast.errors import InvalidConfig, RecordMissing
 from holdfast.evidence import canonical
+from holdfast.evidence.beside import GIT_NAMES
 from holdfast.evidence.digest import FileDigest, digest_file, digest_tree
 from holdfast.evidence.statement import Statement
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.oms import default_signature, read_statement
-from holdfast.signing.oms.names import GIT_NAMES, OWN_NAMES, covers
+from holdfast.signing.oms.names import OWN_NAMES, covers
 
 Progress = Callable[[str, int], None]
 

@@ -26,6 +26,7 @@ _LINES = {
     "FLOAT": re.compile(rb"[\s0-9a-zA-Z_.+-]+"),
     "STRING": re.compile(rb"""['"].*""", re.DOTALL),
 }
+_OPCODES = {item.code: item for item in pickletools.opcodes}
 _MOST_OPCODES, _LONGEST_LINE, _LARGEST = 1_000_000, 64 << 20, 1 << 60
 UNCERTAIN = "UNCERTAIN"  # stands for bytes that are too long to be told from a pickle
 
@@ -58,7 +59,7 @@ def bytes_act(data: bytes) -> bool:
 def _opcodes(stream: IO[bytes]) -> Iterator[str]:
     """Yield the names of the opcodes, as far as the bytes are such."""
     for _ in range(_MOST_OPCODES):
-        opcode = pickletools.code2op.get(stream.read(1).decode("latin-1"))
+        opcode = _OPCODES.get(stream.read(1).decode("latin-1"))
         if opcode is None:
             return
         taken = True if opcode.arg is None else _take(stream, opcode.name, opcode.arg.n)

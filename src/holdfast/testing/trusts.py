@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from holdfast.errors import HoldfastError
@@ -80,7 +80,7 @@ def _forgeries(envelope: Envelope) -> Iterator[tuple[str, Envelope]]:
     yield "a stranger's signature under the right name", replace(envelope, signatures=signatures)
 
 
-_CHANGES = {
+_CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda value: b"",
     "cut": lambda value: value[:-1],
     "half": lambda value: value[: len(value) // 2],
