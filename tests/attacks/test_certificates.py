@@ -18,6 +18,7 @@ from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing import verify_bundle
 from holdfast.signing.envelope import CHAIN, Material, to_base64, write_envelope
 from holdfast.signing.x509 import chain_value, read_certificates
+from holdfast.signing.x509.certificates import parse_certificate
 from tests.authority import (
     BUILDER,
     DAY,
@@ -406,6 +407,16 @@ def test_no_changed_bit_of_a_certificate_is_accepted(place: int):
         forged = dataclasses.replace(good, material=Material(CHAIN, {"certificates": entries}))
         with pytest.raises(HoldfastError):
             trusting(ROOT).accept(forged, 0)
+
+
+def test_unused_bits_claimed_of_a_signature_are_refused():
+    """The one byte of a certificate that nobody signs and that the library ignores."""
+    der = BETWEEN.certificate.public_bytes(Encoding.DER)
+    place = len(der) - len(BETWEEN.certificate.signature) - 1
+    assert der[place] == 0
+    changed = der[:place] + b"\x01" + der[place + 1 : -1] + bytes([der[-1] & 0xFE])
+    with pytest.raises(UnreadableArtifact):
+        parse_certificate(changed)
 
 
 def test_certificates_that_lead_in_circles_end():

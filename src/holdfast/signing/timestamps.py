@@ -78,7 +78,7 @@ def verify_timestamp(
     if time > now + SKEW:
         raise SignerUntrusted(f"the timestamp is from the future: {time:%Y-%m-%d %H:%M} UTC")
     path = find_path(chain[0], chain[1:], PathRules(roots=roots, time=time, purpose=TIME_STAMPING))
-    _require_signed(found, path, signature)
+    require_signed(found, path, signature)
     return time
 
 
@@ -143,8 +143,12 @@ def _chain(found: TimeStampResponse) -> tuple[x509.Certificate, ...]:
     return (signers[0], *(item for item in certificates if item is not signers[0]))
 
 
-def _require_signed(found: TimeStampResponse, path: tuple[x509.Certificate, ...], signature: bytes) -> None:
-    """Check the token's own signature; only the path that was walked may vouch for it."""
+def require_signed(found: TimeStampResponse, path: tuple[x509.Certificate, ...], signature: bytes) -> None:
+    """Check the token's own signature; only ``path``, leaf first, may vouch for it.
+
+    Raises:
+        SignatureInvalid: it does not verify.
+    """
     from rfc3161_client import VerificationError, VerifierBuilder
 
     verifier = VerifierBuilder(tsa_certificate=path[0], intermediates=list(path[1:-1]), roots=[path[-1]]).build()

@@ -184,7 +184,7 @@ def test_a_timestamp_after_the_certificate_ended_is_refused_although_the_log_was
     session.time, session.stamped = then, False
     assert verify_bundle(sign_statement(STATEMENT, session), trusting(world)).signer == IDENTITY
     session.stamped = True
-    with pytest.raises(SignerUntrusted, match="signed at"):
+    with pytest.raises(SignerUntrusted, match="expired on"):
         verify_bundle(sign_statement(STATEMENT, session), trusting(world))
 
 

@@ -18,8 +18,8 @@ from holdfast.errors import SignatureInvalid, UnreadableArtifact, UnsupportedVer
 from holdfast.evidence import canonical
 from holdfast.signing.envelope import from_base64, pae
 from holdfast.signing.sigstore import strict
-from holdfast.signing.sigstore.chain import MALFORMED
 from holdfast.signing.sigstore.entry import Entry
+from holdfast.signing.x509.certificates import MALFORMED
 
 _LIMIT = 8 << 20
 _HASHES = {"SHA2_256": hashlib.sha256, "SHA2_384": hashlib.sha384, "SHA2_512": hashlib.sha512}

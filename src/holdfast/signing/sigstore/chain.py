@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime
-from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.exceptions import InvalidSignature
 
 from holdfast.errors import SignatureInvalid, SignerUntrusted, UnreadableArtifact
-
-_UNDERSTOOD = (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.SubjectAlternativeName)
-# what the library raises when it reads a certificate, some of it only when a part is asked for
-MALFORMED = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-Kind = TypeVar("Kind", bound=x509.ExtensionType)
+from holdfast.signing.x509.certificates import MALFORMED, describe, extension, parse_certificate
+from holdfast.signing.x509.checks import CODE_SIGNING, require_strong
+from holdfast.signing.x509.path import PathRules, require_path
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Return a DER certificate whose extensions all parse; raise :class:`UnreadableArtifact` otherwise."""
+    """Return a DER certificate all of whose parts can be read; raise :class:`UnreadableArtifact` otherwise."""
+    certificate = parse_certificate(der)
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+        _ = certificate.public_key()
     except MALFORMED as error:
         raise UnreadableArtifact(f"a certificate is malformed: {error}") from error
     return certificate
-
-
-def extension(certificate: x509.Certificate, kind: type[Kind]) -> Kind | None:
-    """Return the value of one extension, or None."""
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def require_linked(chain: tuple[x509.Certificate, ...]) -> None:
@@ -66,40 +48,23 @@ def verify_path(leaf: x509.Certificate, chain: tuple[x509.Certificate, ...], tim
     """
     _require_issued(leaf, chain[0])
     require_linked(chain)
-    for certificate in (leaf, *chain):
-        _require_valid(certificate, time)
-        _require_understood(certificate)
-    for below, authority in enumerate(chain):
-        _require_authority(authority, below)
+    path = (leaf, *chain)
+    for below, above in itertools.pairwise(path):
+        require_strong(below, above)
+    require_path(path, PathRules(roots=chain[-1:], time=time, purpose=CODE_SIGNING))
+    for authority in chain:  # which RFC 5280 leaves open for a root, and Sigstore does not
+        _require_signing_usage(authority)
 
 
 def _require_issued(below: x509.Certificate, above: x509.Certificate) -> None:
     try:
         below.verify_directly_issued_by(above)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+    except (InvalidSignature, *MALFORMED) as error:
         name = above.subject.rfc4514_string()
         raise SignatureInvalid(f"a certificate is not issued by {name!r}") from error
 
 
-def _require_valid(certificate: x509.Certificate, time: datetime) -> None:
-    if not certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc:
-        since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        name = certificate.subject.rfc4514_string() or "the signer's"
-        raise SignerUntrusted(f"signed at {time:%F %T}; the certificate {name!r} is for {since:%F %T} to {until:%F %T}")
-
-
-def _require_understood(certificate: x509.Certificate) -> None:
-    for item in certificate.extensions:
-        if item.critical and not isinstance(item.value, _UNDERSTOOD):
-            raise SignerUntrusted(f"a certificate has the critical extension {item.oid.dotted_string}, unknown here")
-
-
-def _require_authority(certificate: x509.Certificate, below: int) -> None:
-    constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
-    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-        raise SignerUntrusted(f"{certificate.subject.rfc4514_string()!r} may not issue certificates")
-    if constraints.path_length is not None and constraints.path_length < below:
-        raise SignerUntrusted(f"{certificate.subject.rfc4514_string()!r} may not stand so high in a chain")
-    purposes = extension(certificate, x509.ExtendedKeyUsage)
-    if purposes is not None and ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
-        raise SignerUntrusted(f"{certificate.subject.rfc4514_string()!r} may not issue for code signing")
+def _require_signing_usage(authority: x509.Certificate) -> None:
+    usage = extension(authority, x509.KeyUsage)
+    if usage is None or not usage.key_cert_sign:
+        raise SignerUntrusted(f"{describe(authority)} may not issue certificates")

@@ -13,8 +13,9 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from holdfast.errors import SignatureInvalid, SignerUntrusted, UnreadableArtifact
-from holdfast.signing.sigstore.chain import extension, verify_path
+from holdfast.signing.sigstore.chain import verify_path
 from holdfast.signing.sigstore.trusted_root import Authority, TrustedRoot
+from holdfast.signing.x509.certificates import extension
 
 ISSUER_RAW = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")

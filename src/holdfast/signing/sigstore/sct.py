@@ -16,8 +16,8 @@ from cryptography.x509.certificate_transparency import LogEntryType, SignatureAl
 from cryptography.x509.certificate_transparency import SignedCertificateTimestamp as Promise
 
 from holdfast.errors import RecordMissing, SignatureInvalid, SignerUntrusted
-from holdfast.signing.sigstore.chain import extension
 from holdfast.signing.sigstore.trusted_root import TrustedRoot
+from holdfast.signing.x509.certificates import extension
 
 _MOST = 8
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-
-from holdfast.errors import MissingExtra, SignatureInvalid, SignerUntrusted, UnreadableArtifact
+from holdfast.errors import SignatureInvalid, SignerUntrusted
 from holdfast.signing.sigstore.trusted_root import Authority, TrustedRoot
+from holdfast.signing.timestamps import parse_response, require_imprint, require_signed
+from holdfast.signing.x509 import TIME_STAMPING, PathRules
+from holdfast.signing.x509.path import require_path
 
-_LIMIT = 1 << 16  # bytes of a response
-# the library parses on request, and what it meets there comes out as one of these
-_MALFORMED = (ValueError, KeyError, TypeError, x509.InvalidVersion)
+if TYPE_CHECKING:
+    from rfc3161_client import TimeStampResponse
 
 
 def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetime:
@@ -28,45 +29,35 @@ def verify_timestamp(token: bytes, message: bytes, root: TrustedRoot) -> datetim
         SignerUntrusted: the root has no timestamp authority, or does not believe it at that time.
         SignatureInvalid: no authority of the root signed it for this message.
     """
-    if len(token) > _LIMIT:
-        raise UnreadableArtifact(f"the bundle's timestamp is longer than {_LIMIT} bytes")
     if not root.timestamp_authorities:
         raise SignerUntrusted("the trusted root has no timestamp authority, and the bundle has a timestamp")
-    time = _time(token)
-    signers = [authority for authority in root.timestamp_authorities if _signed(token, message, authority)]
+    found = parse_response(token)
+    require_imprint(found, message)
+    time: datetime = found.tst_info.gen_time
+    signers = [authority for authority in root.timestamp_authorities if _signed(found, message, authority)]
     if not signers:
-        raise SignatureInvalid("the timestamp is not for this signature, or by no authority of the trusted root")
+        raise SignatureInvalid("the timestamp is not by an authority of the trusted root")
     if not any(_believed(authority, time) for authority in signers):
         raise SignerUntrusted(f"the timestamp's authority is not believed at {time:%F %T}")
     return time
 
 
-def _time(token: bytes) -> datetime:
-    try:
-        from rfc3161_client import decode_timestamp_response
-    except ImportError as error:
-        raise MissingExtra("timestamps need rfc3161-client", hint="pip install 'holdfast[sigstore]'") from error
-    try:
-        time: datetime = decode_timestamp_response(token).tst_info.gen_time
-    except _MALFORMED as error:
-        raise UnreadableArtifact("the bundle's timestamp is no RFC 3161 response") from error
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
-
-
 def _believed(authority: Authority, time: datetime) -> bool:
-    windows = [(item.not_valid_before_utc, item.not_valid_after_utc) for item in authority.chain]
-    return authority.validity.holds(time) and all(start <= time <= end for start, end in windows)
+    """Return whether the root vouches for an authority at ``time``, whose certificates are good for that, too."""
+    if not authority.validity.holds(time):
+        return False
+    try:
+        require_path(authority.chain, PathRules(roots=authority.chain[-1:], time=time, purpose=TIME_STAMPING))
+    except SignerUntrusted:
+        return False
+    return True
 
 
-def _signed(token: bytes, message: bytes, authority: Authority) -> bool:
-    from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
-
+def _signed(found: TimeStampResponse, message: bytes, authority: Authority) -> bool:
     if len(authority.chain) < 2:
         return False  # a timestamp authority stands below a root of its own
-    leaf, *between, top = authority.chain
-    verifier = VerifierBuilder(tsa_certificate=leaf, intermediates=between, roots=[top]).build()
     try:
-        holds: bool = verifier.verify_message(decode_timestamp_response(token), message)
-    except (VerificationError, *_MALFORMED):
+        require_signed(found, authority.chain, message)
+    except SignatureInvalid:
         return False
-    return holds
+    return True

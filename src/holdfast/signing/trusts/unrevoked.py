@@ -9,11 +9,12 @@ from datetime import datetime
 
 from cryptography import x509
 
-from holdfast.errors import SignerUntrusted, UnreadableArtifact
-from holdfast.signing.envelope import CERTIFICATE, CHAIN, Envelope, from_base64
+from holdfast.errors import SignerUntrusted
+from holdfast.signing.envelope import CERTIFICATE, CHAIN, Envelope
 from holdfast.signing.revocation import Revocation, RevocationList
 from holdfast.signing.times import write_time
 from holdfast.signing.trust import Identity, Trust
+from holdfast.signing.x509.certificates import read_chain, read_entry
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,8 @@ def certificate_name(certificate: x509.Certificate) -> str:
 
 def certificate_names(envelope: Envelope) -> Iterator[str]:
     """Yield the names of all certificates that came with the first signature; none for a bare key."""
-    value = envelope.material.value
-    if envelope.material.kind == CERTIFICATE:
-        entries: object = [value]
-    else:
-        entries = value.get("certificates") if envelope.material.kind == CHAIN else []
-    if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
-        raise UnreadableArtifact("the bundle's certificates are malformed")
-    for item in entries:
-        der = from_base64(item.get("rawBytes"), "certificate")
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-        except ValueError as error:
-            raise UnreadableArtifact(f"the bundle holds a malformed certificate: {error}") from error
-        yield certificate_name(certificate)
+    material = envelope.material
+    if material.kind == CERTIFICATE:
+        yield certificate_name(read_entry(material.value))
+    elif material.kind == CHAIN:
+        yield from map(certificate_name, read_chain(material))

@@ -19,6 +19,7 @@ from holdfast.signing.keys import PublicKey, load_public
 
 MALFORMED = (  # what the library raises when it reads something that is not what it should be
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
@@ -64,10 +65,11 @@ def read_chain(material: Material) -> tuple[x509.Certificate, ...]:
     entries = material.value.get("certificates")
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_CHAIN:
         raise UnreadableArtifact(f"the bundle has no chain of 1 to {MAX_CHAIN} certificates")
-    return tuple(_read_entry(entry) for entry in entries)
+    return tuple(read_entry(entry) for entry in entries)
 
 
-def _read_entry(entry: Any) -> x509.Certificate:
+def read_entry(entry: Any) -> x509.Certificate:
+    """Return the certificate of a JSON object ``X509Certificate``, or raise :class:`UnreadableArtifact`."""
     data = from_base64(entry.get("rawBytes") if isinstance(entry, dict) else None, "certificate")
     if len(data) > MAX_CERTIFICATE:
         raise UnreadableArtifact(f"the bundle's certificate has {len(data)} bytes, more than {MAX_CERTIFICATE}")
@@ -80,7 +82,8 @@ def parse_certificate(data: bytes) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(data)
     except MALFORMED as error:
         raise UnreadableArtifact(f"the bundle's certificate is malformed: {error}") from error
-    if certificate.public_bytes(Encoding.DER) != data:
+    # the count of unused bits before the signature is not signed, and the library reads over it
+    if certificate.public_bytes(Encoding.DER) != data or not data.endswith(b"\0" + certificate.signature):
         raise UnreadableArtifact("the bundle's certificate is not in DER")
     return _readable(certificate, "the bundle")
 

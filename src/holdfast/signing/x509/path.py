@@ -77,7 +77,7 @@ class _Search:
         except SignerUntrusted as error:
             self.refusals.append(error)
             return False
-        except (InvalidSignature, *MALFORMED, TypeError):
+        except (InvalidSignature, *MALFORMED):
             words = f"{describe(certificate)} is not signed by the key of {describe(issuer)}, whose name it gives"
             self.refusals.append(SignerUntrusted(words))
             return False
