@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from holdfast.shielding import Freivalds, shield
     from holdfast.signing.datasets import verified
     from holdfast.signing.lineage import TrainingRun, verify_lineage
+    from holdfast.signing.opened import open_verified
     from holdfast.signing.verbs import load, sign, verify
     from holdfast.training import RandomBitErrorTraining, Standard, train
     from holdfast.training.recipes.protocol import Schedule
@@ -49,7 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "load", "save", "dataset", "probes", "sites", "select", "formats",
-    "sign", "verify", "verified", "verify_lineage", "check",
+    "sign", "verify", "open_verified", "verified", "verify_lineage", "check",
     "quantize", "codes", "train", "TrainingRun", "Schedule", "Standard", "RandomBitErrorTraining",
     "harden", "profile", "RangeRestriction",
     "inject", "inject_file", "BitErrors", "BitFlip", "Protected", "attack", "shield", "Freivalds",
@@ -82,6 +83,7 @@ _EXPORTS = {
     "inject_file": "holdfast.faults:inject_file",
     "language_robustness": "holdfast.execution.language:language_robustness",
     "load": "holdfast.signing.verbs:load",
+    "open_verified": "holdfast.signing.opened:open_verified",
     "probes": "holdfast.data:probes",
     "profile": "holdfast.hardening.profile:profile",
     "quantize": "holdfast.quantization.quantize:quantize",

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli import main
+from holdfast.signing.envelope import read_envelope
+from tests.timestamping import open_authority, serving
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +109,43 @@ def test_passwords_come_in_the_order_of_the_keys(capsys: pytest.CaptureFixture[s
     assert main(["verify", "m", "--trust", "x.pub", "--trust", "y.pub"]) == 0
     assert main(["sign", "m", *keys, "--password-file", "x.pw"]) == 2
     assert main(["sign", "m", *keys, "--password-file", "y.pw", "--password-file", "x.pw"]) == 2
+
+
+def test_a_range_of_a_file_is_verified_by_its_outboard_alone(capsys: pytest.CaptureFixture[str]):
+    Path("m/weights.bin").write_bytes(bytes(range(256)) * (5 << 12))
+    assert main(["sign", "m", "--key", "file:a.pem", "--outboard"]) == 0
+    assert Path("m/model.outboard/weights.bin.obao").is_file()
+    words = ["verify", "m", "--trust", "a.pub", "--range", "weights.bin:1000:3000"]
+    found = output(capsys, *words)
+    assert (found["start"], found["stop"]) == (1000, 3000)
+    assert found["bytes_read"] < 1 << 20
+    assert main(["verify", "m", "--trust", "a.pub"]) == 0
+    with Path("m/weights.bin").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"!")
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "weights.bin" in capsys.readouterr().err
+    assert main(["verify", "m", "--trust", "b.pub", "--range", "weights.bin:0:1"]) == 1
+    assert main(["verify", "m", "--range", "weights.bin:0:1"]) == 2
+    assert main(["sign", "m", "--key", "file:a.pem", "--outboard", "--signature", "x.sig"]) == 2
+
+
+def test_an_authority_says_when_both_signatures_were_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("rfc3161_client", reason="timestamps need rfc3161-client")
+    tsa = open_authority(tmp_path / "tsa")
+    with serving(lambda body: (200, {}, tsa.answer(body))) as url:
+        assert main(["sign", "m", "--key", "file:a.pem", "--timestamp", url]) == 0
+    for name in ("model.sig", "model.sig2"):
+        assert len(read_envelope(Path("m", name).read_bytes()).material.timestamps) == 1
+    capsys.readouterr()
+    assert main(["verify", "m", "--trust", "a.pub"]) == 0
+    assert main(["sign", "m", "--key", "file:b.pem", "--timestamp", "http://127.0.0.1:1/", "--add-signature"]) == 2
+
+
+def test_verify_says_how_many_signatures_were_needed(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    found = output(capsys, "verify", "m", "--trust", "a.pub", "--trust", "b.pub", "--threshold", "1")
+    assert (found["needed"], found["trusted"]) == (1, 2)
+    assert main(["verify", "m", "--trust", "a.pub", "--trust", "b.pub", "--threshold", "1"]) == 0
+    assert "(1 of 2 needed)" in capsys.readouterr().err

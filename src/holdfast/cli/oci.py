@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,12 @@ PlainHttp = Annotated[
     bool, typer.Option("--plain-http", help="Talk without TLS, as to a registry on this very machine.")
 ]
 _EXAMPLE = "localhost:5000/team/resnet20:v1"
+
+
+def _judge(policy: Path, model: Path) -> None:
+    from holdfast.policy import check
+
+    check(model, policy)
 
 
 def _announce(name: str, size: int) -> None:
@@ -46,13 +53,15 @@ def pull(
     reference: Annotated[str, typer.Argument(help="HOST/NAME:TAG, or HOST/NAME@sha256:DIGEST to pin it.")],
     out: Annotated[Path, typer.Argument(help="Folder to make; it appears only when everything in it verifies.")],
     trust: Annotated[list[str], typer.Option(help="Who must have signed; repeatable, all of them must have.")],
+    policy: Annotated[Path | None, typer.Option(help="Policy it must satisfy, too, before it appears.")] = None,
     plain_http: PlainHttp = False,
     json: Json = False,
 ) -> None:
     """Pull a model and verify it before anybody can see it."""
     from holdfast.distribution import pull as pull_model
 
-    done = pull_model(reference, out, trust=[*trust], plain_http=plain_http, progress=_announce)
+    accept = None if policy is None else partial(_judge, policy)
+    done = pull_model(reference, out, trust=[*trust], plain_http=plain_http, progress=_announce, accept=accept)
     say(f"verified: {out}, {len(done.files)} files, signed by {done.proof.signer}\n{reference} is {done.digest}")
     if json:
         names = {"files": [*done.files], "attached": [*done.attached]}

@@ -59,6 +59,10 @@ def sign(
     base_model: Annotated[Path | None, typer.Option(help="Signed model that this one, an adapter, completes.")] = None,
     base_trust: Annotated[list[str] | None, typer.Option(help="Who must have signed the base model.")] = None,
     tensors: Annotated[bool, typer.Option(help="List tensors one by one, for ranged loading and diff.")] = True,
+    outboard: Annotated[bool, typer.Option("--outboard", help="Write outboards, to verify ranges of files.")] = False,
+    timestamp: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have this RFC 3161 authority say when, over the network.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Sign every file of a model, from one read: for all tools (OMS v1.0, model.sig) and with its tensors (model.sig2).
@@ -66,9 +70,10 @@ def sign(
     With --signature only the first is written. The paths to leave out are written into the signature, which the
     verifier must agree to for anything a loader reads.
     """
+    _require_possible(add_signature, signature, outboard, timestamp)
     signers = _signers(key, password_file or [])
     left_out = frozenset(ignore or ())
-    base = _base(base_model, base_trust)
+    base, second = _base(base_model, base_trust), None
     if signature is not None and (base is not None or version is not None):
         raise InvalidConfig("a version or a base stands in the manifest", hint="leave out --signature")
     if add_signature:
@@ -91,12 +96,38 @@ def sign(
         if signature is not None:
             path = sign_artifact(model, first, *others, out=signature, how=how, git=ignore_git)
         else:
-            path, _, notes = sign_model(
-                model, first, *others, how=how, git=ignore_git, version=version, base=base, tensors=tensors
+            done = sign_model(
+                model,
+                first,
+                *others,
+                how=how,
+                git=ignore_git,
+                version=version,
+                base=base,
+                tensors=tensors,
+                outboards=outboard,
             )
-            for note in notes:
+            path, second = done.signature, done.manifest
+            for note in done.notes:
                 say(f"note: {note}")
+    if timestamp is not None:
+        _stamp([path, *([second] if second else [])], timestamp)
     _report(model, path, signers, json)
+
+
+def _require_possible(added: bool, signature: Path | None, outboard: bool, timestamp: str | None) -> None:
+    if outboard and (added or signature is not None):
+        raise InvalidConfig("the roots of outboards stand in a new manifest", hint="sign without --signature")
+    if timestamp is not None and added:
+        raise InvalidConfig("a timestamp is over the first signature, not over one that is added to it")
+
+
+def _stamp(paths: list[Path], url: str) -> None:
+    """Have an authority say when the bundles were signed; what it says is verified by whoever trusts it."""
+    from holdfast.signing.timestamps import timestamp_file
+
+    for path in paths:
+        say(f"{path} says: signed by {timestamp_file(path, url):%F %T} UTC")
 
 
 def _base(model: Path | None, trust: list[str] | None) -> ModelManifest | None:

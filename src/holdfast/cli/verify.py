@@ -30,6 +30,10 @@ def verify(
         bool | None, typer.Option(help="Follow links to files inside the model or its cache; as signed by default.")
     ] = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="Also read formats of model-signing before 1.1.")] = False,
+    span: Annotated[
+        str | None,
+        typer.Option("--range", metavar="FILE:START:STOP", help="Verify these bytes only; needs the signed manifest."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify a signature over the very files that are there; exit 1 names what differs.
@@ -38,18 +42,37 @@ def verify(
     """
     if extra not in ("refuse", "allow"):
         raise InvalidConfig(f"--extra is refuse or allow, not {extra!r}")
+    trusted = _trusted(trust or [], threshold)
+    if span is not None:
+        _verify_range(path, span, trusted, signature, json)
+        return
     proof = verify_subject(
         path,
         signature,
-        trust=_trusted(trust or [], threshold),
+        trust=trusted,
         ignore=ignore or (),
         extra=cast(Literal["refuse", "allow"], extra),
         allow_symlinks=allow_symlinks,
         legacy=legacy,
     )
-    _say(path, proof)
+    say(f"verified: {path}, {_facts(proof)['files']} files, signed by {_names(proof, trusted)}")
+    _say_notes(proof)
     if json:
-        emit({"path": str(path)} | _facts(proof))
+        needed = {} if trusted is None else {"needed": trusted.needed, "trusted": len(trusted.members)}
+        emit({"path": str(path)} | _facts(proof) | needed)
+
+
+def _verify_range(path: Path, span: str, trusted: Threshold | None, signature: Path | None, json: bool) -> None:
+    from holdfast.signing.outboards import verify_range
+
+    if trusted is None:
+        raise InvalidConfig("verification needs the key to trust", hint="--trust KEY.pub")
+    found = verify_range(path, span, trusted, signature=signature)
+    where = f"bytes {found.start} to {found.stop} of {found.file}"
+    say(f"verified: {where}, reading {found.bytes_read:,} bytes, signed by {_names(found.proof, trusted)}")
+    if json:
+        value = {"file": found.file, "start": found.start, "stop": found.stop, "bytes_read": found.bytes_read}
+        emit({"path": str(path)} | value | {"signers": [_signer(item) for item in found.proof.signers]})
 
 
 def _trusted(sources: list[str], needed: int | None) -> Threshold | None:
@@ -58,9 +81,20 @@ def _trusted(sources: list[str], needed: int | None) -> Threshold | None:
     return require_threshold(list(sources), needed) if sources else None
 
 
-def _say(path: Path, proof: Verified) -> None:
-    names = ", ".join(f"{item.name} (says {item.issuer})" if item.issuer else item.name for item in proof.signers)
-    say(f"verified: {path}, {_facts(proof)['files']} files, signed by {names}")
+def _names(proof: Verified, trusted: Threshold | None) -> str:
+    """Return who signed, when if somebody trusted says so, and how many of whom had to."""
+    names = ", ".join(map(_name, proof.signers))
+    if trusted is None or len(trusted.members) == 1:
+        return names
+    return f"{names} ({trusted.needed} of {len(trusted.members)} needed)"
+
+
+def _name(identity: Identity) -> str:
+    issuer = f" (says {identity.issuer})" if identity.issuer else ""
+    return f"{identity.name}{issuer}" + (f" by {identity.time:%F %T} UTC" if identity.time is not None else "")
+
+
+def _say_notes(proof: Verified) -> None:
     if proof.self_signed:
         say("note: verified with the key in the folder itself: nothing changed, but nobody vouches for the signer")
     if isinstance(proof, VerifiedArtifact):

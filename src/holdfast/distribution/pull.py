@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,9 +29,18 @@ from holdfast.errors import (
     RecordMissing,
     StorageError,
     UnreadableArtifact,
+    UnsupportedVersion,
     VerificationError,
 )
-from holdfast.signing import Threshold, TrustSources, Verified, VerifiedArtifact, verify_artifact
+from holdfast.signing import (
+    Threshold,
+    TrustSources,
+    Verified,
+    VerifiedArtifact,
+    verify,
+    verify_artifact,
+    verify_bundle,
+)
 
 MAX_ATTACHMENTS = 256
 ATTACHED_LIMIT = 1 << 30  # bytes of all attachments, which are held in memory
@@ -56,6 +66,7 @@ def pull(
     trust: TrustSources | Threshold,
     plain_http: bool = False,
     progress: Progress = lambda _name, _size: None,
+    accept: Callable[[Path], object] | None = None,
 ) -> Pulled:
     """Pull the model at ``HOST/NAME[:TAG][@DIGEST]`` into the new folder ``out``, which appears only when it verifies.
 
@@ -68,6 +79,7 @@ def pull(
         trust: who must have signed the files.
         plain_http: talk without TLS, as to a registry on this machine.
         progress: called with the name and size of each file that is about to come.
+        accept: called with the verified folder before anybody can see it; what it raises leaves nothing behind.
 
     Raises:
         VerificationError: a blob, the manifest or the signature does not hold; ``out`` is not made.
@@ -86,9 +98,12 @@ def pull(
             progress(name, layer.size)
             _save(repository, layer, folder / name)
         sides = _attachments(repository, subject)
+        names = tuple(sides)
         proof = _verified(folder, tuple(layers), sides, trust)
+        if accept is not None:
+            accept(folder)
         folder.rename(out)
-    return Pulled(out, subject.digest, tuple(layers), tuple(sides), proof)
+    return Pulled(out, subject.digest, tuple(layers), names, proof)
 
 
 def _named(layers: list[Descriptor]) -> dict[str, Descriptor]:
@@ -144,16 +159,20 @@ def _attachments(repository: Repository, subject: Descriptor) -> _Sides:
 def _verified(folder: Path, files: tuple[str, ...], sides: _Sides, trust: TrustSources | Threshold) -> Verified:
     """Place what is said about the model beside it and return the proof that its files are those signed."""
     target, signature = _subject(folder, files, sides)
+    manifest = f"{signature}2"
+    mine: list[bytes | None] = [data for data in sides.pop(manifest, []) if _is_signed(data, trust)]  # anyone attaches
     for name, candidates in sides.items():
         if name != signature:
             _place(folder / name, candidates[0])
     refusals: list[HoldfastError] = []
-    for candidate in sides[signature]:
-        _place(folder / signature, candidate)
+    for first, second in itertools.product(sides[signature], mine or [None]):
+        _place(folder / signature, first)
+        if second is not None:
+            _place(folder / manifest, second)
         try:
             proof = verify_artifact(target, trust, signature=folder / signature)
             _require_signed(files, proof)
-            return proof
+            return proof if second is None else verify(target, trust=trust)  # where there are two, they must agree
         except (VerificationError, UnreadableArtifact) as error:
             refusals.append(error)
     raise refusals[0]
@@ -167,6 +186,14 @@ def _require_signed(files: tuple[str, ...], proof: VerifiedArtifact) -> None:
     """
     if unsigned := sorted(set(files) - proof.listing.files) if proof.listing.files != {"."} else []:
         raise DigestMismatch(f"the registry adds {unsigned[0]}, which was not signed")
+
+
+def _is_signed(data: bytes, trust: TrustSources | Threshold) -> bool:
+    try:
+        verify_bundle(data, trust)
+    except (VerificationError, UnreadableArtifact, UnsupportedVersion):
+        return False
+    return True
 
 
 def _subject(folder: Path, files: tuple[str, ...], sides: _Sides) -> tuple[Path, str]:

@@ -11,6 +11,7 @@ from holdfast.signing.artifact import (
 from holdfast.signing.bundle import Verified, add_signature, sign_statement, verify_bundle
 from holdfast.signing.keys import PublicKey, generate_key
 from holdfast.signing.oms import Serialization
+from holdfast.signing.opened import open_verified
 from holdfast.signing.pair import VerifiedModel, cosign_model, sign_model, verify_model
 from holdfast.signing.passport import verify_passport, write_passport
 from holdfast.signing.signers import KeyHolder, Signer, load_signer, signers
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "load_signer",
     "load_trust",
+    "open_verified",
     "require_threshold",
     "sign",
     "sign_artifact",

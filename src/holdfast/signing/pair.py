@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.errors import DigestMismatch, HoldfastError, SignatureInvalid
+from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig, SignatureInvalid
 from holdfast.evidence.beside import default_manifest, default_signature, is_evidence
 from holdfast.evidence.digest import Hashed, Wanted, hash_tree
 from holdfast.evidence.hashing import ALGORITHMS, windows
@@ -34,6 +34,7 @@ from holdfast.signing.oms.names import shard_name
 from holdfast.signing.oms.scope import left_out, require_own, signing_skip, verifying_skip, wishes_of
 from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, require_count
 from holdfast.signing.oms.statement import Listing, write_statement
+from holdfast.signing.outboards import write_outboards
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.signers.sigstore import KeylessSigner
 from holdfast.signing.trusts import Threshold, TrustSources
@@ -65,6 +66,7 @@ def sign_model(
     version: int | None = None,
     base: ModelManifest | None = None,
     tensors: bool = True,
+    outboards: bool = False,
     threads: int | None = None,
 ) -> Signed:
     """Read every file of ``model`` once and write both signatures.
@@ -78,12 +80,15 @@ def sign_model(
         version: of the model; if its manifest there is of the same signer and differs, one more than that, else 0.
         base: the verified manifest of the model that this one completes, as an adapter does.
         tensors: also list the tensors of safetensors, GGUF and NPZ files.
+        outboards: also write outboards of large files, which are read once more, so that ranges can be verified.
         threads: how many to use; as many as there are cores by default.
 
     Raises:
         UnreadableArtifact: no file, a link or a device, or a file that changes meanwhile.
-        InvalidConfig: nothing to sign, or ``how`` ignores what is no path inside the model.
+        InvalidConfig: nothing to sign, ``how`` ignores what is no path inside the model, or outboards without manifest.
     """
+    if outboards and isinstance(signer, KeylessSigner):
+        raise InvalidConfig("a keyless signer writes no manifest, which would hold the roots of outboards")
     model = Path(model)
     signature, path = default_signature(model), default_manifest(model)
     how = dataclasses.replace(how, ignore=left_out(model, signature, how.ignore, git=git))
@@ -104,6 +109,7 @@ def sign_model(
         write_atomic(signature, openssf)
         return Signed(signature, None, (*notes, "a keyless signer writes no manifest, only the OpenSSF signature"))
     manifest = manifest_of(model, found, base=base, ignore=_wishes(how.ignore, signature))
+    manifest = write_outboards(model, manifest) if outboards else manifest
     write_atomic(signature, openssf)
     write_atomic(path, sign_manifest(_versioned(manifest, model, signer, version), signer, *more))
     return Signed(signature, path, notes)

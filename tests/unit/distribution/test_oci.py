@@ -31,11 +31,12 @@ from holdfast.errors import (
     UnreadableArtifact,
     VerificationError,
 )
-from holdfast.signing import Serialization, generate_key, sign_artifact
+from holdfast.signing import Serialization, generate_key, sign_artifact, sign_model
 
 from .conftest import LocalRegistry
 
 AUTHOR, EVE = generate_key(), generate_key("ed25519")
+POLICY = '[files]\nforbid = ["{}"]\n'
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
@@ -108,6 +109,33 @@ def test_others_can_attach_a_signature_and_everybody_finds_his_own(
     for number, key in enumerate((AUTHOR, EVE)):
         out = tmp_path / f"out{number}"
         assert pull(reference, out, trust=key.public, plain_http=True).proof.signer == key.public.fingerprint
+
+
+def test_everybody_finds_his_own_manifest_and_a_strangers_keeps_nobody_out(
+    registry: LocalRegistry, model: Path, tmp_path: Path
+) -> None:
+    reference = f"{registry.host}/team/manifests:v1"
+    for key in (EVE, AUTHOR):
+        sign_model(model, key)
+        push(model, reference, plain_http=True)
+    for key in (AUTHOR, EVE):
+        done = pull(reference, tmp_path / key.public.fingerprint, trust=key.public, plain_http=True)
+        assert done.proof.signer == key.public.fingerprint
+        assert (done.path / "model.sig2").is_file()
+
+
+def test_a_model_that_breaks_the_policy_does_not_appear(
+    registry: LocalRegistry, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "author.pub").write_bytes(AUTHOR.public.pem)
+    reference = _pushed(registry, model, "policy")
+    words = ["oci", "pull", reference, str(tmp_path / "out"), "--trust", str(tmp_path / "author.pub"), "--plain-http"]
+    policy = tmp_path / "policy.toml"
+    for forbidden, code in (("*.md", 1), ("*.pkl", 0)):
+        policy.write_text(POLICY.format(forbidden))
+        assert main([*words, "--policy", str(policy)]) == code
+        assert (tmp_path / "out").exists() == (code == 0)
+    assert "README.md" in capsys.readouterr().err
 
 
 def test_a_model_signed_by_somebody_else_does_not_appear(registry: LocalRegistry, model: Path, tmp_path: Path) -> None:

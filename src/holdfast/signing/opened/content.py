@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdfast._files import read_bytes
-from holdfast.errors import RecordMissing, SignatureInvalid
+from holdfast.errors import RecordMissing, SignatureInvalid, UnsupportedVersion
 from holdfast.evidence.beside import default_manifest, default_signature, is_canonical
 from holdfast.evidence.model_manifest import PREDICATE_TYPE, ModelManifest, TensorEntry
 from holdfast.signing.bundle import Verified, verify_bundle
-from holdfast.signing.oms import signed_files
+from holdfast.signing.oms import read_statement
+from holdfast.signing.oms.serialization import FILES, HEX_DIGITS
 from holdfast.signing.trusts import Threshold, TrustSources
 
 _LIMIT = 64 << 20  # bytes of a signature
-_LENGTHS = {"blake3": 64, "sha256": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,17 @@ def read_content(model: Path, trust: TrustSources | Threshold, signature: bytes 
     Raises:
         RecordMissing: there is no signature.
         SignatureInvalid, SignerUntrusted: see :func:`verify_bundle`; or the statement contradicts itself.
+        UnsupportedVersion: an OpenSSF signature over shards, of which no file can be verified by itself.
     """
     proof = verify_bundle(_bundle(model, signature), trust)
     if proof.statement.predicate_type != PREDICATE_TYPE:
-        names = signed_files(proof.statement)
-        single = next(iter(names)) if len(names) == 1 and model.is_file() else ""
-        files = (Listed(model.name if n == single else n, "sha256", digest) for n, digest in names.items())
-        return Content(proof, _by_name(files))
+        listing = read_statement(proof.statement)
+        if listing.how.method != FILES:
+            kind = f"{listing.how.method}/{listing.how.hash}"
+            raise UnsupportedVersion(f"a {kind} signature has no digest of a whole file", hint="verify it instead")
+        single = next(iter(listing.files)) if len(listing.files) == 1 and model.is_file() else ""
+        pairs = ((model.name if n == single else n, digest) for n, digest in listing.digests.items())
+        return Content(proof, _by_name(Listed(n, listing.how.hash, digest) for n, digest in pairs))
     manifest = ModelManifest.from_statement(proof.statement)
     return content_of(proof, manifest, alone=model.name if model.is_file() and len(manifest.files) == 1 else "")
 
@@ -105,7 +109,7 @@ def _bundle(model: Path, signature: bytes | Path | str | None) -> bytes:
 def _by_name(files: Iterable[Listed]) -> dict[str, Listed]:
     result: dict[str, Listed] = {}
     for item in files:
-        if not is_canonical(item.name) or len(item.digest) != _LENGTHS[item.algorithm]:
+        if not is_canonical(item.name) or len(item.digest) != HEX_DIGITS[item.algorithm]:
             raise SignatureInvalid(f"the signed statement holds the file {item.name!r}")
         if result.setdefault(item.name, item) is not item:
             raise SignatureInvalid(f"the signed statement names {item.name} twice")

@@ -6,7 +6,6 @@ the buffer. Nothing is returned from a read that failed: its buffer is dropped w
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from holdfast.evidence.beside import OUTBOARDS
 from holdfast.evidence.model_manifest import TensorEntry
 from holdfast.evidence.outboard import SMALLEST, Outboard
 from holdfast.evidence.outboard_proof import leaf_digest
+from holdfast.signing.oms.serialization import HASHES
 from holdfast.signing.opened.content import Listed
 from holdfast.signing.opened.source import PIECE, Folder, OpenFile, populate, private_buffer
 
-_HASHES: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
 _ALIGN = 64  # bytes: where a slice begins in its buffer
 
 
@@ -43,7 +42,7 @@ class Memory:
             DigestMismatch: missing, of another length or content, or changed while it was read.
         """
         with self.opened(listed) as handle:
-            buffer, hasher = private_buffer(handle.size), _HASHES[listed.algorithm]()
+            buffer, hasher = private_buffer(handle.size), HASHES[listed.algorithm]()
             self._fill(handle, buffer, 0, hasher)
         if hasher.hexdigest() != listed.digest:
             raise DigestMismatch(f"{listed.name} differs from its signed digest")
@@ -198,7 +197,7 @@ class Memory:
 
 def hash_whole(handle: OpenFile, algorithm: str) -> str:
     """Return the digest (hex) of a file's bytes."""
-    buffer, hasher = private_buffer(min(PIECE, handle.size)), _HASHES[algorithm]()
+    buffer, hasher = private_buffer(min(PIECE, handle.size)), HASHES[algorithm]()
     for place in range(0, handle.size, PIECE):
         handle.read_into(buffer[: min(PIECE, handle.size - place)], place, hasher)
     return str(hasher.hexdigest())

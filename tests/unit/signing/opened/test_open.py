@@ -10,8 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from holdfast.errors import DigestMismatch, InvalidConfig, NoSuchSite, PolicyError, RecordMissing, SignerUntrusted
-from holdfast.signing import generate_key, sign, sign_artifact
+from holdfast.errors import (
+    DigestMismatch,
+    InvalidConfig,
+    NoSuchSite,
+    PolicyError,
+    RecordMissing,
+    SignerUntrusted,
+    UnsupportedVersion,
+)
+from holdfast.signing import Serialization, generate_key, sign, sign_artifact
 from holdfast.signing.opened import open_verified
 from tests.signed_models import KEY, KIB, make_model, sign_manifest, tensors
 
@@ -221,3 +229,24 @@ def test_signature_and_policy_come_first(model: Path):
     (model / "model.sig2").unlink()
     with pytest.raises(RecordMissing):
         open_verified(model, PUBLIC)
+
+
+@pytest.mark.parametrize("kind", ["sha256", "blake2b", "blake3"])
+def test_an_openssf_signature_by_any_hash_opens_whole_files(tmp_path: Path, kind: str):
+    (tmp_path / "m").mkdir()
+    file = tmp_path / "m" / "notes.txt"
+    file.write_bytes(b"signed" * 100_000)
+    sign_artifact(tmp_path / "m", KEY, how=Serialization(hash=kind))
+    with open_verified(tmp_path / "m", KEY.public) as model:
+        assert bytes(model.file("notes.txt")) == file.read_bytes()
+    file.write_bytes(b"signEd" * 100_000)
+    with open_verified(tmp_path / "m", KEY.public) as model, pytest.raises(DigestMismatch, match="notes"):
+        model.file("notes.txt")
+
+
+def test_a_signature_over_shards_opens_nothing_and_says_why(tmp_path: Path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_bytes(b"signed")
+    sign_artifact(tmp_path / "m", KEY, how=Serialization(method="shards", hash="blake3"))
+    with pytest.raises(UnsupportedVersion, match="shards/blake3"), open_verified(tmp_path / "m", KEY.public):
+        pass
