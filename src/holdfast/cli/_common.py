@@ -65,8 +65,14 @@ def _foreign(error: Exception) -> int:
 
 
 def _explain(message: str, hint: str, code: int) -> int:
-    print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    lines = "\n  ".join(map(printable, message.split("\n")))  # indented: none of them looks like one of our own
+    print(f"error: {lines}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control characters spelled out: the name of a file must not rewrite what a terminal says."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def shorten(text: str, width: int) -> str:
@@ -78,8 +84,8 @@ def shorten(text: str, width: int) -> str:
 
 
 def say(text: str) -> None:
-    """Tell a human; stdout stays free for JSON."""
-    print(text, file=sys.stderr)
+    """Tell a human; stdout stays free for JSON. A line feed ends a line; no other control character gets through."""
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 def emit(value: Record | dict[str, Any]) -> None:

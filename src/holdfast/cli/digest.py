@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app
+from holdfast.cli._common import Json, emit, make_app, printable
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_tree
 
@@ -44,7 +44,7 @@ def digest(
         emit({name: dataclasses.asdict(item) for name, item in files.items()})
         return
     for name, item in files.items():
-        print(f"{item.blake3}  sha256:{item.sha256}  {item.size:>12}  {path.name if name == '.' else name}")
+        print(f"{item.blake3}  sha256:{item.sha256}  {item.size:>12}  {printable(path.name if name == '.' else name)}")
 
 
 def _print_root(path: Path, settings: dict[str, Any], json: bool) -> None:

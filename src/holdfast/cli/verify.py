@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, say
+from holdfast.cli._common import Json, emit, make_app, printable, say
 from holdfast.errors import InvalidConfig
 from holdfast.signing import Identity, Threshold, Verified, VerifiedArtifact, require_threshold
 from holdfast.signing import verify as verify_subject
@@ -99,7 +99,7 @@ def _say_notes(proof: Verified) -> None:
         say("note: verified with the key in the folder itself: nothing changed, but nobody vouches for the signer")
     if isinstance(proof, VerifiedArtifact):
         for note in (*proof.notes, *(f"{name} is not signed" for name in proof.unsigned)):
-            say(f"note: {note}")
+            say(f"note: {printable(note)}")
 
 
 def _facts(proof: Verified) -> dict[str, Any]:
