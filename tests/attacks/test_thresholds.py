@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 from holdfast.errors import SignerUntrusted
-from holdfast.signing import Threshold
-from holdfast.signing.envelope import Envelope, Signature
-from holdfast.signing.keys import KeySigner
+from holdfast.evidence.statement import Statement, Subject
+from holdfast.signing import Threshold, generate_key, sign_statement
+from holdfast.signing.envelope import Envelope, Signature, read_envelope
+from holdfast.signing.keys import KeySigner, key_material
 from holdfast.signing.trusts import KeyTrust
 from holdfast.signing.trusts.timestamped import TimestampedTrust
 from tests.authority import authority, sealed, signer, trusting
@@ -17,6 +18,7 @@ from tests.authority import authority, sealed, signer, trusting
 ROOT = authority("root")
 LEAF = signer(ROOT)
 KEY = KeySigner(LEAF.key)
+STATEMENT = Statement((Subject("a", {"sha256": "0" * 64}),), "https://example.org/x", {})
 
 
 def signed_again(envelope: Envelope, *keys: KeySigner) -> Envelope:
@@ -41,3 +43,12 @@ def test_two_holders_still_are_two() -> None:
     other = KeySigner(signer(ROOT).key)
     both = Threshold((trusting(ROOT), KeyTrust(other.public)), 2)
     assert len(both.judge(signed_again(sealed(LEAF), other))) == 2
+
+
+def test_a_bundle_that_names_two_keys_for_one_signature_is_refused() -> None:
+    other, envelope = generate_key(), read_envelope(sign_statement(STATEMENT, KEY))
+    named = dataclasses.replace(envelope, signatures=(Signature(envelope.signatures[0].value, KEY.public.fingerprint),))
+    assert Threshold((KeyTrust(KEY.public),)).judge(named)
+    forged = dataclasses.replace(named, material=key_material(other.public))
+    with pytest.raises(SignerUntrusted, match="another public key"):
+        Threshold((KeyTrust(KEY.public),)).judge(forged)

@@ -18,8 +18,9 @@ from holdfast.signing.oms.names import OWN_NAMES, covers, require_ignorable
 from holdfast.signing.oms.statement import Listing
 from holdfast.signing.oms.tree import Entry, Skip, walk
 
-_WEIGHTS = """safetensors bin pt pth th ptl pte ckpt gguf ggml onnx pb h5 hdf5 keras tflite npy npz pkl pickle joblib
-msgpack model mlmodel engine plan trt ot params pdparams pdmodel mar nemo task dat data index arrow parquet"""
+_WEIGHTS = """safetensors bin pt pth th ptl pte ckpt gguf ggml onnx onnx_data pb xml h5 hdf5 keras tflite npy npz pkl
+pickle joblib msgpack model mlmodel engine plan trt ot params pdparams pdiparams pdopt pdmodel mnn rknn
+mlir mar nemo task dat data index arrow parquet"""
 _CODE = """py pyc pyd pyx pyi so dll dylib exe sh bash bat ps1 js mjs wasm jar class rb lua pl ipynb c cc cpp cu cuh h
 hpp rs go zip tar gz tgz bz2 xz zst 7z whl egg"""
 _SETTINGS = "json jsonl yaml yml toml cfg ini conf jinja jinja2 tmpl vocab merges bpe codes tiktoken spm"

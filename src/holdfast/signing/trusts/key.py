@@ -31,7 +31,13 @@ class KeyTrust:
         return Identity("key", self.key.fingerprint, self.key.fingerprint)
 
     def _require_same_key(self, envelope: Envelope, index: int) -> None:
-        """Refuse older bundles that carry the whole key of somebody else."""
+        """Refuse bundles whose material is about the key of somebody else: its hint, or in older ones all of it."""
         value = envelope.material.value
+        if (
+            index == 0
+            and envelope.material.kind == PUBLIC_KEY
+            and value.get("hint") not in (None, "", self.key.fingerprint)
+        ):
+            raise SignerUntrusted("the bundle names another public key than the trusted one")
         if index == 0 and "rawBytes" in value and from_base64(value["rawBytes"], "public key") != self.key.pem:
             raise SignerUntrusted("the bundle carries another public key than the trusted one")
