@@ -27,6 +27,9 @@ from holdfast.signing.marks import Mark, Marks
 from holdfast.signing.revocation import PREDICATE_TYPE, Revocation, RevocationList, sign_revocations, verify_revocations
 from holdfast.signing.rotation import KeySet, SetKey, follow, sign_key_set
 from holdfast.signing.trusts import require_threshold
+from holdfast.signing.trusts.unrevoked import Unrevoked
+from holdfast.signing.x509 import certificate_name
+from tests.authority import NOW, authority, sealed, signer, trusting
 
 DAY = timedelta(days=1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -190,3 +193,17 @@ def test_no_flipped_byte_changes_what_is_accepted(name: str) -> None:
             except HoldfastError:
                 refused += 1
     assert refused > len(whole)
+
+
+@pytest.mark.parametrize("roots", ["root", "between"])
+def test_a_revoked_authority_is_not_saved_by_leaving_it_out_of_the_bundle(roots: str) -> None:
+    """The verifier knows the authority between by himself, so the signer need not send it."""
+    root = authority("root")
+    between = authority("between", root)
+    bare = sealed(signer(between))
+    trust = trusting(root, intermediates=(between.certificate,)) if roots == "root" else trusting(between)
+    Unrevoked(trust, RevocationList("house", Edition(1, NOW, NOW + DAY), ()), NOW).accept(bare, 0)
+    entry = Revocation("certificate", certificate_name(between.certificate), "compromise", NOW)
+    revoked = RevocationList("house", Edition(1, NOW, NOW + DAY), (entry,))
+    with pytest.raises(SignerUntrusted, match="revoked"):
+        Unrevoked(trust, revoked, NOW).accept(bare, 0)

@@ -12,7 +12,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.policy.identity import identify
 from holdfast.signing.keys import load_public
 from holdfast.signing.revocation import KINDS
-from holdfast.signing.trusts.unrevoked import certificate_name
+from holdfast.signing.x509.certificates import certificate_name
 
 _LIMIT = 64 << 20
 

@@ -19,6 +19,7 @@ class Identity:
         fingerprint: SHA-256 (hex) of the public key's PEM.
         issuer: who vouches for the name; empty for a bare key.
         time: when it was signed, if a timestamp or a log proves that.
+        path: the certificates that vouch for the name, from the signer's to the root, as revocation lists name them.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Identity:
     fingerprint: str
     issuer: str = ""
     time: datetime | None = None
+    path: tuple[str, ...] = ()
 
 
 @runtime_checkable

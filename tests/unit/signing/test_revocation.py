@@ -16,7 +16,8 @@ from holdfast.signing.marks import Mark, Marks
 from holdfast.signing.revocation import Revocation, RevocationList, sign_revocations, verify_revocations
 from holdfast.signing.times import read_span, read_time, write_time
 from holdfast.signing.trusts import KeyTrust, Threshold
-from holdfast.signing.trusts.unrevoked import Unrevoked, certificate_name, certificate_names
+from holdfast.signing.trusts.unrevoked import Unrevoked, certificate_names
+from holdfast.signing.x509 import certificate_name
 from tests.authority import BUILDER, NOW, authority, sealed, signer, trusting
 
 DAY = timedelta(days=1)

@@ -14,6 +14,7 @@ from holdfast.signing.x509 import (
     CODE_SIGNING,
     NameRule,
     PathRules,
+    certificate_name,
     find_path,
     issuer_of,
     leaf_key,
@@ -74,9 +75,9 @@ class CertificateTrust:
         envelope.check(index, key)
         now = self.at or datetime.now(UTC)
         stamped = self._stamped(envelope, index, now)
-        self._require_path(chain, stamped or now, now)
+        path = tuple(map(certificate_name, self._require_path(chain, stamped or now, now)))
         name = self.name.match(chain[0])
-        return Identity("certificate", name, key.fingerprint, issuer=issuer_of(chain[0]), time=stamped)
+        return Identity("certificate", name, key.fingerprint, issuer=issuer_of(chain[0]), time=stamped, path=path)
 
     def _stamped(self, envelope: Envelope, index: int, now: datetime) -> datetime | None:
         from holdfast.signing.timestamps import signing_time  # an extra of its own: only where roots are given
@@ -85,10 +86,13 @@ class CertificateTrust:
             return None
         return signing_time(envelope, index, self.tsa_roots, now=now)
 
-    def _require_path(self, chain: tuple[x509.Certificate, ...], time: datetime, now: datetime) -> None:
+    def _require_path(
+        self, chain: tuple[x509.Certificate, ...], time: datetime, now: datetime
+    ) -> tuple[x509.Certificate, ...]:
         rules = PathRules(roots=self.roots, time=time, purpose=CODE_SIGNING, allow_ca_leaf=self.allow_ca_leaf)
         path = find_path(chain[0], (*chain[1:], *self.intermediates), rules)
         require_unrevoked(path, self.lists, now)
+        return path
 
 
 def build_certificate_trust(options: dict[str, str], *, allow_ca_leaf: bool) -> CertificateTrust:

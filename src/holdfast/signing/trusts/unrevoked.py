@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-
-from cryptography import x509
 
 from holdfast.errors import SignerUntrusted
 from holdfast.signing.envelope import CERTIFICATE, CHAIN, Envelope
 from holdfast.signing.revocation import Revocation, RevocationList
 from holdfast.signing.times import write_time
 from holdfast.signing.trust import Identity, Trust
-from holdfast.signing.x509.certificates import read_chain, read_entry
+from holdfast.signing.x509.certificates import certificate_name, read_chain, read_entry
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,7 @@ class Unrevoked:
         """Return who signed, or raise :class:`SignerUntrusted` naming the entry that stands against it."""
         identity = self.trust.accept(envelope, index)
         names = [("key", identity.fingerprint)]
+        names += [("certificate", name) for name in identity.path]  # those that the verifier brought along, too
         if index == 0:  # the certificates of a bundle speak for its first signature
             names += [("certificate", name) for name in certificate_names(envelope)]
         for kind, name in names:
@@ -48,11 +46,6 @@ class Unrevoked:
 def explain(entry: Revocation) -> str:
     """Return the sentence that refuses what ``entry`` names."""
     return f"the {entry.kind} {entry.id[:16]} is revoked ({entry.reason}) from {write_time(entry.effective)} on"
-
-
-def certificate_name(certificate: x509.Certificate) -> str:
-    """Return how a revocation list names a certificate: SHA-256 (hex) of its issuer's DER name, and its serial."""
-    return f"{hashlib.sha256(certificate.issuer.public_bytes()).hexdigest()}/{certificate.serial_number}"
 
 
 def certificate_names(envelope: Envelope) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Certificate chains of signers: read, walked to chosen roots, checked by name, matched with a demanded name."""
 
 from holdfast.signing.x509.certificates import (
+    certificate_name,
     chain_value,
     issuer_of,
     leaf_key,
@@ -20,6 +21,7 @@ __all__ = [
     "NameRule",
     "PathRules",
     "Purpose",
+    "certificate_name",
     "chain_value",
     "find_path",
     "issuer_of",

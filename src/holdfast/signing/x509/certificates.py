@@ -5,6 +5,7 @@ Parsing is the ``cryptography`` library's. What a certificate is good for is dec
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ def name_of(certificate: x509.Certificate) -> str:
 def issuer_of(certificate: x509.Certificate) -> str:
     """Return the certificate's issuer as RFC 4514 writes it."""
     return certificate.issuer.rfc4514_string()
+
+
+def certificate_name(certificate: x509.Certificate) -> str:
+    """Return how a revocation list names a certificate: SHA-256 (hex) of its issuer's DER name, and its serial."""
+    return f"{hashlib.sha256(certificate.issuer.public_bytes()).hexdigest()}/{certificate.serial_number}"
 
 
 def describe(certificate: x509.Certificate) -> str:
