@@ -25,6 +25,7 @@ from holdfast.errors import (
 from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
+from holdfast.policy.naming import name_of
 from holdfast.signing import KeyHolder, sign, sign_artifact, sign_statement, verify_bundle, write_passport
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import write_manifest
@@ -271,6 +272,14 @@ def test_a_revoked_statement_and_revoked_data_do_not_count(at: Scene) -> None:
     assert "is revoked (withdrawn)" in refused(at, rules, "[provenance]")
     at.revoke(Revocation("dataset", DATA, "poisoned", now() - DAY))
     assert "is revoked (poisoned)" in refused(at, rules, "[datasets]")
+
+
+def test_a_revoked_bundle_does_not_come_back_spelled_otherwise(at: Scene) -> None:
+    path = at.provenance("ci")
+    at.revoke(Revocation("bundle", name_of("bundle", str(path)), "withdrawn", now() - DAY))
+    for spelled in (path.read_bytes(), json.dumps(json.loads(path.read_bytes()), indent=1).encode()):
+        path.write_bytes(spelled)
+        assert "is revoked (withdrawn)" in refused(at, AUTHOR + BUILT + REVOKED, "[provenance]")
 
 
 def summary(at: Scene, signer: str = "verifier", policy: str = AUTHOR) -> bytes:

@@ -21,6 +21,7 @@ from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
 from holdfast.policy.identity import Identity, evidence_beside, identify
 from holdfast.policy.model import Policy
+from holdfast.policy.naming import bundle_names
 from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import read_manifest
@@ -233,8 +234,8 @@ class Case:
 
     @property
     def signature_digests(self) -> list[str]:
-        """SHA-256 (hex) of the bytes of each signature."""
-        return [hashlib.sha256(data).hexdigest() for data in self.signatures.values()]
+        """What a revocation list may call each signature: see :func:`bundle_names`."""
+        return [name for data in self.signatures.values() for name in bundle_names(data)]
 
     @cached_property
     def every_file(self) -> dict[str, Path]:
@@ -289,10 +290,10 @@ class Case:
         return proof
 
     def require_unrevoked_bundle(self, data: bytes) -> None:
-        """Raise :class:`SignerUntrusted` when these very bytes are revoked."""
-        digest = hashlib.sha256(data).hexdigest()
-        if self.revocations is not None and (entry := self.revocations.against("bundle", digest, at=self.at)):
-            raise SignerUntrusted(f"the bundle {digest[:16]} is revoked ({entry.reason})")
+        """Raise :class:`SignerUntrusted` when the bundle is revoked, by its bytes or by its payload."""
+        for digest in bundle_names(data) if self.revocations is not None else ():
+            if self.revocations is not None and (entry := self.revocations.against("bundle", digest, at=self.at)):
+                raise SignerUntrusted(f"the bundle {digest[:16]} is revoked ({entry.reason})")
 
 
 def _is_folder(path: Path) -> bool:

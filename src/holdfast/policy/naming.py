@@ -10,6 +10,7 @@ from cryptography import x509
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.policy.identity import identify
+from holdfast.signing.envelope import read_envelope
 from holdfast.signing.keys import load_public
 from holdfast.signing.revocation import KINDS
 from holdfast.signing.x509.certificates import certificate_name
@@ -38,7 +39,18 @@ def name_of(kind: str, value: str) -> str:
     if kind == "model":
         return identify(path).model_id
     data = read_bytes(path, kind, limit=_LIMIT)
-    return hashlib.sha256(data).hexdigest() if kind == "bundle" else certificate_name(_certificate(data, value))
+    return bundle_names(data)[-1] if kind == "bundle" else certificate_name(_certificate(data, value))
+
+
+def bundle_names(data: bytes) -> tuple[str, str]:
+    """Return what revocation lists may call a bundle: SHA-256 (hex) of its bytes, and of the payload it signs.
+
+    Nobody signs the bytes around a payload, so only the second name survives a space more or less.
+
+    Raises:
+        UnreadableArtifact: no bundle.
+    """
+    return hashlib.sha256(data).hexdigest(), hashlib.sha256(read_envelope(data).payload).hexdigest()
 
 
 def _certificate(data: bytes, name: str) -> x509.Certificate:

@@ -146,7 +146,7 @@ def test_a_current_list_that_names_nothing_is_met(at: Scene) -> None:
     at.revoke()
     state, told = at.verdict(AUTHOR + REVOKED, "[revocation]")
     assert state is MET
-    assert "none on the 2 things looked up" in told
+    assert "none on the 3 things looked up" in told
 
 
 def test_a_revoked_key_model_or_signature_is_refused(at: Scene) -> None:
