@@ -390,6 +390,12 @@ def test_a_shorter_epoch_passes(digits, folder):
         data.require_complete(padding=22)
 
 
+@pytest.mark.parametrize("passes", [0, -1])
+def test_an_epoch_of_no_passes_passes(digits, passes):
+    with pytest.raises(InvalidConfig, match="nothing is complete"):
+        checked(digits, commit(digits, "digits")).require_complete(passes=passes)
+
+
 def test_an_unsigned_commitment_is_not_a_manifest(digits):
     with pytest.raises(InvalidConfig, match="not a signed commitment"):
         verified(digits, commit(digits, "digits"), trust=LAB.public)

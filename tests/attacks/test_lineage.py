@@ -162,6 +162,16 @@ def test_an_input_named_without_a_digest_is_a_gap(made: Story) -> None:
     refused(made, LineageBroken, "without a digest")
 
 
+@pytest.mark.parametrize("digest", [{}, {"crc32": "deadbeef"}, {"md5": "ab" * 16}])
+def test_an_input_that_does_not_say_what_it_is_is_a_gap_without_a_strong_digest(
+    made: Story, digest: dict[str, str]
+) -> None:
+    path = made.tough / TRAIN
+    inputs = Provenance.from_statement(statement_in(path)).inputs
+    rewrite(path, TRAINER, inputs=(*inputs, Resource("mirror", digest, uri="https://mirror.example/part")))
+    refused(made, LineageBroken, "mirror")
+
+
 def test_a_cycle_is_refused(tmp_path: Path) -> None:
     claim(tmp_path / "one.bundle.json", Subject("a", {"blake3": A}), Resource("b", {"blake3": B}, "model"))
     claim(tmp_path / "two.bundle.json", Subject("b", {"blake3": B}), Resource("c", {"blake3": C}, "model"))

@@ -33,7 +33,7 @@ from holdfast.signing.oms import Serialization
 from holdfast.signing.revocation import Revocation
 from holdfast.signing.rotation import parse_key_set, sign_key_set
 from holdfast.signing.times import now
-from tests.judged import BUILDER, DATA, DAY, Scene, scene
+from tests.judged import BUILDER, DATA, DAY, POISON, Scene, scene
 
 AUTHOR = '[[model]]\ntrust = ["author.pub"]\n'
 ROLLBACK = AUTHOR + '[rollback]\nremember = "state/marks.json"\n'
@@ -290,6 +290,15 @@ def accept(place: Scene, data: bytes, **options: Any) -> None:
     options = {"maximum_age": DAY, "policy": place.root / "deploy.toml"} | options
     policy = options.pop("policy")
     verify_summary(place.model, data, place.key("verifier").public, policy, **options)
+
+
+def test_denied_data_under_another_spelling_or_none_is_refused(at: Scene) -> None:
+    rules = AUTHOR + BUILT + f'[datasets]\ndeny = ["{POISON}"]\n'
+    for digest, words in (({"sha256": POISON.upper()}, "lower-case hex"), ({}, "without a digest")):
+        at.provenance("ci", {"name": "data", "digest": digest, "annotations": {"role": "data"}})
+        assert words in refused(at, rules, "[datasets]")
+    at.provenance("ci", {"name": "torch", "uri": "pkg:pypi/torch@2"}, {"name": "data", "digest": {"sha256": DATA}})
+    assert at.verdict(f'{rules}allow = ["{DATA}"]\n', "[datasets]")[0] is State.MET
 
 
 def test_a_summary_of_another_model_verifier_policy_or_time_is_refused(at: Scene) -> None:

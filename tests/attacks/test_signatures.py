@@ -10,11 +10,22 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import HoldfastError, UnreadableArtifact
+from holdfast.errors import HoldfastError, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence import canonical
-from holdfast.evidence.statement import PAYLOAD_TYPE
-from holdfast.signing import generate_key, load_trust, sign, verify, verify_passport, write_passport
-from holdfast.signing.envelope import pae
+from holdfast.evidence.statement import PAYLOAD_TYPE, Statement, Subject
+from holdfast.signing import (
+    generate_key,
+    load_trust,
+    sign,
+    sign_statement,
+    verify,
+    verify_bundle,
+    verify_passport,
+    write_passport,
+)
+from holdfast.signing.envelope import Envelope, pae
+from holdfast.signing.trust import Identity
+from holdfast.signing.trusts import KeyTrust, Threshold
 
 KEY = generate_key()
 
@@ -193,3 +204,22 @@ def test_white_space_in_a_passport_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(HoldfastError, match="canonical"):
         verify_passport(tmp_path, KEY.public)
+
+
+class Picky(KeyTrust):
+    """Accepts the first signature only, as a trust does that wants a timestamp."""
+
+    def accept(self, envelope: Envelope, index: int) -> Identity:
+        if index:
+            raise SignatureInvalid("no timestamp")
+        return super().accept(envelope, index)
+
+
+def test_one_key_trusted_in_two_ways_is_one_of_two_signers() -> None:
+    key = generate_key()
+    statement = Statement((Subject("m", {"sha256": "0" * 64}),), "https://example.org/t", {})
+    bundle = json.loads(sign_statement(statement, key))
+    bundle["dsseEnvelope"]["signatures"] *= 2
+    both = Threshold((Picky(key.public), KeyTrust(key.public)), 2)
+    with pytest.raises(SignerUntrusted, match="1 of 2 trusted signers"):
+        verify_bundle(json.dumps(bundle).encode(), both)

@@ -22,6 +22,7 @@ NOT_IDENTIFYING = frozenset({CONTENT_ID, "gitCommit", "sha1", "md5", "omsRoot"})
 _BUILD = re.compile(r"https://holdfast\.dev/build/([a-z][a-z0-9-]*)/v1")
 _HEX = re.compile(r"([0-9a-f]{2})+")
 _MAX_INPUTS = 10_000
+_STRONG = 64  # hex digits
 
 
 def build_type(kind: str) -> str:
@@ -47,8 +48,9 @@ class Resource:
 
     @property
     def identities(self) -> frozenset[str]:
-        """The digests by which it is joined to other statements."""
-        return frozenset(value for name, value in self.digest.items() if name not in NOT_IDENTIFYING)
+        """The digests by which it is joined to other statements; shorter ones than 256 bits may be made to collide."""
+        strong = (name for name, value in self.digest.items() if len(value) >= _STRONG)
+        return frozenset(self.digest[name] for name in strong if name not in NOT_IDENTIFYING)
 
     def to_json(self) -> dict[str, Any]:
         """Return the descriptor without empty fields."""

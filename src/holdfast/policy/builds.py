@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from holdfast.signing.datasets import COMMITMENT_TYPE
 from holdfast.signing.lineage import ORIGIN_TYPE
 
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
+_HEX = re.compile(r"([0-9a-f]{2})+")
 _VOUCHING = (ORIGIN_TYPE, COMMITMENT_TYPE)
 _OTHER_ROLES = ("model", "base", "file", "code", "config", "container", "package")  # all others may be data
 
@@ -78,6 +80,8 @@ def _judge_data(case: Case, source: str, data: Mapping[str, tuple[str, ...]], ru
     if missing := [digest[:16] for digest in rule.require if digest not in digests]:
         raise PolicyError(f"{source} does not name the required {', '.join(missing)}")
     for name, values in data.items():
+        if not values:
+            raise PolicyError(f"{source} names {name} without a digest, so nothing tells which data it is")
         if denied := set(values) & set(rule.deny):
             raise PolicyError(f"{source} names {name}, the denied {denied.pop()[:16]}")
         if rule.allow is not None and not set(values) & set(rule.allow):
@@ -113,11 +117,14 @@ def _data(proof: Verified) -> Iterable[tuple[str, tuple[str, ...]]]:
     for place, item in enumerate(inputs):
         if not isinstance(item, dict) or not isinstance(item.get("digest", {}), dict):
             raise UnreadableArtifact("the provenance's inputs are malformed")
-        notes = item.get("annotations") or {}
+        notes, values = item.get("annotations") or {}, tuple(item.get("digest", {}).values())
+        name = item.get("name") or item.get("uri") or "input"
+        if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in values):
+            raise UnreadableArtifact(f"the digest of {name} is not lower-case hex")  # else none would ever be denied
         role = notes.get("role") if isinstance(notes, dict) else None
-        if role not in _OTHER_ROLES:
-            name = item.get("name") or item.get("uri") or "input"
-            yield f"{name} ({place + 1})", tuple(map(str, item.get("digest", {}).values()))
+        software = role is None and not values and str(item.get("uri", "")).startswith("pkg:")
+        if role not in _OTHER_ROLES and not software:
+            yield f"{name} ({place + 1})", values
 
 
 def _object(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:

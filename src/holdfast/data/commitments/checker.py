@@ -192,6 +192,8 @@ class Checker:
         Raises:
             DigestMismatch: samples are missing, extra or repeated, or the sums differ; the first are named.
         """
+        if passes < 1:
+            raise InvalidConfig(f"{passes} passes use no sample, so nothing is complete")
         found = self.epoch(passes)
         allowed = found.ranks - 1 if padding is None else padding
         words = [f"{len(keys)} {what}: {ids_of(keys)}" for what, keys in _faults(found, allowed) if keys]

@@ -154,10 +154,14 @@ def _evidence(path: Path, data: bytes, proof: Verified) -> Evidence:
 
 def _walked(made: Provenance) -> tuple[Resource, ...]:
     """Return the inputs that lineage follows: all but code and packages, which are named for reproduction alone."""
-    return tuple(item for item in made.inputs if item.identities or item.role in _FOLLOWED)
+    return tuple(item for item in made.inputs if item.identities or not _is_software(item))
 
 
-_FOLLOWED = ("data", "model", "base", "file")
+def _is_software(item: Resource) -> bool:
+    return item.role in _SOFTWARE or (not item.role and (item.uri.startswith("pkg:") or "gitCommit" in item.digest))
+
+
+_SOFTWARE = ("code", "config", "container", "package")
 
 
 def _notes(statement: Statement) -> dict[str, object]:

@@ -39,8 +39,9 @@ class Threshold:
         accepted: dict[int, Identity] = {}
         for index in range(len(envelope.signatures)):
             self._judge_one(envelope, index, accepted)
-        if len(accepted) < self.needed:
-            raise SignerUntrusted(_shortfall(envelope, len(accepted), self.needed))
+        keys = {identity.fingerprint for identity in accepted.values()}  # one key may be two members' of unlike kinds
+        if len(keys) < self.needed:
+            raise SignerUntrusted(_shortfall(envelope, len(keys), self.needed))
         return tuple(accepted.values())
 
     def _judge_one(self, envelope: Envelope, index: int, accepted: dict[int, Identity]) -> None:
