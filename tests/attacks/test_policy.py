@@ -292,6 +292,20 @@ def accept(place: Scene, data: bytes, **options: Any) -> None:
     verify_summary(place.model, data, place.key("verifier").public, policy, **options)
 
 
+def test_a_revoked_statement_stays_so_in_a_bundle_written_otherwise(at: Scene) -> None:
+    rules = AUTHOR + BUILT + REVOKED
+    path = at.provenance("ci", {"name": "data", "digest": {"sha256": DATA}})
+    at.revoke(Revocation("bundle", name_of("bundle", str(path)), "withdrawn", now() - DAY))
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert "is revoked (withdrawn)" in refused(at, rules, "[provenance]")
+    (at.evidence / "build.bundle.json").unlink()
+    at.provenance("ci", {"name": "data", "digest": {"sha256": DATA}}, name="other")
+    at.revoke(Revocation("bundle", name_of("bundle", str(at.model / "model.sig")), "withdrawn", now() - DAY))
+    signature = at.model / "model.sig"
+    signature.write_bytes(signature.read_bytes() + b"\n")
+    assert "is revoked (withdrawn)" in refused(at, rules, "[revocation]")
+
+
 def test_denied_data_under_another_spelling_or_none_is_refused(at: Scene) -> None:
     rules = AUTHOR + BUILT + f'[datasets]\ndeny = ["{POISON}"]\n'
     for digest, words in (({"sha256": POISON.upper()}, "lower-case hex"), ({}, "without a digest")):

@@ -21,7 +21,6 @@ from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
 from holdfast.policy.identity import Identity, evidence_beside, identify
 from holdfast.policy.model import Policy
-from holdfast.policy.naming import bundle_names
 from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import read_manifest
@@ -29,7 +28,7 @@ from holdfast.signing.marks import Marks
 from holdfast.signing.oms import read_statement
 from holdfast.signing.oms.scope import verifying_skip
 from holdfast.signing.passport import BUNDLE as PASSPORT
-from holdfast.signing.revocation import RevocationList, verify_revocations
+from holdfast.signing.revocation import RevocationList, bundle_names, verify_revocations
 from holdfast.signing.trust import Trust
 from holdfast.signing.trusts import require_threshold, trusts
 from holdfast.signing.trusts.keyset import KeySetTrust, read_key_set_trust, read_stampers
@@ -234,8 +233,8 @@ class Case:
 
     @property
     def signature_digests(self) -> list[str]:
-        """What a revocation list may call each signature: see :func:`bundle_names`."""
-        return [name for data in self.signatures.values() for name in bundle_names(data)]
+        """All digests (hex) by which the signatures may be revoked."""
+        return [digest for data in self.signatures.values() for digest in bundle_names(data)]
 
     @cached_property
     def every_file(self) -> dict[str, Path]:
@@ -290,7 +289,7 @@ class Case:
         return proof
 
     def require_unrevoked_bundle(self, data: bytes) -> None:
-        """Raise :class:`SignerUntrusted` when the bundle is revoked, by its bytes or by its payload."""
+        """Raise :class:`SignerUntrusted` when these very bytes, or what they sign, are revoked."""
         for digest in bundle_names(data) if self.revocations is not None else ():
             if self.revocations is not None and (entry := self.revocations.against("bundle", digest, at=self.at)):
                 raise SignerUntrusted(f"the bundle {digest[:16]} is revoked ({entry.reason})")

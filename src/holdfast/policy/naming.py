@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from cryptography import x509
@@ -10,9 +9,8 @@ from cryptography import x509
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.policy.identity import identify
-from holdfast.signing.envelope import read_envelope
 from holdfast.signing.keys import load_public
-from holdfast.signing.revocation import KINDS
+from holdfast.signing.revocation import KINDS, bundle_names
 from holdfast.signing.x509.certificates import certificate_name
 
 _LIMIT = 64 << 20
@@ -39,18 +37,7 @@ def name_of(kind: str, value: str) -> str:
     if kind == "model":
         return identify(path).model_id
     data = read_bytes(path, kind, limit=_LIMIT)
-    return bundle_names(data)[-1] if kind == "bundle" else certificate_name(_certificate(data, value))
-
-
-def bundle_names(data: bytes) -> tuple[str, str]:
-    """Return what revocation lists may call a bundle: SHA-256 (hex) of its bytes, and of the payload it signs.
-
-    Nobody signs the bytes around a payload, so only the second name survives a space more or less.
-
-    Raises:
-        UnreadableArtifact: no bundle.
-    """
-    return hashlib.sha256(data).hexdigest(), hashlib.sha256(read_envelope(data).payload).hexdigest()
+    return bundle_names(data)[0] if kind == "bundle" else certificate_name(_certificate(data, value))
 
 
 def _certificate(data: bytes, name: str) -> x509.Certificate:

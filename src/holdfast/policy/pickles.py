@@ -17,6 +17,7 @@ _IMPORTS = {"GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 _CALLS = {"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS"}
 _LENGTHS = {-2: "<B", -3: "<i", -4: "<I", -5: "<Q"}  # how pickletools marks an argument behind its length
 _LINE = -1
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _NUMBER = re.compile(rb"[\s0-9a-fA-FxXoOlL_+-]+")
 _LINES = {
     "INT": _NUMBER,
@@ -26,7 +27,6 @@ _LINES = {
     "FLOAT": re.compile(rb"[\s0-9a-zA-Z_.+-]+"),
     "STRING": re.compile(rb"""['"].*""", re.DOTALL),
 }
-_OPCODES = {item.code: item for item in pickletools.opcodes}
 _MOST_OPCODES, _LONGEST_LINE, _LARGEST = 1_000_000, 64 << 20, 1 << 60
 UNCERTAIN = "UNCERTAIN"  # stands for bytes that are too long to be told from a pickle
 

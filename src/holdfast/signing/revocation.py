@@ -19,6 +19,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
 from holdfast.signing.editions import FIELDS, Edition
+from holdfast.signing.envelope import read_envelope
 from holdfast.signing.marks import Mark
 from holdfast.signing.signers.protocol import KeyHolder, Signer
 from holdfast.signing.times import now, read_time, write_time
@@ -32,6 +33,15 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _CERTIFICATE = re.compile(r"[0-9a-f]{64}/[1-9][0-9]{0,48}")
 
 
+def bundle_names(data: bytes) -> tuple[str, str]:
+    """Return the digests (hex) by which a bundle may be revoked: of its signed payload, and of its bytes.
+
+    The payload's is the one to use: without it a blank in the bundle would make another thing of it.
+    """
+    payload = read_envelope(data).payload
+    return hashlib.sha256(payload).hexdigest(), hashlib.sha256(data).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Revocation:
     """One thing not to rely on from ``effective`` on.
@@ -39,7 +49,7 @@ class Revocation:
     Attributes:
         kind: ``key``, ``certificate``, ``bundle``, ``model`` or ``dataset``.
         id: the key's fingerprint; SHA-256 of the issuer's DER name, ``/``, and the serial number; SHA-256 of the
-            bundle's bytes; the model id; the dataset's digest. Digests are lower-case hex.
+            bundle's signed payload, or of its bytes; the model id; the dataset's digest. Digests are lower-case hex.
         reason: ``compromise`` (somebody else can sign with it), ``poisoned``, ``unsafe``, ``superseded``, ``retired``
             or ``withdrawn``.
         effective: from when on.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from holdfast._files import read_bytes
@@ -21,6 +20,7 @@ from holdfast.evidence.statement import Statement
 from holdfast.signing.bundle import Verified, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.passport import PASSPORT_TYPE
+from holdfast.signing.revocation import bundle_names
 from holdfast.signing.trust import Identity
 from holdfast.signing.trusts import Threshold, TrustSources, load_trust
 
@@ -45,7 +45,7 @@ class Evidence:
         inputs: what that was made of; empty for a statement that only vouches.
         provenance: how it was made; None for a statement that only vouches.
         signers: who signed.
-        digest: SHA-256 (hex) of the bundle's bytes, by which revocation lists name it.
+        digests: by which revocation lists name the bundle: of its payload, and of its bytes.
     """
 
     source: Path
@@ -54,7 +54,7 @@ class Evidence:
     inputs: tuple[Resource, ...]
     provenance: Provenance | None
     signers: tuple[Identity, ...]
-    digest: str = ""
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def gather(
         except SignerUntrusted as error:
             ignored.append(Ignored(path, _named(unverified), str(error), untrusted=True))
         else:
-            found.setdefault(digest_bytes(data), replace(_evidence(path, data, proof), digest=sha256(data).hexdigest()))
+            found.setdefault(digest_bytes(data), replace(_evidence(path, data, proof), digests=bundle_names(data)))
     return tuple(found.values()), tuple(ignored)
 
 

@@ -178,7 +178,7 @@ def _refuse_revoked(nodes: Iterable[Node], revoked: Revoked) -> None:
                 if asked(value):
                     raise LineageBroken(f"{node.name} ({algorithm}:{value[:16]}) is revoked and is in the lineage")
         for item in (*node.made, *node.vouched):
-            if asked(item.digest):
+            if any(map(asked, item.digests)):
                 raise LineageBroken(f"{item.source.name} is revoked and is in the lineage")
             for signer in item.signers:
                 if asked(signer.fingerprint):
