@@ -11,6 +11,8 @@ import pytest
 
 from holdfast.errors import UnreadableArtifact
 from holdfast.evidence.containers.safetensors import read_header
+from holdfast.evidence.record import Record
+from holdfast.evidence.statement import Subject
 
 from ..fuzz.__main__ import every_target
 from ..fuzz.driver import ForgeryFound, Target, mutation, run
@@ -88,3 +90,26 @@ def test_a_tensor_of_as_many_sides_as_numpy_has_is_read() -> None:
     data = struct.pack("<Q", len(header)) + header + b"x"
     (slot,) = read_header(lambda offset, length: data[offset : offset + length], len(data)).slots
     assert (len(slot.shape), slot.length) == (64, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("procedure", "x", "procedure is no object"),
+        ("facts", [1], "facts is no object"),
+        ("measured", None, "measured is no object"),
+        ("inputs", {"data": 7}, "map text to text"),
+        ("tool", {"name": None}, "map text to text"),
+        ("lineage", {"a": 1}, "lineage is no list"),
+        ("lineage", ["train"], "lineage is no list"),
+        ("seed", 7, "seed is no text"),
+    ],
+)
+def test_a_record_with_a_field_of_another_kind_is_refused_when_it_is_read(
+    field: str, value: object, words: str
+) -> None:
+    """It was accepted, and whoever wrote or showed it later ended in a ValueError."""
+    record = Record(kind="bit-errors", subject=Subject("m", {"blake3": "1" * 64}), procedure={}, measured={})
+    assert Record.from_json(record.to_json()) == record
+    with pytest.raises(UnreadableArtifact, match=words):
+        Record.from_json(record.to_json() | {field: value})

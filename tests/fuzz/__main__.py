@@ -19,6 +19,7 @@ from .targets_documents import (
     list_targets,
     manifest_targets,
     outboard_targets,
+    record_targets,
     summary_targets,
 )
 
@@ -30,6 +31,7 @@ def every_target() -> list[Maker]:
         *outboard_targets(),
         *dataset_targets(),
         *list_targets(),
+        *record_targets(),
         *summary_targets(),
         *manifest_targets(),
     ]

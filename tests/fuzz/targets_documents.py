@@ -17,7 +17,9 @@ import numpy as np
 from holdfast.data.commitments import commit, from_predicate, to_predicate, write_table
 from holdfast.evidence import canonical
 from holdfast.evidence.outboard import Outboard, build_outboard
-from holdfast.evidence.statement import PAYLOAD_TYPE
+from holdfast.evidence.provenance import Provenance, Resource, build_type
+from holdfast.evidence.record import Measurement, Record
+from holdfast.evidence.statement import PAYLOAD_TYPE, Statement, Subject
 from holdfast.policy.read import read_policy
 from holdfast.policy.summary import sign_summary, verify_summary
 from holdfast.signing import generate_key, require_threshold
@@ -202,6 +204,25 @@ def list_targets() -> list[Maker]:
     ]
 
 
+def record_targets() -> list[Maker]:
+    """What a trusted key signed, of which the readers must stand anything: records, and steps of a lineage."""
+    about = Subject("model", {"blake3": "1" * 64})
+    measured = {"detection-latency": Measurement(0.25, 0.0, 0.5, 3, "s")}
+    record = Record(kind="integrity-incident", subject=about, procedure={"type": "x"}, measured=measured, seed=7)
+    inputs = (Resource("dataset:toy", {"blake3": "2" * 64}, "data"),)
+    made = Provenance(build_type=build_type("train"), parameters={"epochs": 2}, inputs=inputs, invocation="a")
+    change = partial(mutate_structure, words=_WORDS)
+    make = partial(Target, damage=change, same=False)
+    return [
+        lambda: make(name="record", good=record.to_bytes(), use=lambda data: Record.from_bytes(data).to_bytes()),
+        lambda: make(
+            name="provenance",
+            good=made.statement(about).to_bytes(),
+            use=lambda data: Provenance.from_statement(Statement.from_bytes(data)).statement(about).to_bytes(),
+        ),
+    ]
+
+
 def summary_targets() -> list[Maker]:
     """Verification summaries."""
     from tests.judged import scene
@@ -217,6 +238,3 @@ def summary_targets() -> list[Maker]:
         return found.proof.statement, found.proof.signers, found.verified, found.levels
 
     return _both("verification summary", bundle, use, made.key("verifier"))
-
-
-__all__ = ["dataset_targets", "list_targets", "manifest_targets", "outboard_targets", "summary_targets"]

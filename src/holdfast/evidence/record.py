@@ -94,6 +94,7 @@ class Record:
             seen = value.get("type") if isinstance(value, dict) else type(value).__name__
             raise UnsupportedVersion(f"unknown record type {seen!r}", hint=f"this version reads {RECORD_TYPE}")
         fields = {key: item for key, item in value.items() if key != "type"}
+        _require_kinds(fields)
         try:
             fields["subject"] = Subject.from_json(fields["subject"])
             fields["measured"] = {name: Measurement(**item) for name, item in fields["measured"].items()}
@@ -107,3 +108,21 @@ class Record:
     def from_bytes(cls, data: bytes) -> Record:
         """Parse the bytes of a record."""
         return cls.from_json(canonical.loads(data, what="record"))
+
+
+_OBJECTS = ("inputs", "procedure", "platform", "measured", "facts", "tool")
+_TEXTS = ("inputs", "tool")  # of which every value is text
+
+
+def _require_kinds(fields: Mapping[str, Any]) -> None:
+    """Refuse fields of another JSON type, which whoever reads the record later would stumble over."""
+    for name in _OBJECTS:
+        if not isinstance(fields.get(name), dict):
+            raise UnreadableArtifact(f"the record is malformed: {name} is no object")
+    if not all(isinstance(item, str) for name in _TEXTS for item in fields[name].values()):
+        raise UnreadableArtifact("the record is malformed: inputs and tool map text to text")
+    lineage, seed = fields.get("lineage"), fields.get("seed")
+    if not isinstance(lineage, list) or not all(isinstance(item, dict) for item in lineage):
+        raise UnreadableArtifact("the record is malformed: lineage is no list of objects")
+    if not (seed is None or (isinstance(seed, str) and seed.isascii())):
+        raise UnreadableArtifact("the record is malformed: seed is no text")
