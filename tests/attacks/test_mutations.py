@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import time
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from holdfast.errors import UnreadableArtifact
+from holdfast.errors import HoldfastError, UnreadableArtifact
 from holdfast.evidence.containers.safetensors import read_header
 from holdfast.evidence.record import Record
 from holdfast.evidence.statement import Subject
@@ -17,6 +19,8 @@ from holdfast.evidence.statement import Subject
 from ..fuzz.__main__ import every_target
 from ..fuzz.driver import ForgeryFound, Target, mutation, run
 from ..fuzz.folder import Folder
+from ..fuzz.fuzz_atheris import NAMES, reader
+from ..fuzz.fuzz_atheris import main as guided
 
 TRIES = 120
 
@@ -61,6 +65,26 @@ def test_a_crash_is_not_taken_for_a_refusal_and_says_how_to_see_it_again() -> No
         run(target, 1, seed=5)
     assert caught.value.__notes__ == ["lenient, mutation 0 of seed 5"]
     assert mutation(target, 5, 0) == b"abc" * 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_coverage_guides_reads_what_it_begins_with(name: str) -> None:
+    read, damage, seed = reader(name)
+    read(seed)
+    changed = {damage(Random(number), seed) for number in range(20)}
+    assert len(changed) > 10
+    for data in changed:
+        with contextlib.suppress(HoldfastError):
+            read(data)
+
+
+def test_without_atheris_nothing_is_fuzzed_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["fuzz_atheris"])
+    assert guided() == 3
+    assert "nothing was fuzzed" in capsys.readouterr().err
 
 
 def test_a_folder_holds_exactly_the_files_it_is_given() -> None:
