@@ -534,7 +534,7 @@ def test_links_of_a_hugging_face_cache_lead_to_its_blobs_and_nowhere_else(tmp_pa
     (blobs / "124").symlink_to("../../models--a--c/blobs/123")
     (snapshot / "model.bin").unlink()
     (snapshot / "model.bin").symlink_to("../../blobs/124")
-    refused(snapshot, "leads out of the model")
+    refused(snapshot, r"cannot read .*model\.bin")
 
 
 def test_a_model_signed_as_files_may_be_verified_as_links(tmp_path: Path):
@@ -557,7 +557,7 @@ def test_12_what_is_swapped_between_the_look_and_the_open_is_refused(
     model: Path, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Whoever replaces a file or folder after it was listed gains nothing: a link, a pipe, another folder."""
-    from holdfast.signing.oms import tree
+    from holdfast.evidence import tree
 
     twin = tmp_path / "twin"
     twin.mkdir()

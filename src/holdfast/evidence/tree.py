@@ -18,7 +18,7 @@ from holdfast.errors import UnreadableArtifact
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not block before it is refused
-_DEEPEST = 64  # folders below the root
+DEEPEST = 64  # folders below the root
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 MOST_FILES = 1_000_000
 Exclude = Iterable[str] | Callable[[str], bool]
@@ -113,8 +113,8 @@ class _Lister:
 
     def list(self, handle: int, prefix: str, depth: int = 0) -> None:
         """List one open folder, and those below it."""
-        if depth > _DEEPEST:
-            raise UnreadableArtifact(f"{self.root / prefix} is nested deeper than {_DEEPEST} folders")
+        if depth > DEEPEST:
+            raise UnreadableArtifact(f"{self.root / prefix} is nested deeper than {DEEPEST} folders")
         with _reading(self.root / prefix), os.scandir(handle) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
@@ -147,7 +147,7 @@ class _Lister:
     def _followed(self, handle: int, path: str, name: str) -> Found:
         """Return the file that a link names; the link is read once, and what it said is what is opened later."""
         if self.links is Links.REFUSE:
-            raise _irregular(self.root / path)
+            raise _link(self.root / path)
         with _reading(self.root / path):
             folder = os.path.realpath(self.base / path.rpartition("/")[0])
             base, inside = self._destination(os.path.join(folder, os.readlink(name, dir_fd=handle)), path)
@@ -162,8 +162,10 @@ class _Lister:
             return str(blobs), plain.name
         real = Path(os.path.realpath(target))
         if self.links is Links.INSIDE and real.is_relative_to(root) and real != root:
+            if real.is_dir():
+                raise _link(self.root / path, " to a folder")
             return str(root), real.relative_to(root).as_posix()
-        raise _irregular(self.root / path)
+        raise _link(self.root / path, " that leads out of the model")
 
 
 def _test(exclude: Exclude) -> Callable[[str], bool]:
@@ -219,6 +221,11 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise _irregular(path)
 
 
+def _link(path: Path, where: str = "") -> UnreadableArtifact:
+    hint = "replace it by the file it names, or allow links to files of the model"
+    return UnreadableArtifact(f"{path} is a link{where}, not a regular file", hint=hint)
+
+
 def _irregular(path: Path) -> UnreadableArtifact:
     return UnreadableArtifact(f"{path} is not a regular file", hint="replace links and devices by the files they name")
 
@@ -227,5 +234,5 @@ def _checked_name(name: str) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise UnreadableArtifact(f"the name {name!r} is not UTF-8", hint="rename the file") from None
+        raise UnreadableArtifact(f"the name {os.fsencode(name)!r} is not UTF-8", hint="rename the file") from None
     return name

@@ -60,7 +60,7 @@ IRREGULAR: dict[str, Callable[[Path], object]] = {
 def test_anything_but_files_and_folders_is_refused(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     IRREGULAR[kind](Path("odd"))
-    with pytest.raises(UnreadableArtifact, match="odd is not a regular file"):
+    with pytest.raises(UnreadableArtifact, match=r"odd is .*not a regular file"):
         digest_tree(folder)
     assert "odd" not in digest_tree(folder, exclude=["odd"])
 
@@ -130,7 +130,7 @@ def test_links_out_of_the_blobs_are_refused(target: str, cache: Path, tmp_path: 
     (cache.parent.parent / "blobs" / "folder").mkdir()
     (cache.parent.parent / "blobs" / "folder" / "x").write_text("x")
     (cache / "odd").symlink_to(target)
-    with pytest.raises(UnreadableArtifact, match="odd is not a regular file"):
+    with pytest.raises(UnreadableArtifact, match=r"odd is a link.*not a regular file"):
         digest_tree(cache, links=Links.BLOBS)
 
 
@@ -155,7 +155,7 @@ def test_links_inside_the_model_stand_for_their_files_when_asked_and_folders_nev
     (cache / "folder").unlink()
     (tmp_path / "secret").write_text("s")
     (cache / "out").symlink_to(tmp_path / "secret")
-    with pytest.raises(UnreadableArtifact, match="out is not a regular file"):
+    with pytest.raises(UnreadableArtifact, match=r"out is a link.*not a regular file"):
         digest_tree(cache, links=Links.INSIDE)
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from holdfast.errors import UnreadableArtifact
 from holdfast.evidence.beside import is_canonical, is_evidence
+from holdfast.evidence.tree import DEEPEST
 from holdfast.signing import generate_key, verify_artifact
 from holdfast.signing.oms.names import covers, parse_shard, shard_name
-from holdfast.signing.oms.tree import MAX_FOLDERS, walk
+from holdfast.signing.oms.tree import walk
 
 OFFSETS = st.integers(0, 2**53)
 
@@ -90,7 +91,7 @@ def test_a_walk_finds_every_file_and_does_not_enter_what_is_skipped(tmp_path: Pa
 
 
 def test_folders_are_bounded_in_depth(tmp_path: Path):
-    deep = tmp_path.joinpath(*["d"] * MAX_FOLDERS)
+    deep = tmp_path.joinpath(*["d"] * DEEPEST)
     deep.mkdir(parents=True)
     (deep / "f").touch()
     assert len(names(tmp_path)) == 1
@@ -117,5 +118,5 @@ def test_an_open_fails_when_the_file_went_away(tmp_path: Path):
     (tmp_path / "f").touch()
     entry = next(walk(tmp_path, lambda name: False))
     (tmp_path / "f").unlink()
-    with pytest.raises(UnreadableArtifact, match="cannot read f"), entry.open():
+    with pytest.raises(UnreadableArtifact, match=r"cannot read .*/f:"), entry.open():
         pass
