@@ -6,14 +6,14 @@ be computed from ``model.safetensors`` and ``model.json`` alone. Files as such a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
+from holdfast.evidence.containers.safetensors import index
+from holdfast.evidence.containers.slot import Slot
 from holdfast.evidence.digest import Wanted, digest_file, digest_tensor, hash_tree
 from holdfast.evidence.lineage import Step
 from holdfast.evidence.manifest import Leaf, Manifest, fact
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS, DESCRIPTION, MODEL_TYPE = "model.safetensors", "model.json", "holdfast.model/v1"
-_LENGTH = 8  # bytes that say how long the header is
-_MAX_HEADER = 100 << 20
+# the container's word for an element -> torch's, which the digest of a tensor binds
 _DTYPES = {
-    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
-    "U16": ("uint16", 2), "U32": ("uint32", 4), "U64": ("uint64", 8), "BOOL": ("bool", 1),
-    "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1), "C64": ("complex64", 8),
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
+    "i16": "int16", "i8": "int8", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64", "bool": "bool",
+    "f8_e4m3": "float8_e4m3fn", "f8_e5m2": "float8_e5m2", "c64": "complex64",
 }  # fmt: skip
 
 
@@ -95,51 +93,19 @@ def _description(folder: Path) -> dict[str, Any]:
 def _tensors(path: Path) -> list[Leaf]:
     """Digest the tensors of a safetensors file one by one."""
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH), "little")
-            if not 2 <= length <= min(_MAX_HEADER, size - _LENGTH):
-                raise UnreadableArtifact(f"{path} is not a whole safetensors file")
-            header = canonical.loads(file.read(length), what=str(path), max_bytes=_MAX_HEADER)
-            start = _LENGTH + length
-            leaves = []
-            for name, dtype, shape, begin, end in _slots(header, size - start, path):
-                file.seek(start + begin)
-                leaves.append(Leaf("tensor", name, digest_tensor(name, dtype, shape, file.read(end - begin))))
+
+            def read(start: int, length: int) -> bytes:
+                file.seek(start)
+                return file.read(length)
+
+            slots = index(read, path.stat().st_size)
+            return [Leaf("tensor", slot.name, _digest(slot, read(slot.offset, slot.length), path)) for slot in slots]
     except OSError as error:
         raise UnreadableArtifact(f"cannot read {path}: {error.strerror or error}") from error
-    return leaves
 
 
-def _slots(header: object, room: int, path: Path) -> list[tuple[str, str, list[int], int, int]]:
-    """Return (name, dtype, shape, begin, end) of every tensor in file order, which leave no byte between them."""
-    if not isinstance(header, dict):
-        raise UnreadableArtifact(f"{path} is not a whole safetensors file")
-    found = [_slot(name, item, path) for name, item in header.items() if name != "__metadata__"]
-    found.sort(key=lambda slot: (slot[3], slot[4], slot[0]))
-    position = 0
-    for name, _, _, begin, end in found:
-        if begin != position:
-            raise UnreadableArtifact(f"{name} in {path} overlaps another tensor or leaves a hole before it")
-        position = end
-    if position != room:
-        raise UnreadableArtifact(f"{path} holds {room} bytes for {position} bytes of tensors")
-    return found
-
-
-def _slot(name: str, item: Mapping[str, Any], path: Path) -> tuple[str, str, list[int], int, int]:
-    problem = UnreadableArtifact(f"{name} in {path} is malformed")
-    if not isinstance(item, dict) or item.get("dtype") not in _DTYPES:
-        raise problem
-    shape, offsets = item.get("shape"), item.get("data_offsets")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise problem
-    dtype, width = _DTYPES[item["dtype"]]
-    if offsets[1] - offsets[0] != width * math.prod(shape):
-        raise problem
-    return name, dtype, shape, offsets[0], offsets[1]
-
-
-def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    # of bounded length, because the product of millions of sides would take hours to work out
-    return isinstance(value, list) and len(value) <= 64 and all(type(item) is int and item >= 0 for item in value)
+def _digest(slot: Slot, data: bytes, path: Path) -> str:
+    if slot.dtype not in _DTYPES:
+        raise UnreadableArtifact(f"{slot.name} in {path} is of type {slot.dtype}, which no model of ours has")
+    return digest_tensor(slot.name, _DTYPES[slot.dtype], slot.shape, data)

@@ -11,7 +11,7 @@ from torch import nn
 
 import holdfast
 from holdfast.data import dataset
-from holdfast.errors import UnreadableArtifact, UnsupportedVersion
+from holdfast.errors import ArtifactError, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.provenance import MODEL_ID
 from holdfast.models import build_architecture, card, manifest_of
 from holdfast.signing import generate_key
@@ -99,7 +99,7 @@ def rewrite(path: Path, change: dict[str, object]) -> None:
 def test_a_malformed_header_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     holdfast.save(plain(), tmp_path)
     rewrite(tmp_path / "model.safetensors", change)
-    with pytest.raises(UnreadableArtifact):
+    with pytest.raises(ArtifactError):
         stored_manifest(tmp_path)
 
 
