@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli import main
+from holdfast.cli import entry, main
 from holdfast.signing.envelope import read_envelope
 from tests.timestamping import open_authority, serving
 
@@ -149,3 +149,43 @@ def test_verify_says_how_many_signatures_were_needed(capsys: pytest.CaptureFixtu
     assert (found["needed"], found["trusted"]) == (1, 2)
     assert main(["verify", "m", "--trust", "a.pub", "--trust", "b.pub", "--threshold", "1"]) == 0
     assert "(1 of 2 needed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("verify", "nowhere", "--trust", "a.pub"), "no file or folder at nowhere", ""),
+        (("sign", "m", "--key", "file:locked.pem"), "locked.pem is encrypted", "--password-file FILE, or -"),
+        (("sign", "m", "--key", "file:a.pem", "--password-file", "words"), "a.pem is not encrypted", "leave out"),
+        (("verify", "m", "--trust", "ca.pem"), "ca.pem is not a PEM public key", "certificate:roots="),
+        (("sign", "linked", "--key", "file:a.pem"), "config.json is not a regular file", "--allow-symlinks"),
+    ],
+)
+def test_what_goes_wrong_is_told_with_a_hint_that_helps(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str, hint: str
+):
+    Path("words").write_text("secret\n")
+    assert main(["keygen", "locked", "--password-file", "words"]) == 0
+    Path("ca.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    Path("linked").mkdir()
+    Path("linked/config.json").symlink_to("../m/README.md")
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    capsys.readouterr()
+    assert main([*arguments]) == 2
+    told, _, help_ = capsys.readouterr().err.partition("\n  hint: ")
+    assert message in told
+    assert hint in help_
+
+
+def test_an_interrupt_before_the_verb_runs_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holdfast.cli._dispatch", interrupted)
+    monkeypatch.setattr("sys.argv", ["holdfast", "sign", "m"])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"

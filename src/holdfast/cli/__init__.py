@@ -78,5 +78,10 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
 
 
 def entry() -> None:
-    """Run the command line and exit."""
-    sys.exit(main())
+    """Run the command line and exit; an interrupt while a verb is still imported ends like any other."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

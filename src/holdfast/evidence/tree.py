@@ -227,7 +227,9 @@ def _link(path: Path, where: str = "") -> UnreadableArtifact:
 
 
 def _irregular(path: Path) -> UnreadableArtifact:
-    return UnreadableArtifact(f"{path} is not a regular file", hint="replace links and devices by the files they name")
+    link = "replace the link by its file, or allow links: --allow-symlinks for sign, --links blobs for diff and resign"
+    hint = link if path.is_symlink() else "a model holds files and folders only"
+    return UnreadableArtifact(f"{path} is not a regular file", hint=hint)
 
 
 def _checked_name(name: str) -> str:

@@ -163,6 +163,8 @@ def verify_artifact(
         UnreadableArtifact: a link or device in the model, or no signature.
         UnsupportedVersion: an unknown format, or a legacy one without ``legacy``.
     """
+    if not Path(model).exists():
+        raise UnreadableArtifact(f"no file or folder at {model}")
     path = Path(signature) if signature is not None else default_signature(Path(model))
     if extra not in ("refuse", "allow"):
         raise InvalidConfig(f"extra files can be refused or allowed, not {extra!r}")

@@ -135,7 +135,9 @@ def parse_private(data: bytes, password: bytes | None, name: str) -> KeySigner:
     try:
         key = serialization.load_pem_private_key(data, password)
     except TypeError as error:
-        raise UsageError(f"{name}: {error}", hint="an encrypted key takes a password, a plain one none") from error
+        if password is None:
+            raise UsageError(f"{name} is encrypted", hint="--password-file FILE, or - to be asked") from error
+        raise UsageError(f"{name} is not encrypted and takes no password", hint="leave out --password-file") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         reason = "wrong password, or no PEM private key" if password else "not a PEM private key"
         raise UnreadableArtifact(f"{name}: {reason}") from error
@@ -161,7 +163,8 @@ def load_public(source: PublicKey | bytes | Path | str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UnreadableArtifact(f"{name} is not a PEM public key") from error
+        hint = "for a certificate: certificate:roots=FILE,identity=NAME" if b"CERTIFICATE" in data else ""
+        raise UnreadableArtifact(f"{name} is not a PEM public key", hint=hint) from error
     if isinstance(key, ed25519.Ed25519PublicKey):
         return PublicKey(key)
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _HASHES:

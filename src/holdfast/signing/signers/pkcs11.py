@@ -104,7 +104,8 @@ def _token(uri: TokenUri) -> pkcs11.Token:
     found = list(library.get_tokens(token_label=uri.token or None, token_serial=uri.serial.encode() or None))
     if len(found) != 1:
         name = uri.token or uri.serial
-        raise Unavailable(f"{len(found) or 'no'} tokens are called {name!r}", hint="serial=... tells them apart")
+        hint = "serial=... tells them apart" if found else "is the token plugged in, and its label spelt so?"
+        raise Unavailable(f"{len(found) or 'no'} tokens are called {name!r}", hint=hint)
     return found[0]
 
 
