@@ -189,3 +189,16 @@ def test_an_interrupt_before_the_verb_runs_ends_without_a_traceback(
         entry()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_signing_names_both_signatures_it_writes(capsys: pytest.CaptureFixture[str]):
+    assert output(capsys, "sign", "m", "--key", "file:a.pem")["manifest"] == "m/model.sig2"
+    assert output(capsys, "sign", "m", "--key", "file:a.pem", "--signature", "m.sig")["manifest"] is None
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    assert "signed m as m/model.sig and model.sig2\n" in capsys.readouterr().err
+
+
+def test_a_wrong_key_is_told_with_how_keys_are_named(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    assert main(["verify", "m", "--trust", "c.pub"]) == 1
+    assert "hint: is --trust the signer's?" in capsys.readouterr().err

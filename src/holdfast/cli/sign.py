@@ -79,7 +79,7 @@ def sign(
     if add_signature:
         keys = [require_key(item) for item in signers]
         if signature is None:
-            path, _ = cosign_model(model, *keys, ignore=left_out, rehash=rehash)
+            path, second = cosign_model(model, *keys, ignore=left_out, rehash=rehash)
         else:
             path = cosign_artifact(model, *keys, signature=signature, ignore=left_out, rehash=rehash)
     else:
@@ -112,7 +112,7 @@ def sign(
                 say(f"note: {note}")
     if timestamp is not None:
         _stamp([path, *([second] if second else [])], timestamp)
-    _report(model, path, signers, json)
+    _report(model, path, second, signers, json)
 
 
 def _require_possible(added: bool, signature: Path | None, outboard: bool, timestamp: str | None) -> None:
@@ -147,10 +147,12 @@ def _signers(keys: list[str], passwords: list[str]) -> list[Signer]:
     return [load_signer(uri, password=password_for(file)) for uri, file in zip(keys, files, strict=True)]
 
 
-def _report(model: Path, path: Path, signers: list[Signer], json: bool) -> None:
+def _report(model: Path, path: Path, manifest: Path | None, signers: list[Signer], json: bool) -> None:
     """Say who signed: the fingerprint of a key, and for other signers what the bundle says of them."""
     envelope = read_envelope(read_bytes(path, "signature"))
     names = [item.public.fingerprint if isinstance(item, KeyHolder) else envelope.named(0) for item in signers]
-    say(f"signed {model} as {path}\n" + "\n".join(f"key {name}" for name in names))
+    written = str(path) if manifest is None else f"{path} and {manifest.name}"
+    say(f"signed {model} as {written}\n" + "\n".join(f"key {name}" for name in names))
     if json:
-        emit({"signature": str(path), "signer": names[0], "signers": names, "signatures": len(envelope.signatures)})
+        value = {"signature": str(path), "manifest": None if manifest is None else str(manifest)}
+        emit(value | {"signer": names[0], "signers": names, "signatures": len(envelope.signatures)})

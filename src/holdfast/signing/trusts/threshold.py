@@ -22,9 +22,12 @@ class Threshold:
 
     def __post_init__(self) -> None:
         if not 1 <= self.needed <= len(self.members):
-            raise InvalidConfig(f"{self.needed} of {len(self.members)} signers can never sign")
+            raise InvalidConfig(
+                f"{self.needed} of {len(self.members)} signers can never sign",
+                hint="trust more, or lower the threshold",
+            )
         if len(set(self.members)) != len(self.members):
-            raise InvalidConfig("a signer is named twice and would count once")
+            raise InvalidConfig("a signer is named twice and would count once", hint="name each signer once")
 
     def judge(self, envelope: Envelope) -> tuple[Identity, ...]:
         """Return who signed, each member once and each key once, under however many names it is trusted.
@@ -41,7 +44,10 @@ class Threshold:
             self._judge_one(envelope, index, accepted)
         keys = {identity.fingerprint for identity in accepted.values()}  # one key may be two members' of unlike kinds
         if len(keys) < self.needed:
-            raise SignerUntrusted(_shortfall(envelope, len(keys), self.needed))
+            raise SignerUntrusted(
+                _shortfall(envelope, len(keys), self.needed),
+                hint="is --trust the signer's? keys are named here by the fingerprint that keygen prints",
+            )
         return tuple(accepted.values())
 
     def _judge_one(self, envelope: Envelope, index: int, accepted: dict[int, Identity]) -> None:
