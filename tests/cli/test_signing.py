@@ -202,3 +202,10 @@ def test_a_wrong_key_is_told_with_how_keys_are_named(capsys: pytest.CaptureFixtu
     assert main(["sign", "m", "--key", "file:a.pem"]) == 0
     assert main(["verify", "m", "--trust", "c.pub"]) == 1
     assert "hint: is --trust the signer's?" in capsys.readouterr().err
+
+
+def test_digests_follow_the_links_of_a_model_when_asked(capsys: pytest.CaptureFixture[str]):
+    Path("m/link.bin").symlink_to("weights.bin")
+    assert main(["digest", "m"]) == 2
+    files = output(capsys, "digest", "m", "--allow-symlinks")
+    assert files["link.bin"] == files["weights.bin"]

@@ -11,6 +11,7 @@ import typer
 from holdfast.cli._common import Json, emit, make_app, printable
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_tree
+from holdfast.evidence.tree import Links
 
 app = make_app()
 
@@ -22,7 +23,7 @@ def digest(
         bool, typer.Option("--oms", help="Print the root digest that an OpenSSF model signature would name.")
     ] = False,
     ignore: Annotated[list[str] | None, typer.Option(help="Path to leave out (with --oms); repeatable.")] = None,
-    allow_symlinks: Annotated[bool, typer.Option(help="Follow links to files (with --oms).")] = False,
+    allow_symlinks: Annotated[bool, typer.Option(help="Follow links to files inside the model or its cache.")] = False,
     dialect: Annotated[
         str, typer.Option(help="Order of the files (with --oms): specification or model-signing.")
     ] = "specification",
@@ -37,9 +38,9 @@ def digest(
             path, {"ignore": frozenset(ignore or ()), "allow_symlinks": allow_symlinks, "dialect": dialect}, json
         )
         return
-    if ignore or allow_symlinks or dialect != "specification":
-        raise InvalidConfig("--ignore, --allow-symlinks and --dialect go with --oms")
-    files = digest_tree(path)
+    if ignore or dialect != "specification":
+        raise InvalidConfig("--ignore and --dialect go with --oms")
+    files = digest_tree(path, links=Links.INSIDE if allow_symlinks else Links.REFUSE)
     if json:
         emit({name: dataclasses.asdict(item) for name, item in files.items()})
         return

@@ -227,7 +227,7 @@ def _link(path: Path, where: str = "") -> UnreadableArtifact:
 
 
 def _irregular(path: Path) -> UnreadableArtifact:
-    link = "replace the link by its file, or allow links: --allow-symlinks for sign, --links blobs for diff and resign"
+    link = "replace it by its file, or follow links: --allow-symlinks (diff, resign: --links blobs)"
     hint = link if path.is_symlink() else "a model holds files and folders only"
     return UnreadableArtifact(f"{path} is not a regular file", hint=hint)
 
