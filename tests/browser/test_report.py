@@ -64,7 +64,7 @@ def test_the_page_shows_the_verdicts_and_the_records_numbers(folder: Path, tmp_p
     assert f"{measured(folder, 'artifact', 'clean-accuracy') * 100:.2f} %" in page
     assert f"{measured(folder, 'fault-campaign-hardened', 'critical-or-due'):.2%}" in page
     assert "ephemeral key" in page
-    assert len(re.findall(r"<svg ", page)) == 5
+    assert len(re.findall(r"<svg ", page)) == 6  # five charts, and the drawing of the lineage
     for record in (folder / "records").glob("*.json"):
         assert f"records/{record.name}" in page
 

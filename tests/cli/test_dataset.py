@@ -55,7 +55,7 @@ def test_commit_and_verify(capsys):
 def test_what_differs_is_named(capsys):
     commit(capsys, "data", range(9), "lab", "mine")
     npz("data.npz", [0, 1, 2, 3, 4, 5, 6, 7, 11], [0, 1, 2, 0, 2, 2, 0, 1, 2])
-    said = run(capsys, "verify", "npz:data.npz", "data", "--trust", "lab.pub", "--json", code=1)
+    said = run(capsys, "verify", "npz:data.npz", "data", "--trust", "lab.pub", "--json", code=1)["error"]
     assert "1 missing: '008' of mine; 1 extra: '011' of mine" in said
     assert "1 changed, first '004' of mine: field 'label' differs" in said
 

@@ -158,7 +158,7 @@ def test_verify_says_how_many_signatures_were_needed(capsys: pytest.CaptureFixtu
         (("sign", "m", "--key", "file:locked.pem"), "locked.pem is encrypted", "--password-file FILE, or -"),
         (("sign", "m", "--key", "file:a.pem", "--password-file", "words"), "a.pem is not encrypted", "leave out"),
         (("verify", "m", "--trust", "ca.pem"), "ca.pem is not a PEM public key", "certificate:roots="),
-        (("sign", "linked", "--key", "file:a.pem"), "config.json is not a regular file", "--allow-symlinks"),
+        (("sign", "linked", "--key", "file:a.pem"), "config.json is a link, not a regular file", "--allow-symlinks"),
     ],
 )
 def test_what_goes_wrong_is_told_with_a_hint_that_helps(
@@ -209,3 +209,13 @@ def test_digests_follow_the_links_of_a_model_when_asked(capsys: pytest.CaptureFi
     assert main(["digest", "m"]) == 2
     files = output(capsys, "digest", "m", "--allow-symlinks")
     assert files["link.bin"] == files["weights.bin"]
+
+
+def test_a_refusal_is_one_json_object_too(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    capsys.readouterr()
+    assert main(["verify", "m", "--trust", "b.pub", "--json"]) == 1
+    seen = capsys.readouterr()
+    assert set(json.loads(seen.out)) == {"error", "hint", "kind"}
+    assert json.loads(seen.out)["kind"] == "SignerUntrusted"
+    assert "error:" in seen.err

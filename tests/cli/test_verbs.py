@@ -49,7 +49,7 @@ def test_sign_verify_tamper(
         file.write(" ")
     assert main(["verify", "m", "--trust", "author.pub", "--json"]) == 1
     seen = capsys.readouterr()
-    assert seen.out == ""
+    assert one_json(seen.out)["kind"] == "DigestMismatch"
     assert "model.json changed" in seen.err
 
 

@@ -34,10 +34,16 @@ def make_app() -> typer.Typer:
 
 
 def execute(app: typer.Typer, verb: str, arguments: list[str]) -> int:
-    """Run one verb and turn whatever happens into an exit code and a clear line on stderr."""
+    """Run one verb and turn whatever happens into an exit code and a clear line on stderr.
+
+    With ``--json`` a refusal is the one object on stdout: ``error``, ``hint`` and the ``kind`` of error.
+    """
+    _emitted.clear()
     try:
         code = app(arguments, prog_name=f"holdfast {verb}", standalone_mode=False)
     except HoldfastError as error:
+        if "--json" in arguments and not _emitted:
+            emit({"error": str(error), "hint": error.hint, "kind": type(error).__name__})
         return _explain(str(error), error.hint, error.exit_code)
     except KeyboardInterrupt:
         return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
@@ -88,9 +94,14 @@ def say(text: str) -> None:
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
+_emitted: list[bool] = []  # whether this call has put its one object on stdout
+
+
 def emit(value: Record | dict[str, Any]) -> None:
     """Put one JSON object on stdout, in canonical form."""
     from holdfast.evidence import canonical
+
+    _emitted.append(True)
 
     print(canonical.dumps(value if isinstance(value, dict) else value.to_json()).decode())
 

@@ -222,7 +222,7 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
 
 
 def _link(path: Path, where: str = "") -> UnreadableArtifact:
-    hint = "replace it by the file it names, or allow links to files of the model"
+    hint = "replace it by the file it names, or allow links to files of the model (--allow-symlinks)"
     return UnreadableArtifact(f"{path} is a link{where}, not a regular file", hint=hint)
 
 
