@@ -168,7 +168,9 @@ def test_another_key_and_a_private_key_are_refused(model: Path) -> None:
         load_trust(b"-----BEGIN PRIVATE KEY-----\n")
 
 
-@pytest.mark.parametrize("kind", ["p256", "p384", "p521", "ed25519"])
+@pytest.mark.parametrize(
+    "kind", ["p256", "ed25519", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("p384", "p521"))]
+)
 def test_every_byte_of_a_passport_counts(tmp_path: Path, kind: str) -> None:
     key = generate_key(kind)
     (tmp_path / "records").mkdir()

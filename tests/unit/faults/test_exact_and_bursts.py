@@ -21,7 +21,9 @@ Draw = Callable[..., np.ndarray]
 ALPHA = 1e-4
 
 
-@pytest.mark.parametrize("count", [0, 1, 1000, 1_000_000, 1_900_000, 2_000_000])
+@pytest.mark.parametrize(
+    "count", [0, 1, 1000, 1_000_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (1_900_000, 2_000_000))]
+)
 def test_exactly_so_many(count: int, memory: Population, draw: Draw) -> None:
     found = draw(ExactErrors(count=count), memory, 1)
     assert len(found) == len(np.unique(found)) == count
