@@ -17,7 +17,7 @@ from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
-from holdfast.execution.plan import Block, describe_fault, draw_trials, plan_blocks, trial_count
+from holdfast.execution.plan import Block, describe_fault, draw_trials, trial_count
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
 from holdfast.execution.run import Progress, evaluating, one_thread
@@ -37,6 +37,7 @@ def campaign(
     confidence: float = 0.95,
     seed: int = 0,
     executor: str = "inline",
+    engine: str = "hooks",
     store: Path | str | None = None,
     name: str = "baseline",
     batch: int = 32,
@@ -59,6 +60,7 @@ def campaign(
         confidence: of the intervals.
         seed: root of all draws.
         executor: ``inline`` or ``processes:N``.
+        engine: how trials are computed: ``hooks`` runs whole forward passes.
         store: SQLite file that takes the rows block by block; a killed campaign resumes from it.
         name: of this campaign in the store.
         batch: trials per block.
@@ -79,12 +81,12 @@ def campaign(
         require_fit(model, data)
         population = population_of(model, at, data.example)
         count = trial_count(trials, margin, confidence, population)
-        plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch) | {
+        plan = _plan(model, data, fault, at=at, trials=count, seed=seed, batch=batch, engine=engine) | {
             "population_bits": population.bits,
             "sites": len(population.sites),
         }
-        blocks = plan_blocks(draw_trials(fault, population, len(data), count, seed), batch)
-        runner = TrialRunner(model, data, strict=strict)
+        runner = TrialRunner(model, data, engine=engine, strict=strict)
+        blocks = runner.blocks(draw_trials(fault, population, len(data), count, seed), batch)
         runner.require_repeatable(batch)
         with ExitStack() as stack:
             table = stack.enter_context(Store(store, name, _fingerprint(plan), plan)) if store is not None else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
-from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, NoSuchSite, TrialError
+from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, TrialError
 from holdfast.execution.compare import Outcome, compare
-from holdfast.execution.condition import Flips
-from holdfast.execution.injection import STORED, applied, flip_rows, tap_sites
+from holdfast.execution.engines import build_engine
 from holdfast.execution.plan import Block, Trial
 from holdfast.models import card
-from holdfast.models.site import Site
 from holdfast.numerics import bits
 
 _GOLDEN_BATCHES = 1024  # kept outputs, shape (batch, classes) each
@@ -48,9 +45,14 @@ class TrialRunner:
     differently for another number of rows.
     """
 
-    def __init__(self, model: nn.Module, data: Dataset, *, strict: bool = False) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, *, engine: str = "hooks", strict: bool = False) -> None:
         self._model, self._data, self._strict = model, data, strict
+        self._engine = build_engine(engine, model, self._images)
         self._golden = lru_cache(maxsize=_GOLDEN_BATCHES)(self._compute_golden)
+
+    def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
+        """Cut trials into blocks as the engine likes them."""
+        return self._engine.blocks(trials, batch)
 
     @property
     def exclusive(self) -> bool:
@@ -106,10 +108,7 @@ class TrialRunner:
             return _row(trial, Outcome.DUE, None, None, 0)
 
     def _forward(self, block: Block, golden: Tensor) -> list[Row]:
-        images = self._images([trial.input for trial in block])
-        with _faulty(self._model, block):
-            observed = self._model(images)
-        result = compare(golden, observed)
+        result = compare(golden, self._engine.faulty(block))
         events = self._events(len(block))
         return [
             _row(
@@ -126,7 +125,7 @@ class TrialRunner:
         return self._data.batch(torch.tensor(inputs))[0]
 
     def _compute_golden(self, inputs: tuple[int, ...]) -> Tensor:
-        output = self._model(self._images(inputs))
+        output = self._engine.golden(inputs)
         if not isinstance(output, Tensor) or output.dim() != 2:
             raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
         if not torch.isfinite(output).all():
@@ -145,35 +144,3 @@ def _row(trial: Trial, outcome: Outcome, ulp: float | None, relative: float | No
     if outcome is Outcome.DUE:
         ulp = relative = None
     return Row(trial.number, *trial.address, trial.input, outcome.value, ulp, relative, events)
-
-
-@contextmanager
-def _faulty(model: nn.Module, block: Block) -> Iterator[None]:
-    """Flip the bits of trial k in row k only; stored bits, which every row reads, come in blocks of one trial.
-
-    Raises:
-        NoSuchSite: a site did not compute in the pass, so its fault would have vanished unseen.
-    """
-    memory = [flips for trial in block for flips in trial.flips if flips.site.kind in STORED]
-    places: dict[Site, list[tuple[int, Flips]]] = {}
-    for row, trial in enumerate(block):
-        for flips in trial.flips:
-            if flips.site.kind not in STORED:
-                places.setdefault(flips.site, []).append((row, flips))
-    silent = set(places)
-    taps = {site: _flipper(site, items, silent) for site, items in places.items()}
-    with applied(model, memory), tap_sites(model, taps):
-        yield
-    if silent:
-        raise NoSuchSite(f"{silent.pop().address} did not compute", hint="the model took another path on this input")
-
-
-def _flipper(site: Site, items: list[tuple[int, Flips]], silent: set[Site]) -> Callable[[Tensor], Tensor]:
-    rows = torch.cat([torch.full_like(flips.index, row) for row, flips in items])
-    changes = Flips.joined([flips for _, flips in items])
-
-    def flip(output: Tensor) -> Tensor:
-        silent.discard(site)
-        return flip_rows(output, rows, changes)
-
-    return flip

@@ -8,13 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from holdfast._registry import Registry
+from holdfast.data import Dataset
 from holdfast.evidence.lineage import Step
 from holdfast.models import Guard, attach_guard, card, manifest_of
 
 
 @runtime_checkable
 class Hardening(Protocol):
-    """A way to protect a model: a frozen dataclass that says which guards go where."""
+    """A way to protect a model, calibrated and ready: a frozen dataclass that says which guards go where."""
 
     def guards(self, model: nn.Module) -> Sequence[Guard]:
         """Return the guards for ``model``."""
@@ -23,6 +25,22 @@ class Hardening(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return the method's name and parameters, as the lineage keeps them; ``profile`` is the digest of its data."""
         ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What a specification such as ``range-restriction:slack=1.3`` names: a frozen dataclass of parameters."""
+
+    def calibrated(self, model: nn.Module, data: Dataset | None) -> Hardening:
+        """Return the hardening of ``model``, with what had to be learnt from clean ``data``.
+
+        Raises:
+            InvalidConfig: the method needs data, and there is none.
+        """
+        ...
+
+
+methods: Registry[Method] = Registry("hardening", "holdfast.hardenings")
 
 
 def harden(model: nn.Module, method: Hardening) -> nn.Module:

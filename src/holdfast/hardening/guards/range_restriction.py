@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.hardening.profile import Bounds
+from holdfast.hardening.harden import methods
+from holdfast.hardening.profile import Bounds, profile
 from holdfast.models.guard import guards
 
 
@@ -67,6 +69,25 @@ def _module_of(site: str) -> str:
     """Return the path of the module that computes ``site``: itself for ``a.b#1``, its owner for ``a/add``."""
     place = site.partition("#")[0]
     return place.rpartition("/")[0] if "/" in place else place
+
+
+@methods.register("range-restriction")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeMethod:
+    """Range guards at the sites that ``at`` selects, with bounds from clean data, widened by ``slack``."""
+
+    at: str = "activations:**"
+    slack: float = 1.3
+
+    def calibrated(self, model: nn.Module, data: Dataset | None) -> RangeRestriction:
+        """Return the hardening with the ranges that ``data`` shows.
+
+        Raises:
+            InvalidConfig: no data, or a slack below 1.
+        """
+        if data is None:
+            raise InvalidConfig("range restriction learns its bounds from clean data", hint="pass calibration data")
+        return RangeRestriction(profile(model, data, at=self.at), slack=self.slack)
 
 
 @guards.register("range-restriction")

@@ -1,0 +1,6 @@
+"""Engines: how the trials of a campaign are computed. Every engine gives the same bits at one trial per pass."""
+
+from holdfast.execution.engines.catalogue import Engine, build_engine, engines
+from holdfast.execution.engines.hooks import Hooks
+
+__all__ = ["Engine", "Hooks", "build_engine", "engines"]

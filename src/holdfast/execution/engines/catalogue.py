@@ -1,0 +1,51 @@
+"""What an engine is: it computes golden and faulty outputs of a model, and says which trials best share a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from holdfast._registry import Registry
+from holdfast.execution.plan import Block, Trial
+
+Images = Callable[[Sequence[int]], Tensor]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Computes a model with and without faults; ``name`` is its registered name.
+
+    An engine is built as ``engine(model, images)``, where ``images`` returns the inputs of given numbers as one batch.
+    """
+
+    name: str
+
+    def golden(self, inputs: tuple[int, ...]) -> Tensor:
+        """Return the fault-free output of a batch of inputs, computed as ``faulty`` computes batches of that size."""
+        ...
+
+    def faulty(self, block: Block) -> Tensor:
+        """Return the output in which row k met trial k; raises what the model raises.
+
+        Raises:
+            NoSuchSite: a site did not compute in the pass, so its fault would have vanished unseen.
+        """
+        ...
+
+    def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
+        """Cut trials into blocks of at most ``batch`` that this engine computes fast; depends on nothing else."""
+        ...
+
+
+engines: Registry[Engine] = Registry("engine", "holdfast.engines")
+
+
+def build_engine(name: str, model: nn.Module, images: Images) -> Engine:
+    """Build the engine called ``name``.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    return engines.get(name)(model, images)
