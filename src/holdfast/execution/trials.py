@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,12 @@ class TrialRunner:
     def __init__(self, model: nn.Module, data: Dataset, *, engine: str = "hooks", strict: bool = False) -> None:
         self._model, self._data, self._strict = model, data, strict
         self._engine = build_engine(engine, model, self._images)
+        self._name = engine
         self._golden = lru_cache(maxsize=_GOLDEN_BATCHES)(self._compute_golden)
+
+    def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset]]:
+        """Travel without what was computed: another process fills its own cache."""
+        return partial(TrialRunner, engine=self._name, strict=self._strict), (self._model, self._data)
 
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""

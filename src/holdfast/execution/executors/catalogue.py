@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,10 +31,13 @@ executors: Registry[Executor] = Registry("executor", "holdfast.executors")
 
 
 def build_executor(spec: str) -> Executor:
-    """Build ``inline``, ``processes:4`` or ``name:key=value``.
+    """Build ``inline``, ``processes:4``, ``ray:10.0.0.1:6379`` or ``name:key=value``.
+
+    A bare option is the executor's first parameter.
 
     Raises:
         UnknownName: no such executor; InvalidConfig: an option it does not take.
     """
-    name, _, count = spec.partition(":")
-    return executors.build(f"{name}:workers={count}" if count.isdecimal() else spec)
+    name, _, option = spec.partition(":")
+    first = next(iter(inspect.signature(executors.get(name)).parameters), None)
+    return executors.build(f"{name}:{first}={option}" if option and first and "=" not in option else spec)

@@ -6,7 +6,6 @@ one way and JSON the other. Only the parent writes the store.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,8 @@ from typing import Any
 
 import torch
 
-from holdfast import errors
-from holdfast.errors import HoldfastError, InvalidConfig, MissingDevice, TrialError
+from holdfast.errors import InvalidConfig, MissingDevice, TrialError
+from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.plan import Block
 from holdfast.execution.trials import Row, TrialRunner
@@ -91,14 +90,7 @@ def _work(pipe: Connection, foreign: list[Connection], task: Callable[[int], Any
     torch.set_num_threads(1)
     with suppress(EOFError, OSError):  # the parent is gone or done
         while True:
-            pipe.send_bytes(_answer(task, int(pipe.recv_bytes())))
-
-
-def _answer(task: Callable[[int], Any], item: int) -> bytes:
-    try:
-        return json.dumps({"item": item, "result": task(item)}).encode()
-    except HoldfastError as error:
-        return json.dumps({"error": type(error).__name__, "message": str(error), "hint": error.hint}).encode()
+            pipe.send_bytes(answer(task, int(pipe.recv_bytes())))
 
 
 def _distribute(pool: dict[Connection, BaseProcess], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
@@ -108,9 +100,9 @@ def _distribute(pool: dict[Connection, BaseProcess], items: Sequence[int]) -> It
     while running:
         ready = set(wait(list(pool)))
         for pipe in (pipe for pipe in pool if pipe in ready):
-            answer = _receive(pipe, pool[pipe])
+            result = _receive(pipe, pool[pipe])
             running += _hand_out(pipe, waiting) - 1
-            yield answer
+            yield result
 
 
 def _hand_out(pipe: Connection, waiting: Iterator[int]) -> int:
@@ -124,19 +116,11 @@ def _hand_out(pipe: Connection, waiting: Iterator[int]) -> int:
 
 def _receive(pipe: Connection, process: BaseProcess) -> tuple[int, Any]:
     try:
-        answer = json.loads(pipe.recv_bytes())
+        data = pipe.recv_bytes()
     except (EOFError, OSError):
         process.join()
         raise TrialError(
             f"a campaign worker died with exit code {process.exitcode}",
             hint="what was finished is kept; run it again",
         ) from None
-    if "error" in answer:
-        raise _rebuilt(answer)
-    return answer["item"], answer["result"]
-
-
-def _rebuilt(answer: dict[str, str]) -> HoldfastError:
-    kind = getattr(errors, answer["error"], HoldfastError)
-    error: HoldfastError = kind(answer["message"], hint=answer["hint"])
-    return error
+    return opened(data)
