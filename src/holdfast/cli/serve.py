@@ -32,7 +32,7 @@ def serve(
     once: Annotated[bool, typer.Option(help="Stop after the first session.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of the products.", min=1)] = 1,
 ) -> None:
-    """Serve the untrusted half of shielded sessions until interrupted.
+    """Serve the untrusted half of shielded sessions until interrupted or terminated.
 
     The worker sees int8 weights and blinded values: no inputs, no scales, no secrets.
     """
@@ -41,4 +41,5 @@ def serve(
     def ready() -> None:
         print(f"{service.value} listens on {socket}", file=sys.stderr)
 
+    worker.end_when_terminated()
     worker.serve(socket, fault=fault, seed=seed, once=once, threads=threads, ready=ready)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -158,6 +159,11 @@ def _clear_stale(path: Path) -> None:
             path.unlink()
 
 
+def end_when_terminated() -> None:
+    """Have SIGTERM end this process like an exit: the socket is removed, and the code is that of the signal."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker from the command line; return its exit code."""
     parser = argparse.ArgumentParser(prog="holdfast.services.worker", description=__doc__)
@@ -167,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--once", action="store_true", help="stop after the first session")
     parser.add_argument("--threads", type=int, default=1, help="of the products")
     options = parser.parse_args(arguments)
+    end_when_terminated()
     try:
         serve(
             options.socket,

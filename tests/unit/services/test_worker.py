@@ -22,11 +22,15 @@ from holdfast.shielding.product import Geometry
 from holdfast.shielding.wire import Connection, Frame, Kind
 from tests.unit.shielding.nets import images, integer_net
 
-SERVE = [sys.executable, "-c", "from holdfast.cli.serve import app; app(prog_name='holdfast serve')"]
+# a shell that runs the tests in the background has children ignore SIGINT, which a worker rightly leaves as it is
+HEAR = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+SERVE = "from holdfast.cli import entry; entry()"
 
 
-def start(path: Path, *options: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([*SERVE, "worker", "--socket", str(path), *options], stderr=subprocess.PIPE)
+def start(path: Path, *options: str, first: str = HEAR) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", first + SERVE, "serve", "worker", "--socket", str(path), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not listens(path):
         assert process.poll() is None, process.stderr.read()
@@ -59,6 +63,18 @@ def test_the_command_serves_sessions_one_after_another_and_survives_a_kill(tmp_p
     with shield(model, f"unix:{path}") as session:
         assert bit_equal(session(images(1)), model(images(1)))
     stop(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert not path.exists()
+
+
+def test_a_terminated_worker_takes_its_socket_along_also_in_the_background(tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    process = start(path, first=DEAF)
+    os.kill(process.pid, signal.SIGINT)  # meant for the shell in front, not for this one
+    with shield(integer_net(), f"unix:{path}") as session:
+        session(images(1))
+        stop(process, signal.SIGTERM)  # in the middle of a session
+    assert process.returncode == 128 + signal.SIGTERM
     assert not path.exists()
 
 
