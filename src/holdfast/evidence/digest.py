@@ -173,10 +173,12 @@ def hash_files(tree: Tree, files: Sequence[Found], wanted: Wanted, *, threads: i
     Files go side by side; a file so large that the other threads would wait for it gets several itself.
     """
     threads, total = threads or usable_threads(), sum(item.size for item in files)
-    if total < _WORTH_THREADS or threads == 1:
-        return {item.name: _hash_one(tree, item, wanted, 1) for item in files}
+    if total < _WORTH_THREADS:
+        threads = 1
+    if threads == 1 or total - max(item.size for item in files) < _WORTH_THREADS:
+        return {item.name: _hash_one(tree, item, wanted, threads) for item in files}
     large = sum(item.size * threads >= total for item in files)
-    inner = threads if len(files) == 1 else max(1, threads // max(large, 1))
+    inner = max(1, threads // max(large, 1))
 
     def work(item: Found) -> Hashed:
         return _hash_one(tree, item, wanted, inner if item.size * threads >= total else 1)
@@ -187,9 +189,6 @@ def hash_files(tree: Tree, files: Sequence[Found], wanted: Wanted, *, threads: i
 
 
 def _side_by_side(work: Callable[[Found], T], items: Sequence[Found], threads: int) -> Iterator[T]:
-    if len(items) == 1:
-        yield work(items[0])
-        return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(min(threads, len(items))) as pool:

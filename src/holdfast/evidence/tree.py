@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from holdfast.errors import UnreadableArtifact
 
@@ -63,14 +63,14 @@ class Tree:
             UnreadableArtifact: it vanished, or is no regular file any more.
         """
         name = self.root.name if found.name == "." else found.name
-        with _descriptor(self._open(name, found), self.root / found.name) as descriptor:
+        with _descriptor(self._open(name, found), self.root, found.name) as descriptor:
             yield descriptor
 
     def _open(self, name: str, found: Found) -> int:
         try:
             return _open_link(found.base, found.inside) if found.base else _open_beneath(self.handle, name)
         except OSError as error:
-            raise _unreadable(self.root / found.name, error) from error
+            raise _unreadable(self.root, found.name, error) from error
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def open_tree(root: Path | str, *, exclude: Exclude = (), links: Links = Links.R
         folder = root.is_dir()
         handle = os.open(root if folder else root.parent, _FOLDER)
     except OSError as error:
-        raise _unreadable(root, error) from error
+        raise _unreadable(root, "", error) from error
     try:
         lister = _Lister(root, _test(exclude), links, root if folder else root.parent)
         lister.list(handle, "") if folder else lister.take(handle, "", root.name)
@@ -115,7 +115,7 @@ class _Lister:
         """List one open folder, and those below it."""
         if depth > DEEPEST:
             raise UnreadableArtifact(f"{self.root / prefix} is nested deeper than {DEEPEST} folders")
-        with _reading(self.root / prefix), os.scandir(handle) as entries:
+        with _reading(self.root, prefix), os.scandir(handle) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
             if not self.left_out(prefix + name):
@@ -124,10 +124,10 @@ class _Lister:
     def take(self, handle: int, prefix: str, name: str, depth: int = 0) -> None:
         """Add one entry of an open folder: a file, everything in a folder, or the file that a link names."""
         path = _checked_name(prefix + name)
-        with _reading(self.root / path):
+        with _reading(self.root, path):
             status = os.lstat(name, dir_fd=handle)
         if stat.S_ISDIR(status.st_mode):
-            with _reading(self.root / path):
+            with _reading(self.root, path):
                 inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
             try:
                 self.list(inner, path + "/", depth + 1)
@@ -136,7 +136,7 @@ class _Lister:
         elif stat.S_ISLNK(status.st_mode):
             self._add(self._followed(handle, path, name))
         else:
-            _require_regular(status, self.root / path)
+            _require_regular(status, self.root, path)
             self._add(Found(path, status.st_size))
 
     def _add(self, found: Found) -> None:
@@ -148,10 +148,10 @@ class _Lister:
         """Return the file that a link names; the link is read once, and what it said is what is opened later."""
         if self.links is Links.REFUSE:
             raise _link(self.root / path)
-        with _reading(self.root / path):
+        with _reading(self.root, path):
             folder = os.path.realpath(self.base / path.rpartition("/")[0])
             base, inside = self._destination(os.path.join(folder, os.readlink(name, dir_fd=handle)), path)
-            with _descriptor(_open_link(base, inside), self.root / path) as descriptor:
+            with _descriptor(_open_link(base, inside), self.root, path) as descriptor:
                 return Found(path, os.fstat(descriptor).st_size, base, inside)
 
     def _destination(self, target: str, path: str) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def _test(exclude: Exclude) -> Callable[[str], bool]:
 
 def _open_beneath(handle: int, name: str) -> int:
     """Open a file below an open folder, one component after the other, following no link on the way."""
-    *folders, last = PurePosixPath(name).parts
+    *folders, last = name.split("/")  # canonical names: none of them is empty, . or ..
     opened: list[int] = []
     try:
         for folder in folders:
@@ -195,30 +195,31 @@ def _open_link(base: str, inside: str) -> int:
 
 
 @contextmanager
-def _descriptor(descriptor: int, path: Path) -> Iterator[int]:
+def _descriptor(descriptor: int, root: Path, name: str) -> Iterator[int]:
     """Yield a descriptor of a regular file and close it."""
     try:
-        _require_regular(os.fstat(descriptor), path)
+        _require_regular(os.fstat(descriptor), root, name)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(root: Path, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(root, name, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> UnreadableArtifact:
-    return UnreadableArtifact(f"cannot read {path}: {error.strerror or error}", hint="did it change meanwhile?")
+def _unreadable(root: Path, name: str, error: OSError) -> UnreadableArtifact:
+    message = f"cannot read {root / name}: {error.strerror or error}"
+    return UnreadableArtifact(message, hint="did it change meanwhile?")
 
 
-def _require_regular(status: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _irregular(path)
+def _require_regular(status: os.stat_result, root: Path, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):  # paths are joined only here: a thousand of them cost what a file does
+        raise _irregular(root / name)
 
 
 def _link(path: Path, where: str = "") -> UnreadableArtifact:
