@@ -3,7 +3,7 @@
 from holdfast.models.artifact import load, save
 from holdfast.models.card import Card, card
 from holdfast.models.catalogue import architectures, build_architecture
-from holdfast.models.guard import Guard, attach_guard, guards
+from holdfast.models.guard import Guard, OperandGuard, Operands, WholeModelGuard, alarms_of, attach_guard, guards
 from holdfast.models.identity import manifest_of, model_subject
 from holdfast.models.lens import Lens, attach_lens
 from holdfast.models.site import KINDS, Site
@@ -16,9 +16,13 @@ __all__ = [
     "Card",
     "Guard",
     "Lens",
+    "OperandGuard",
+    "Operands",
     "Site",
     "Stored",
     "Tap",
+    "WholeModelGuard",
+    "alarms_of",
     "architectures",
     "attach_guard",
     "attach_lens",

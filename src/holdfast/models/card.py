@@ -14,7 +14,7 @@ from torch import nn
 from holdfast.evidence.lineage import Step
 
 if TYPE_CHECKING:
-    from holdfast.models.guard import Guard
+    from holdfast.models.guard_kinds import AnyGuard
     from holdfast.models.lens import Lens
 
 _KEY = "_holdfast"
@@ -27,7 +27,7 @@ class Card:
     architecture: str | None = None  # specification that rebuilds the module, e.g. "cifar-resnet20"
     lineage: list[Step] = field(default_factory=list)
     lenses: dict[str, Lens] = field(default_factory=dict)  # parameter name -> its stored codes
-    guards: list[Guard] = field(default_factory=list)
+    guards: list[AnyGuard] = field(default_factory=list)
     input_shape: tuple[int, ...] | None = None  # one sample, without the batch dimension
     classes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)

@@ -1,52 +1,50 @@
-"""Guards: corrections that live in a model and run at a site on every forward pass."""
+"""Guards: corrections that live in a model and run at a site, or around the whole model, on every forward pass."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast._registry import Registry
-from holdfast.errors import UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnknownName, UnreadableArtifact
 from holdfast.models.card import card, cards
-from holdfast.models.tap import Tap, require_place
+from holdfast.models.guard_hooks import GuardHooks
+from holdfast.models.guard_kinds import (
+    AnyGuard,
+    Guard,
+    OperandGuard,
+    Operands,
+    WholeModelGuard,
+    alarms_of,
+    apply_guards,
+    guards_by_site,
+)
+from holdfast.models.tap import require_place
+
+__all__ = [
+    "AnyGuard",
+    "Guard",
+    "OperandGuard",
+    "Operands",
+    "WholeModelGuard",
+    "alarms_of",
+    "apply_guards",
+    "attach_guard",
+    "guard_from_json",
+    "guards",
+    "guards_by_site",
+    "without_guards",
+]
+
+guards: Registry[AnyGuard] = Registry("guard", "holdfast.guards")
+_BUILT_IN = "holdfast.hardening"  # registers the guards that come with Holdfast; it lies on a floor above this one
 
 
-@runtime_checkable
-class Guard(Protocol):
-    """Checks, and may correct, the output of one site.
-
-    Attributes:
-        kind: registry name.
-        site: name of the guarded place.
-        events: int64, shape (batch,): corrected elements of each sample in the last forward; None before the first.
-    """
-
-    kind: str
-    site: str
-    events: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the checked output; may work in place."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return kind, site and bounds."""
-        ...
-
-
-guards: Registry[Guard] = Registry("guard", "holdfast.guards")
-
-
-# Guards that come with Holdfast live on a floor above this one and are looked up by name, as a plugin's are, so
-# that a saved model opens in a process that has not imported them.
-_BUILT_IN = {"range-restriction": "holdfast.hardening"}
-
-
-def guard_from_json(value: Mapping[str, Any]) -> Guard:
+def guard_from_json(value: Mapping[str, Any]) -> AnyGuard:
     """Rebuild a guard from its JSON form.
 
     Raises:
@@ -55,9 +53,11 @@ def guard_from_json(value: Mapping[str, Any]) -> Guard:
     """
     options = {key: item for key, item in value.items() if key != "kind"}
     kind = str(value.get("kind"))
-    if kind in _BUILT_IN:
-        importlib.import_module(_BUILT_IN[kind])
-    factory = guards.get(kind)
+    try:
+        factory = guards.get(kind)
+    except UnknownName:  # a saved model opens in a process that has not imported its guards
+        importlib.import_module(_BUILT_IN)
+        factory = guards.get(kind)
     try:
         return factory(**options)
     except TypeError as error:
@@ -77,49 +77,16 @@ def without_guards(model: nn.Module) -> Iterator[None]:
             found.guards = installed
 
 
-def attach_guard(model: nn.Module, guard: Guard) -> None:
+def attach_guard(model: nn.Module, guard: AnyGuard) -> None:
     """Make ``guard`` part of ``model``: it runs on every forward and is saved with the model.
 
     Raises:
         NoSuchSite: no module of the model could compute the guard's site.
+        InvalidConfig: the guard is neither callable nor one of the whole model.
     """
-    require_place(model, guard.site)
-    known = card(model)
-    if not known.guards:
-        runner = _Runner()
-        model.register_forward_pre_hook(runner.before)
-        model.register_forward_hook(runner.after, always_call=True)
-    known.guards.append(guard)
-
-
-class _Runner:
-    """Opens the taps of all guards for the length of one forward pass; holds no reference to the model."""
-
-    def __init__(self) -> None:
-        self._open: list[Tap] = []
-
-    def before(self, model: nn.Module, args: object) -> None:
-        tap = Tap(model, _by_site(card(model).guards))
-        tap.__enter__()
-        tap.begin()
-        self._open.append(tap)
-
-    def after(self, model: nn.Module, args: object, output: object) -> None:
-        if self._open:
-            self._open.pop().__exit__(None, None, None)
-
-
-def _by_site(installed: list[Guard]) -> dict[str, Callable[[Tensor], Tensor]]:
-    chains: dict[str, list[Guard]] = {}
-    for guard in installed:
-        chains.setdefault(guard.site, []).append(guard)
-    return {site: _chain(chain) for site, chain in chains.items()}
-
-
-def _chain(chain: list[Guard]) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
-        for guard in chain:
-            x = guard(x)
-        return x
-
-    return run
+    if not isinstance(guard, WholeModelGuard):
+        if not callable(guard):
+            raise InvalidConfig(f"{type(guard).__name__} is no guard", hint="give it __call__, or before and after")
+        require_place(model, guard.site)
+    GuardHooks.on(model)
+    card(model).guards.append(guard)

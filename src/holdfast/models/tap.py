@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -38,7 +39,7 @@ def require_place(model: nn.Module, name: str) -> None:
     modules = dict(model.named_modules())
     place = name.partition("#")[0]
     owner, functional, _ = place.rpartition("/")
-    if functional and owner in modules:
+    if functional and owner in modules and not _is_leaf(owner, modules[owner]):
         return
     if functional or place not in modules or not _is_leaf(place, modules[place]):
         raise NoSuchSite(f"the model computes no {name}", hint="holdfast.sites(model, example) lists what it computes")
@@ -84,7 +85,7 @@ class Watch:
             if self._functional:
                 self._track(path, module, leaf)
             if leaf and (self._modules is None or path in self._modules):
-                self._handles.append(module.register_forward_hook(self._leaf_hook(path)))
+                self._handles.append(before_guards(module, self._leaf_hook(path)))
         if self._functional:
             self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -101,11 +102,6 @@ class Watch:
     def _restart(self, module: nn.Module, args: object) -> None:
         self._calls.clear()
         self._stack.clear()
-
-    def begin(self) -> None:
-        """Start a pass by hand, for a watch that opens inside the root's own pre-forward hook."""
-        self._calls.clear()
-        self._stack[:] = [("", False)]
 
     def _track(self, path: str, module: nn.Module, leaf: bool) -> None:
         def enter(_: nn.Module, __: object) -> None:
@@ -126,34 +122,26 @@ class Watch:
 
     def functional(self, func: Callable[..., Any], args: Any, output: Any) -> Any:
         """Visit the result of a functional call when a non-leaf module is executing."""
-        if getattr(_here, "visiting", False) or not self._stack or self._stack[-1][1]:
+        if is_visiting() or not self._stack or self._stack[-1][1]:
             return output
         return self._see(f"{self._stack[-1][0]}/{operation_name(func)}", output, args)
 
     def _see(self, place: str, output: Any, args: Any) -> Any:
-        if _is_float(output):
+        if is_float(output):
             return self._settle(self._numbered(place), output, args)
-        if not isinstance(output, tuple | list) or not any(map(_is_float, output)):
+        if not isinstance(output, tuple | list) or not any(map(is_float, output)):
             return output
         call = self._calls[place]
         self._calls[place] += 1
         seen = [
-            self._settle(f"{place}#{call}.{i}", item, args) if _is_float(item) else item
-            for i, item in enumerate(output)
+            self._settle(f"{place}#{call}.{i}", item, args) if is_float(item) else item for i, item in enumerate(output)
         ]
         same = all(new is old for new, old in zip(seen, output, strict=True))
-        return output if same else _alike(output, seen)
+        return output if same else alike(output, seen)
 
     def _settle(self, name: str, output: Tensor, args: Any) -> Tensor:
-        """Visit one tensor; what an in-place operation wrote is replaced in place too, as it may have other readers."""
-        outer, _here.visiting = getattr(_here, "visiting", False), True
-        try:
-            result = self._visit(name, output)
-            if result is output or output.requires_grad or all(item is not output for item in args):
-                return result
-            return output.copy_(result)
-        finally:
-            _here.visiting = outer
+        with own_operations():
+            return settle(output, self._visit(name, output), args)
 
     def _numbered(self, place: str) -> str:
         count = self._calls[place]
@@ -161,7 +149,41 @@ class Watch:
         return f"{place}#{count}" if count else place
 
 
-def _alike(sequence: Any, items: list[Any]) -> Any:
+@contextmanager
+def own_operations() -> Iterator[None]:
+    """Run the block as a visit's or guard's own, so that no watch takes its operations for the model's."""
+    outer, _here.visiting = is_visiting(), True
+    try:
+        yield
+    finally:
+        _here.visiting = outer
+
+
+def is_visiting() -> bool:
+    """Say whether a visit or guard is computing, rather than the model."""
+    return getattr(_here, "visiting", False)
+
+
+def settle(output: Tensor, result: Tensor, args: tuple[Any, ...]) -> Tensor:
+    """Return what stands for ``output`` once it was replaced by ``result``.
+
+    What an operation in place wrote, one of its ``args``, is replaced in place too, as it may have other readers.
+    """
+    if result is output or output.requires_grad or all(item is not output for item in args):
+        return result
+    return output.copy_(result)
+
+
+def before_guards(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
+    """Register a forward hook that runs after the hooks there are, but before those of guards."""
+    handle = module.register_forward_hook(hook)
+    hooks = module._forward_hooks
+    for key in [key for key, item in hooks.items() if getattr(item, "after_taps", False)]:
+        hooks[key] = hooks.pop(key)
+    return handle
+
+
+def alike(sequence: Any, items: list[Any]) -> Any:
     """Return ``items`` as a list, tuple, named tuple or torch return type like ``sequence``."""
     return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 
@@ -175,7 +197,8 @@ class _FunctionWatch(TorchFunctionMode):
         return self._watch.functional(func, args, func(*args, **(kwargs or {})))
 
 
-def _is_float(value: object) -> bool:
+def is_float(value: object) -> bool:
+    """Say whether ``value`` is a tensor of floats."""
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
@@ -208,7 +231,7 @@ class Tap:
         if first in self._taps:
             self._handles.append(self._model.register_forward_pre_hook(self._input))
         if last in self._taps:
-            self._handles.append(self._model.register_forward_hook(self._output))
+            self._handles.append(before_guards(self._model, self._output))
         return self
 
     def __exit__(
@@ -218,10 +241,6 @@ class Tap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-    def begin(self) -> None:
-        """Start a pass by hand; see :meth:`Watch.begin`."""
-        self._watch.begin()
 
     def _replace(self, name: str, output: Tensor) -> Tensor:
         tap = self._taps.get(name)
