@@ -23,6 +23,7 @@ VERBS = {
     "keygen": "make a signing key",
     "keyset": "sign, show and verify key sets: who may sign what, handed on from one edition to the next",
     "lineage": "show, verify and export how a model came to be",
+    "logs": "turn the logs of beam experiments and NVBitFI results into rates with intervals",
     "oci": "push signed models to OCI registries, and pull them verified",
     "quantize": "store weights as integer codes",
     "resign": "sign a changed model again, reading only what changed",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from holdfast._files import make_folder, read_bytes, write_atomic
 from holdfast.errors import InvalidConfig, UnreadableArtifact, UsageError
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes, digest_file
@@ -23,6 +22,7 @@ from holdfast.soak.log_lines import Line, parse_line
 from holdfast.soak.logs import Log, read_log
 from holdfast.soak.nvbitfi import Injection, Kind, looks_like_row, read_results, shares
 from holdfast.soak.rates import Rate, cross_section, fit, mttf
+from holdfast.soak.rows import ENCODERS
 
 RATES, INJECTIONS = "event-rates", "injection-results"
 _SNIFF = 1 << 16  # bytes read to tell what a file is
@@ -41,24 +41,45 @@ class Imported:
     arms: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
 
+    def save(self, folder: Path | str, *, format: str = "csv") -> list[Path]:
+        """Write the record, and the rows and arms where there are any, into ``folder``; return what was written.
+
+        Raises:
+            MissingExtra: Parquet without pyarrow.
+            StorageError: the disk refuses.
+        """
+        out = make_folder(folder)
+        encode = ENCODERS[format]
+        tables = {f"{name}.{format}": encode(rows) for name, rows in (("rows", self.rows), ("arms", self.arms)) if rows}
+        written = {f"{self.record.kind}.json": self.record.to_bytes(), **tables}
+        for name, data in written.items():
+            write_atomic(out / name, data)
+        return [out / name for name in written]
+
 
 def import_logs(
-    paths: Iterable[Path | str], *, flux: float | None = None, confidence: float = 0.95, seed: int = 0
+    paths: Iterable[Path | str],
+    *,
+    flux: float | None = None,
+    fluence: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Imported:
     """Read libLogHelper logs, tables of counts, or NVBitFI results, and analyse them.
 
     Args:
         paths: files, folders (everything in them that is one of these), or ``published:NAME``.
         flux: n/(cm2 s) above 10 MeV in the beam; with it, cross-sections, FIT and MTTF at sea level.
+        fluence: n/cm2 over the exposure of the only arm there is, instead of a flux.
         confidence: of all intervals.
         seed: of dispersion tests on small counts.
 
     Raises:
         UnreadableArtifact: a file that is none of these, or a folder without any.
-        UsageError: logs and injection results in one call, which have no common scale.
+        UsageError: logs and injection results in one call, which have no common scale; or a fluence of many arms.
     """
     found = [path for item in paths for path in _files(item)]
-    digests = {path.name: digest_file(path).blake3 for path in found}
+    digests = {_label(path, found): digest_file(path).blake3 for path in found}
     kinds = {path: _kind(path) for path in found}
     if "nvbitfi" in kinds.values():
         if set(kinds.values()) != {"nvbitfi"}:
@@ -68,7 +89,8 @@ def import_logs(
         return _injections(found, digests, confidence)
     logs = [read_log(path) for path, kind in kinds.items() if kind == "log"]
     tables = [read_counts(path) for path, kind in kinds.items() if kind == "counts"]
-    return _rates(logs, tables, digests, {"flux": flux, "confidence": confidence, "seed": seed})
+    how = {"flux": flux, "fluence": fluence, "confidence": confidence, "seed": seed}
+    return _rates(logs, tables, digests, how)
 
 
 def _files(item: Path | str) -> Iterator[Path]:
@@ -86,6 +108,11 @@ def _files(item: Path | str) -> Iterator[Path]:
     yield from wanted
 
 
+def _label(path: Path, all_paths: Sequence[Path]) -> str:
+    """Return the file's name, or its path where another file has the same name."""
+    return path.name if sum(other.name == path.name for other in all_paths) == 1 else path.as_posix()
+
+
 def _kind(path: Path) -> str:
     if path.suffix in (".csv", ".toml"):
         return "counts"
@@ -97,8 +124,6 @@ def _kind(path: Path) -> str:
 
 
 def _sniff(path: Path) -> str | None:
-    from holdfast._files import read_bytes
-
     lines = read_bytes(path, "log", prefix=_SNIFF).split(b"\n")
     if any(isinstance(parse_line(line), Line) for line in lines):
         return "log"
@@ -122,18 +147,25 @@ def _rates(logs: Sequence[Log], tables: Sequence[Table], digests: dict[str, str]
     if not timed:
         raise InvalidConfig("no log tells any exposure", hint="a run that ended before its first #IT has none")
     analysis = analyse(timed, confidence=how["confidence"], seed=how["seed"])
+    flux = how["flux"] if how["fluence"] is None else _flux(analysis, how["fluence"])
     notes = (*_notes(logs, rows), *(note for table in tables for note in table.notes))
     record = Record(
         kind=RATES,
         subject=_subject(digests),
-        procedure={"type": RATES, "version": 1, "flux": how["flux"], "confidence": how["confidence"]},
+        procedure={"type": RATES, "version": 1, "flux": flux, "confidence": how["confidence"]},
         measured=_measured(analysis),
         inputs=digests,
-        facts=_facts(analysis, how["flux"], notes, [table.source for table in tables if table.source]),
+        facts=_facts(analysis, flux, notes, [table.source for table in tables if table.source]),
         seed=how["seed"],
         tool=_tool(),
     )
     return Imported(record, analysis, tuple(_events(logs)), tuple(row.to_json() for row in rows), notes)
+
+
+def _flux(analysis: Analysis, fluence: float) -> float:
+    if len(analysis.arms) != 1:
+        raise UsageError(f"a fluence belongs to one arm, and there are {len(analysis.arms)}", hint="give the flux")
+    return fluence / (analysis.arms[0].seconds + analysis.arms[0].unseen / 2)
 
 
 def _measured(analysis: Analysis) -> dict[str, Measurement]:
@@ -246,13 +278,3 @@ def _kernels(rows: Sequence[Injection]) -> dict[str, dict[str, int]]:
     for row in rows:
         found.setdefault(row.kernel, Counter())[str(row.kind)] += 1
     return {kernel: dict(sorted(counts.items())) for kernel, counts in sorted(found.items())}
-
-
-def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return rows as CSV; None is an empty cell."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue().encode()
