@@ -37,7 +37,7 @@ class Hooks:
             NoSuchSite: a site did not compute in the pass.
         """
         images = self._images([trial.input for trial in block])
-        with _faulty(self._model, block):
+        with faulty_pass(self._model, block):
             output: Tensor = self._model(images)
         return output
 
@@ -47,7 +47,7 @@ class Hooks:
 
 
 @contextmanager
-def _faulty(model: nn.Module, block: Block) -> Iterator[None]:
+def faulty_pass(model: nn.Module, block: Block) -> Iterator[None]:
     """Flip the bits of trial k in row k only; stored bits, which every row reads, come in blocks of one trial.
 
     Raises:
