@@ -67,7 +67,7 @@ def outcomes_by_site(before: Mapping[str, Mapping[str, int]], after: Mapping[str
     x = svg.linear(0, 1, left, svg.WIDTH - svg.RIGHT)
     for number, site in enumerate(before):
         top = 30 + gap * number
-        parts.append(svg.text(left - 10, top + 18, _short(site), anchor="end", kind="label"))
+        parts.append(svg.text(left - 10, top + 18, shortened(site), anchor="end", kind="label"))
         for place, (arm, table) in enumerate((("plain", before), ("hardened", after))):
             parts += _stack(f"{site}, {arm}", table.get(site, {}), x, top + place * (row + 1), row)
     worst = max(before, key=lambda site: _bad(before[site]))
@@ -100,7 +100,8 @@ def _bad(counts: Mapping[str, int]) -> float:
     return (counts.get("critical", 0) + counts.get("due", 0)) / max(1, sum(counts.values()))
 
 
-def _short(site: str, limit: int = 22) -> str:
+def shortened(site: str, limit: int = 22) -> str:
+    """Return the end of a site's name, at most ``limit`` characters of it."""
     name = site.partition(":")[2] or site
     return name if len(name) <= limit else "…" + name[-(limit - 1) :]
 
@@ -145,7 +146,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], *, kind: str = "bar
     parts = []
     for number, (label, length, value) in enumerate(rows):
         top = 6 + row * number
-        parts.append(svg.text(left - 10, top + 14, _short(label, 26), anchor="end", kind="label"))
+        parts.append(svg.text(left - 10, top + 14, shortened(label, 26), anchor="end", kind="label"))
         parts.append(svg.rect(left, top + 2, max(1.0, x(length) - left), row - 9, kind, f"{label}: {value}"))
         parts.append(svg.text(max(left + 1, x(length)) + 8, top + 14, value, kind="label"))
     return svg.figure(

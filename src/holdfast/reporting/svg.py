@@ -34,11 +34,22 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "grid") -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
 
 
-def rect(x: float, y: float, width: float, height: float, kind: str, tip: str = "") -> str:
+def rect(
+    x: float, y: float, width: float, height: float, kind: str, tip: str = "", *, opacity: float | None = None
+) -> str:
     """Return a bar; ``tip`` is read out and shown on hover."""
-    title = f"<title>{escape(tip)}</title>" if tip else ""
     size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} class="{kind}">{title}</rect>'
+    shade = "" if opacity is None else f' opacity="{opacity:.3f}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} class="{kind}"{shade}>{_tip(tip)}</rect>'
+
+
+def circle(x: float, y: float, radius: float, kind: str, tip: str = "") -> str:
+    """Return a dot; ``tip`` is read out and shown on hover."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="{kind}">{_tip(tip)}</circle>'
+
+
+def _tip(text: str) -> str:
+    return f"<title>{escape(text)}</title>" if text else ""
 
 
 def polyline(points: Iterable[tuple[float, float]], kind: str) -> str:

@@ -1,0 +1,77 @@
+"""Rendering the page of one campaign from its records, one per arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from holdfast.evidence.record import Record
+from holdfast.reporting.campaign.arms import Arm, forest
+from holdfast.reporting.campaign.heat import heat_map, vulnerability_against_cost
+from holdfast.reporting.campaign.trace import trace_chart
+from holdfast.reporting.charts import OUTCOMES, vulnerability_by_bit
+
+_HEAT = (
+    "Share of faults that changed the answer, ended in NaN or crashed, by where they struck (rows, in order of "
+    "computation) and which bit (columns, most significant first). Grey cells met no fault: nothing is known of them."
+)
+_COST = (
+    "Each dot is a place: how much of the computation it is, and how many of all failures began there. Above the line, "
+    "protection pays more than it costs."
+)
+_ARMS = "Every outcome with its interval. All arms met the same faults on the same inputs."
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("holdfast.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("campaign.html.j2")
+
+
+def render_campaign(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
+    """Return one HTML page without any outside reference.
+
+    Args:
+        records: of kind ``fault-campaign``, the arm that the others are compared with first.
+        extra: ``title``, ``created``, ``command``.
+    """
+    arms = [_arm(record) for record in records]
+    page = _template().render(
+        extra=extra,
+        first=records[0],
+        arms=arms,
+        plan=records[0].facts.get("plan", []),
+        sections=[(title, Markup(chart), caption) for title, chart, caption in _sections(records, arms)],  # noqa: S704
+        records=records,
+    )
+    return page.encode()
+
+
+def _arm(record: Record) -> Arm:
+    return Arm(
+        name=str(record.facts.get("arm", "plain")),
+        measured=record.measured,
+        against=record.facts.get("against", {}),
+    )
+
+
+def _sections(records: Sequence[Record], arms: Sequence[Arm]) -> Iterator[tuple[str, str, str]]:
+    """Yield title, drawing and caption of everything that the records hold numbers for."""
+    yield "What became of the faults", forest(arms, ("critical-or-due", *OUTCOMES)), _ARMS
+    for record, arm in zip(records, arms, strict=True):
+        behind = f", {arm.name}" if len(arms) > 1 else ""
+        facts = record.facts
+        if heat := facts.get("heat"):
+            yield f"Where they hurt{behind}", heat_map(heat, facts.get("bit_fields")), _HEAT
+        elif bits := facts.get("by_bit"):
+            yield f"Which bits matter{behind}", vulnerability_by_bit(bits, facts.get("bit_fields")), ""
+        if costs := facts.get("costs"):
+            yield f"What to protect first{behind}", vulnerability_against_cost(costs), _COST
+        for trace in facts.get("traces", ()):
+            yield f"One fault, followed{behind}", trace_chart(trace["title"], trace["steps"]), trace["title"]
