@@ -8,18 +8,18 @@ derived from the list of guards on the model's card, and derived again when that
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from holdfast.models.card import card
 from holdfast.models.guard_kinds import AnyGuard, Operands, WholeModelGuard, apply_guards, guards_by_site
-from holdfast.models.tap import alike, is_float, is_visiting, operation_name, own_operations, settle
+from holdfast.models.tap import alike, is_float, operation_name, settle
 
 _KEY = "_holdfast_guard_hooks"
 _operation_name = lru_cache(maxsize=1024)(operation_name)
@@ -34,6 +34,7 @@ class GuardHooks:
         self._ports: list[_Port] = []
         self._scopes: dict[str, _Scope] = {}
         self._handles: list[RemovableHandle] = []
+        self._mode = _Operations()
         self.running = False  # a module that is called by itself, outside its model, is not guarded
 
     @classmethod
@@ -54,7 +55,7 @@ class GuardHooks:
         if not _same(installed, self._installed):
             self._derive(model, list(installed))
         for port in self._ports:
-            port.calls.clear()
+            port.calls = 0
         self.running = True
         for guard in self._whole:
             guard.before(model)
@@ -75,8 +76,7 @@ class GuardHooks:
     def _abandon(self) -> None:
         """Leave what an interrupted pass may have left open."""
         self.running = False
-        for scope in reversed(self._scopes.values()):
-            scope.abandon()
+        self._mode.abandon()
 
     def _derive(self, model: nn.Module, installed: list[AnyGuard]) -> None:
         for handle in self._handles:
@@ -90,7 +90,7 @@ class GuardHooks:
         for place, chains in places.items():
             owner, functional, operation = place.rpartition("/")
             if functional and owner in modules:
-                self._scope(owner, modules[owner]).add(operation, self._port(place, chains))
+                self._scope(owner, modules[owner]).ports[operation] = self._port(place, chains)
             else:
                 hook = _LeafHook(self, self._port(place, chains))
                 self._handles.append(modules[place].register_forward_hook(hook, with_kwargs=True))
@@ -101,7 +101,7 @@ class GuardHooks:
 
     def _scope(self, path: str, owner: nn.Module) -> _Scope:
         if path not in self._scopes:
-            scope = self._scopes[path] = _Scope(self)
+            scope = self._scopes[path] = _Scope(self, self._mode)
             if path:  # the root's own pre-hooks are already running
                 self._handles.append(owner.register_forward_pre_hook(scope.enter))
                 self._handles.append(owner.register_forward_hook(scope.leave, always_call=True))
@@ -129,33 +129,30 @@ class _Port:
 
     def __init__(self, place: str, chains: dict[str, list[Any]]) -> None:
         self._place, self._chains = place, chains
-        self.calls: Counter[str] = Counter()
+        self.calls = 0
 
     def check(self, output: Any, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the checked output of one call, the very object where nothing was replaced."""
         if is_float(output):
-            number = self._next()
-            return self._settled(f"{self._place}#{number}" if number else self._place, output, call, args, kwargs)
+            name = f"{self._place}#{self.calls}" if self.calls else self._place
+            self.calls += 1
+            return self._checked(name, output, call, args, kwargs)
         if not isinstance(output, tuple | list) or not any(map(is_float, output)):
             return output
-        number = self._next()
+        name = f"{self._place}#{self.calls}"
+        self.calls += 1
         seen = [
-            self._settled(f"{self._place}#{number}.{i}", item, call, args, kwargs) if is_float(item) else item
+            self._checked(f"{name}.{i}", item, call, args, kwargs) if is_float(item) else item
             for i, item in enumerate(output)
         ]
         same = all(new is old for new, old in zip(seen, output, strict=True))
         return output if same else alike(output, seen)
 
-    def _next(self) -> int:
-        number = self.calls[""]
-        self.calls[""] += 1
-        return number
-
-    def _settled(self, name: str, output: Tensor, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _checked(self, name: str, output: Tensor, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         chain = self._chains.get(name)
         if chain is None:
             return output
-        with own_operations():
+        with DisableTorchFunction():  # what a guard computes is no operation of the model
             return settle(output, apply_guards(chain, output, Operands(call, args, kwargs)), args)
 
 
@@ -171,40 +168,68 @@ class _LeafHook:
         return self._port.check(output, module, args, kwargs) if self._hooks.running else None
 
 
-class _Scope(TorchFunctionMode):
-    """Sees the operations that one module's own ``forward`` calls, while it runs."""
+class _Scope:
+    """The guards of operations that one module's own ``forward`` calls, by operation."""
 
-    def __init__(self, hooks: GuardHooks) -> None:
-        super().__init__()
-        self._hooks = hooks
-        self._ports: dict[str, _Port] = {}
-        self._owners: list[nn.Module] = []
+    def __init__(self, hooks: GuardHooks, mode: _Operations) -> None:
+        self._hooks, self._mode = hooks, mode
+        self.ports: dict[str, _Port] = {}
+        self._inside: frozenset[nn.Module] | None = None
 
-    def add(self, operation: str, port: _Port) -> None:
-        """Guard ``operation`` from now on."""
-        self._ports[operation] = port
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy finds its own modules."""
+        return self.__dict__ | {"_inside": None}
+
+    def inside(self, owner: nn.Module) -> frozenset[nn.Module]:
+        """Return all modules inside ``owner``."""
+        if self._inside is None:
+            self._inside = frozenset(owner.modules()) - {owner}
+        return self._inside
 
     def enter(self, module: nn.Module, args: object) -> None:
         """Begin to watch; a pre-forward hook of the owning module."""
         if self._hooks.running:
-            self._owners.append(module)
-            self.__enter__()  # type: ignore[no-untyped-call]
+            self._mode.enter(module, self)
 
     def leave(self, module: nn.Module, args: object, output: object) -> None:
         """End it; a forward hook of the owning module."""
-        if self._owners:
+        self._mode.leave(self)
+
+
+class _Operations(TorchFunctionMode):
+    """Sees the operations that the innermost guarded owner's ``forward`` calls; entered while one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owners: list[tuple[nn.Module, _Scope]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy made during a pass is not inside it."""
+        return self.__dict__ | {"_owners": []}
+
+    def enter(self, module: nn.Module, scope: _Scope) -> None:
+        """Begin to watch the operations of ``module``."""
+        self._owners.append((module, scope))
+        if len(self._owners) == 1:
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(self, scope: _Scope) -> None:
+        """End it, if it was begun."""
+        if self._owners and self._owners[-1][1] is scope:
             self._owners.pop()
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if not self._owners:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def abandon(self) -> None:
-        """Leave as often as it was entered."""
+        """Leave whatever was entered."""
         while self._owners:
-            self.leave(self._owners[-1], None, None)
+            self.leave(self._owners[-1][1])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        port = self._ports.get(_operation_name(func))
-        if port is None or is_visiting() or not _runs_innermost(self._owners[-1]):
+        output = func(*args, **kwargs) if kwargs else func(*args)
+        owner, scope = self._owners[-1]
+        port = scope.ports.get(_operation_name(func))
+        if port is None or not _runs_innermost(owner, scope):
             return output
         return port.check(output, func, args, kwargs or {})
 
@@ -221,7 +246,7 @@ def _running() -> Iterator[nn.Module]:
         frame = frame.f_back  # type: ignore[assignment]
 
 
-def _runs_innermost(owner: nn.Module) -> bool:
+def _runs_innermost(owner: nn.Module, scope: _Scope) -> bool:
     """Say whether the operation at hand is called by ``owner`` itself rather than by a module inside it.
 
     It is read off the call stack, since hooks that keep track cost more than the guards, and every module inside
@@ -230,6 +255,6 @@ def _runs_innermost(owner: nn.Module) -> bool:
     for module in _running():
         if module is owner:
             return True
-        if any(module is inner for inner in owner.modules()):
+        if module in scope.inside(owner):
             return False
     return False  # a pass was interrupted, and this is no operation of the model

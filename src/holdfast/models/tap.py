@@ -8,15 +8,14 @@ several tensors, as an LSTM does, ``place#k.i`` is tensor ``i`` of call ``k``, b
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -24,7 +23,6 @@ from holdfast.errors import NoSuchSite
 
 Visit = Callable[[str, Tensor], Tensor]
 _WORDS = {"truediv": "div", "floordiv": "floor_divide"}
-_here = threading.local()  # .visiting: a visit is running, whose own operations are no part of the model
 
 
 def ends(model: nn.Module) -> tuple[str, str]:
@@ -122,7 +120,7 @@ class Watch:
 
     def functional(self, func: Callable[..., Any], args: Any, output: Any) -> Any:
         """Visit the result of a functional call when a non-leaf module is executing."""
-        if is_visiting() or not self._stack or self._stack[-1][1]:
+        if not self._stack or self._stack[-1][1]:
             return output
         return self._see(f"{self._stack[-1][0]}/{operation_name(func)}", output, args)
 
@@ -140,28 +138,13 @@ class Watch:
         return output if same else alike(output, seen)
 
     def _settle(self, name: str, output: Tensor, args: Any) -> Tensor:
-        with own_operations():
+        with DisableTorchFunction():  # what a visit computes is no operation of the model
             return settle(output, self._visit(name, output), args)
 
     def _numbered(self, place: str) -> str:
         count = self._calls[place]
         self._calls[place] += 1
         return f"{place}#{count}" if count else place
-
-
-@contextmanager
-def own_operations() -> Iterator[None]:
-    """Run the block as a visit's or guard's own, so that no watch takes its operations for the model's."""
-    outer, _here.visiting = is_visiting(), True
-    try:
-        yield
-    finally:
-        _here.visiting = outer
-
-
-def is_visiting() -> bool:
-    """Say whether a visit or guard is computing, rather than the model."""
-    return getattr(_here, "visiting", False)
 
 
 def settle(output: Tensor, result: Tensor, args: tuple[Any, ...]) -> Tensor:
