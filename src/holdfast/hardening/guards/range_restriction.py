@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.hardening.guards.range_guard import RangeGuard
 from holdfast.hardening.harden import methods
 from holdfast.hardening.profile import Bounds, profile
-from holdfast.models.guard import guards
 
 
 @dataclass(frozen=True)
@@ -88,54 +87,3 @@ class RangeMethod:
         if data is None:
             raise InvalidConfig("range restriction learns its bounds from clean data", hint="pass calibration data")
         return RangeRestriction(profile(model, data, at=self.at), slack=self.slack)
-
-
-@guards.register("range-restriction")
-class RangeGuard:
-    """Keeps one site within [low, high].
-
-    NaN becomes 0, or the bound nearest to 0 when 0 is outside; everything else is clamped.
-
-    Raises:
-        InvalidConfig: the bounds are not finite and ordered, or the site's dtype cannot hold them.
-    """
-
-    kind = "range-restriction"
-
-    def __init__(self, site: str, low: float, high: float) -> None:
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise InvalidConfig(f"the range [{low}, {high}] of {site} is not finite and ordered")
-        self.site, self.low, self.high = site, float(low), float(high)
-        self.events: Tensor | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return ``x`` (batch, ...) within the range; corrects the stored values in place outside of training."""
-        self._require_fit(x.dtype)
-        self.events = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        if x.numel() == 0 or self._inside(x):
-            return x
-        wrong = ~((x >= self.low) & (x <= self.high))  # true for NaN as well
-        self.events = wrong.flatten(1).sum(1) if x.dim() > 1 else wrong.long()
-        fixed = x.nan_to_num(min(max(0.0, self.low), self.high), self.high, self.low).clamp(self.low, self.high)
-        if x.requires_grad:
-            return fixed
-        x.copy_(fixed)  # an operation in place may have other readers
-        return x
-
-    def _inside(self, x: Tensor) -> bool:
-        """One cheap pass that almost always suffices; NaN poisons both ends and fails the comparison."""
-        low, high = torch.aminmax(x.detach())
-        return bool(low >= self.low) and bool(high <= self.high)
-
-    def _require_fit(self, dtype: torch.dtype) -> None:
-        limit = torch.finfo(dtype).max
-        if max(-self.low, self.high) > limit:
-            name = str(dtype).removeprefix("torch.")
-            raise InvalidConfig(
-                f"the range [{self.low:g}, {self.high:g}] of {self.site} does not fit {name}, whose limit is {limit:g}",
-                hint=f"profile the model in {name}",
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return kind, site and bounds."""
-        return {"kind": self.kind, "site": self.site, "low": self.low, "high": self.high}
