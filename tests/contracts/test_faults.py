@@ -11,6 +11,7 @@ import torch
 from holdfast.execution import Flips, Population
 from holdfast.execution.condition import faults
 from holdfast.faults import BitErrors, BitFlip
+from holdfast.faults.corruption import patterns
 from holdfast.seeds import Seed
 from holdfast.testing import ContractBroken, check_fault
 
@@ -21,6 +22,24 @@ SPECS = {
         f"asymmetric-bit-errors:rate_0_to_1={up},rate_1_to_0={down}" for up, down in ((0.1, 0.01), (0, 0.3), (1, 1))
     ],
     "bursts": ["bursts:rate=0.02,length=5", "bursts:rate=1"],
+    "corruption": [f"corruption:where={where},what=random-bits" for where in patterns.names()]
+    + [
+        f"corruption:where=row,what={what}"
+        for what in (
+            "bit-flip",
+            "(bit-flip:bits=3)",
+            "(bit-flip:bits=2,adjacent=true,same=true)",
+            "(flip-mask:mask=0b1001)",
+            "(stuck:at=0)",
+            "(stuck:at=random,bits=4)",
+            "power-law",
+            "(power-law:xmin=0.1,alpha=1.5,same=true)",
+            "(set:value=1.5)",
+            "uniform",
+            "zero",
+        )
+    ]
+    + ["corruption:where=mbu,what=stuck", "corruption:where=ecc-word,what=zero"],
     "dram-retention": [],  # these three read a file: tests/unit/faults checks their contracts
     "dram-voltage": [],
     "error-map": [],

@@ -64,6 +64,14 @@ class Population:
         return site, element, bit
 
 
+class Rewrite(Protocol):
+    """A rule from stored codes to new ones; frozen, so that one fault does the same in every pass."""
+
+    def __call__(self, codes: Tensor, site: Site) -> Tensor:
+        """Return the codes (int64, (n,)) that replace ``codes``, int64 with bits above the width of ``site`` clear."""
+        ...
+
+
 @dataclass(frozen=True)
 class Flips:
     """Bits that change in one site.
@@ -74,6 +82,7 @@ class Flips:
         mask: int64, shape (n,); bits that flip whatever they hold.
         rise: int64, shape (n,), or None; bits that become one (and so flip only where zero is stored).
         fall: int64, shape (n,), or None; bits that become zero. No bit is in two of the three.
+        rewrite: a rule from what the three leave to the code that stands there in the end, or None.
     """
 
     site: Site
@@ -81,23 +90,33 @@ class Flips:
     mask: Tensor
     rise: Tensor | None = None
     fall: Tensor | None = None
+    rewrite: Rewrite | None = None
 
     @property
     def touched(self) -> Tensor:
-        """The bits that may change, int64, shape (n,): whichever column names them."""
+        """The bits that may change, int64, shape (n,): whichever column names them; a rule may change any."""
+        if self.rewrite is not None:
+            return torch.full_like(self.mask, -1 if self.site.bits == 64 else (1 << self.site.bits) - 1)
         mask = self.mask
         for column in (self.rise, self.fall):
             mask = mask if column is None else mask | column
         return mask
 
     def against(self, codes: Tensor) -> Tensor:
-        """Return the XOR masks (int64, shape (n,)) that these changes mean for elements that hold ``codes`` (n,)."""
-        mask = self.mask
+        """Return the XOR masks (int64, shape (n,)) that these changes mean for elements that hold ``codes`` (n,).
+
+        Works on the device of the codes.
+        """
+        held = codes.to(torch.int64)
+        mask = self.mask.to(held.device)
         if self.rise is not None:
-            mask = mask | (self.rise & ~codes.to(torch.int64))
+            mask = mask | (self.rise.to(held.device) & ~held)
         if self.fall is not None:
-            mask = mask | (self.fall & codes.to(torch.int64))
-        return mask
+            mask = mask | (self.fall.to(held.device) & held)
+        if self.rewrite is None:
+            return mask
+        width = -1 if self.site.bits == 64 else (1 << self.site.bits) - 1
+        return (self.rewrite((held ^ mask) & width, self.site) ^ held) & width
 
     @classmethod
     def joined(cls, parts: Sequence[Flips]) -> Flips:
@@ -110,7 +129,23 @@ class Flips:
             return torch.cat([torch.zeros_like(p.mask) if v is None else v for p, v in zip(parts, values, strict=True)])
 
         index, mask = torch.cat([part.index for part in parts]), torch.cat([part.mask for part in parts])
-        return cls(parts[0].site, index, mask, column("rise"), column("fall"))
+        rules = [(part.rewrite, len(part.index)) for part in parts]
+        rewrite = InTurn(tuple(rules)) if any(rule is not None for rule, _ in rules) else None
+        return cls(parts[0].site, index, mask, column("rise"), column("fall"), rewrite)
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Rules one after the other: each takes so many of the codes; None leaves its share as it is."""
+
+    rules: tuple[tuple[Rewrite | None, int], ...]
+
+    def __call__(self, codes: Tensor, site: Site) -> Tensor:
+        """Return the codes that every rule makes of its share."""
+        shares = codes.split([count for _, count in self.rules])
+        return torch.cat(
+            [part if rule is None else rule(part, site) for (rule, _), part in zip(self.rules, shares, strict=True)]
+        )
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from torch import nn
 
 from holdfast._registry import unknown
 from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Fault, Flips, Population
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
@@ -68,6 +69,10 @@ class Restricted:
 
 def _within(item: Flips, mask: int) -> Flips:
     """Return the changes of bits in ``mask`` only, an unsigned number."""
+    if item.rewrite is not None:
+        if mask == (1 << item.site.bits) - 1:
+            return item  # all its bits may fail
+        raise InvalidConfig("a law that rewrites values cannot be kept to some of their bits", hint="flip bits instead")
     signed = mask - 2**64 if mask >= 2**63 else mask
     keep = item.touched & signed != 0
     rise, fall = (None if part is None else part[keep] & signed for part in (item.rise, item.fall))

@@ -5,6 +5,7 @@ from holdfast.faults.asymmetric import AsymmetricBitErrors
 from holdfast.faults.bit_errors import BitErrors
 from holdfast.faults.bit_flip import BitFlip
 from holdfast.faults.bursts import Bursts
+from holdfast.faults.corruption import Corruption
 from holdfast.faults.dram_voltage import DramRetention, DramVoltage
 from holdfast.faults.error_map import ErrorMapErrors
 from holdfast.faults.exact import ExactErrors
@@ -23,6 +24,7 @@ __all__ = [
     "BitErrors",
     "BitFlip",
     "Bursts",
+    "Corruption",
     "DramRetention",
     "DramVoltage",
     "ErrorMap",

@@ -59,10 +59,16 @@ def _by_site(population: Population, site: np.ndarray, element: np.ndarray, mask
 
 
 def addresses_of(population: Population, changes: Sequence[Flips]) -> dict[str, np.ndarray]:
-    """Return the addresses that ``changes`` name, int64 and ascending, by column: ``mask``, ``rise``, ``fall``."""
+    """Return the addresses that ``changes`` name, int64 and ascending, by column: ``mask``, ``rise``, ``fall``.
+
+    Raises:
+        InvalidConfig: a rule rewrites values, and so names no bits.
+    """
     starts = dict(zip(population.sites, population.starts, strict=True))
     found: dict[str, list[np.ndarray]] = {name: [NOTHING] for name in _COLUMNS}
     for item in changes:
+        if item.rewrite is not None:
+            raise InvalidConfig("a rule that rewrites values names no bits", hint="ask Flips.against what it flips")
         for name in _COLUMNS:
             mask = getattr(item, name)
             if mask is not None:

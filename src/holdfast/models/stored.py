@@ -28,10 +28,11 @@ class Stored:
 
     def at(self, index: Tensor) -> Tensor:
         """Return the codes at flat int64 ``index``, shape (n,)."""
-        return self.codes.take(index)
+        return self.codes.take(index.to(self.codes.device))
 
     def xor_(self, index: Tensor, mask: Tensor) -> None:
         """XOR int64 ``mask`` into the elements at flat int64 ``index`` (each at most once); its own inverse."""
+        index, mask = index.to(self.codes.device), mask.to(self.codes.device)
         if self.lens is not None:
             self.lens.xor_(self.tensor, index, mask)
         elif self.tensor.is_contiguous():

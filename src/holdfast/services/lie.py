@@ -30,5 +30,5 @@ class Lie:
         self._answers += 1
         site = Site("offload", layer, tuple(product.shape), "int32", 32)
         for flips in self._fault.flips(Population((site,)), derive(self._seed, "worker", self._answers)):
-            bits.xor_(product, flips.index, flips.mask)
+            bits.xor_(product, flips.index, flips.against(product.view(-1)[flips.index]))
         return product

@@ -65,7 +65,12 @@ def _check_flips(fault: Fault, item: Flips) -> None:
     require(bool(inside), fault, f"positions lie within {item.site.address}")
     require(len(index.unique()) == len(index), fault, "each element is named at most once")
     named = torch.stack(columns)
-    require(bool((named != 0).any(0).all()), fault, "an element is named only if a bit of it changes")
+    _check_rewrite(fault, item)
+    require(
+        item.rewrite is not None or bool((named != 0).any(0).all()),
+        fault,
+        "an element is named only if a bit of it changes",
+    )
     overlap = sum(int(bits.popcount(column).sum()) for column in columns)
     union = columns[0] if len(columns) == 1 else torch.stack(columns).sum(0)  # a sum is a union if nothing overlaps
     require(overlap == int(bits.popcount(union).sum()), fault, "no bit both flips and is set or cleared")
@@ -76,8 +81,26 @@ def _same(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
         a.site == b.site
         and torch.equal(a.index, b.index)
         and all(_equal(getattr(a, name), getattr(b, name)) for name in ("mask", "rise", "fall"))
+        and torch.equal(a.against(_held(a)), b.against(_held(b)))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def _check_rewrite(fault: Fault, item: Flips) -> None:
+    if item.rewrite is None:
+        return
+    held = _held(item)
+    mask = item.against(held)
+    require(mask.dtype == torch.int64 and mask.shape == held.shape, fault, "a rule gives one int64 code per position")
+    above = mask >> item.site.bits if item.site.bits < 64 else torch.zeros_like(mask)
+    require(not above.any(), fault, f"codes stay within the {item.site.bits} bits of {item.site.address}")
+    require(torch.equal(mask, item.against(held)), fault, "a rule gives the same codes each time")
+
+
+def _held(item: Flips) -> torch.Tensor:
+    """Return codes that an element of the site may hold: all kinds of them, by position."""
+    scattered = (item.index + 1) * -0x61C8864680B583EB
+    return scattered if item.site.bits == 64 else scattered & ((1 << item.site.bits) - 1)
 
 
 def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

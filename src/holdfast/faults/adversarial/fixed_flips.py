@@ -48,7 +48,7 @@ class FlipList:
         Raises:
             InvalidConfig: a bit is set or cleared rather than flipped.
         """
-        if any(item.rise is not None or item.fall is not None for item in flips):
+        if any(column is not None for item in flips for column in (item.rise, item.fall, item.rewrite)):
             raise InvalidConfig("a bit that is set or cleared flips only where the other value is stored")
         pairs = ((item.site, zip(*(part.tolist() for part in places_of(item)), strict=True)) for item in flips)
         return cls(tuple((site, found) for site, found in ((s, tuple(p)) for s, p in pairs) if found))

@@ -29,7 +29,7 @@ def addresses_of(flips: Flips | None, held: Callable[[Tensor], Tensor]) -> Addre
     if flips is None or len(flips.index) == 0:
         return NONE
     mask = flips.mask
-    if flips.rise is not None or flips.fall is not None:
+    if flips.rise is not None or flips.fall is not None or flips.rewrite is not None:
         mask = flips.against(held(flips.index).cpu())
     return expand(flips.site, flips.index.numpy(), mask.numpy())
 

@@ -145,7 +145,7 @@ class PackedFile(Mapping[str, PackedTensor]):
         tensor, part = self._split(item.site)
         field = tensor.layout.parts[part].field
         held = field.take(tensor.memory[field.tensor], item.index)
-        return replace(item, mask=item.against(held), rise=None, fall=None)
+        return replace(item, mask=item.against(held), rise=None, fall=None, rewrite=None)
 
     def _codes(self, site: Site) -> Tensor:
         tensor, part = self._split(site)

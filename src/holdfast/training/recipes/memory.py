@@ -111,6 +111,6 @@ def _pattern(
     whole = Site("weights", "all", (sum(site.numel for site in sites),), format, width)
     for site in sites:
         if (item := found.get(site.name)) is not None:
-            result.append(Flips(whole, item.index + start, item.mask, item.rise, item.fall))
+            result.append(Flips(whole, item.index + start, item.mask, item.rise, item.fall, item.rewrite))
         start += site.numel
     return result
