@@ -14,6 +14,7 @@ from holdfast.data import Dataset
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import (
     CampaignReport,
+    Outcome,
     Progress,
     Proportion,
     accuracy,
@@ -103,7 +104,7 @@ def measures(report: CampaignReport) -> dict[str, Measurement]:
     """Return the share of every outcome, and of critical and DUE together."""
     counts = [report[outcome] for outcome in ("critical", "due")]
     failed = Proportion.wilson(sum(share.successes for share in counts), report.trials)
-    names = ("masked", "sdc", "critical", "detected", "due")
+    names = [outcome.value for outcome in Outcome]
     return {name: report[name].measurement() for name in names} | {"critical-or-due": failed.measurement()}
 
 

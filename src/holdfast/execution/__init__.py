@@ -1,7 +1,7 @@
 """Platform, condition, observation, outcome: running models, breaking them on purpose, and counting with confidence."""
 
 from holdfast.execution.campaign import campaign
-from holdfast.execution.compare import Comparison, Outcome, compare
+from holdfast.execution.compare import Cause, Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
 from holdfast.execution.guarantee import Guarantee, guarantee, mean_above, published_slack, split_slack
@@ -20,6 +20,7 @@ from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.report import CampaignReport, Paired, paired
 from holdfast.execution.robustness import accuracy, robust_error
+from holdfast.execution.row import Row
 from holdfast.execution.run import Progress, Trace, predict, run
 from holdfast.execution.sensitivity import Restricted, Sensitivity, groups, sensitivity
 from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
@@ -32,12 +33,16 @@ from holdfast.execution.statistics import (
     trials_for,
     worst_mean,
 )
-from holdfast.execution.trials import Row
+from holdfast.execution.tasks import Classification, Task, tasks
+from holdfast.execution.tasks_language import Language
+from holdfast.execution.watchdog import Watchdog
 
 __all__ = [
     "BettingSequence",
     "CampaignReport",
+    "Cause",
     "ChipPairs",
+    "Classification",
     "Comparison",
     "EmpiricalBernsteinSequence",
     "Estimate",
@@ -45,6 +50,7 @@ __all__ = [
     "Fault",
     "Flips",
     "Guarantee",
+    "Language",
     "LanguageRobustness",
     "MeanEstimate",
     "Outcome",
@@ -58,7 +64,9 @@ __all__ = [
     "RobustError",
     "Row",
     "Sensitivity",
+    "Task",
     "Trace",
+    "Watchdog",
     "accuracy",
     "anytime_interval",
     "build_executor",
@@ -87,6 +95,7 @@ __all__ = [
     "run",
     "sensitivity",
     "split_slack",
+    "tasks",
     "trials_for",
     "worst_mean",
 ]

@@ -1,4 +1,7 @@
-"""Comparing an observed output with the golden one: bits first, then distance, then the task."""
+"""Comparing an observed output with the golden one: bits first, then distance, then the task.
+
+An output of another shape is never compared by broadcasting: it is an outcome of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,55 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig
 from holdfast.numerics import bits
 
+_TINY = 1e-300  # keeps a golden output of nothing but zeros from dividing by zero
+
 
 class Outcome(StrEnum):
-    """What became of one trial."""
+    """What became of one trial; where two apply, the one that comes first here among the failures counts.
+
+    DUE precedes DETECTED, DETECTED precedes CRITICAL, and CRITICAL precedes SDC. Only the golden bits make a trial
+    CORRECTED, LATENT or MASKED.
+    """
 
     MASKED = "masked"  # the same bits came out
     SDC = "sdc"  # silent data corruption: other bits, same decision
-    CRITICAL = "critical"  # silent data corruption that changes the top-1 class
-    DETECTED = "detected"  # a check refused the result
-    DUE = "due"  # detectable, unrecoverable: NaN, infinity or a crash
+    CRITICAL = "critical"  # silent data corruption that changes the decision of the task, usually the top-1 class
+    DETECTED = "detected"  # a check refused the result, or raised an alarm it could not settle
+    DUE = "due"  # detectable, unrecoverable: see Cause
+    CORRECTED = "corrected"  # a guard acted where it does not without the fault, and the golden bits came out
+    LATENT = "latent"  # the golden bits came out, but the pass left other bits in the state of the model
+
+
+class Cause(StrEnum):
+    """What made a trial DUE."""
+
+    NON_FINITE = "non-finite"  # NaN or infinity came out
+    EXCEPTION = "exception"  # the model raised
+    HANG = "hang"  # the pass overran its deadline
+    SHAPE = "shape"  # an output of another shape, dtype or kind
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Per-sample comparison; every field has shape (batch,).
 
-    ``max_ulp`` counts representable values between golden and observed; ``max_relative`` is the largest difference
-    over the largest golden magnitude of the sample. Both are infinite where a NaN or infinity came out.
+    Distances are infinite where a NaN or infinity came out. ``top5_left`` is SDC-5 of Li et al. (SC 2017): the new
+    winner is none of the five golden favourites.
     """
 
     bit_equal: Tensor  # bool
-    max_ulp: Tensor  # float64
-    max_relative: Tensor  # float64
+    max_ulp: Tensor  # float64; representable values between golden and observed, at most
+    max_relative: Tensor  # float64; largest difference over the largest golden magnitude of the sample
     top1_changed: Tensor  # bool
     nonfinite: Tensor  # bool
+    max_absolute: Tensor  # float64; largest difference
+    divergence: Tensor  # float64; Kullback-Leibler, golden to observed softmax, in nats
+    probability: Tensor  # float64; largest change of a class's softmax probability, 0..1
+    top5_left: Tensor  # bool
+    margin: Tensor  # float64; lead of the golden winner, as a share of its golden lead; NaN where that was zero
 
     def outcome(self, row: int) -> Outcome:
-        """Classify one sample."""
+        """Classify one sample by its top-1 class."""
         if self.nonfinite[row]:
             return Outcome.DUE
         if self.bit_equal[row]:
@@ -54,12 +79,47 @@ def compare(golden: Tensor, observed: Tensor) -> Comparison:
     if golden.shape != observed.shape or golden.dtype != observed.dtype or golden.dim() != 2:
         raise InvalidConfig(f"cannot compare {tuple(golden.shape)} with {tuple(observed.shape)}, two (batch, classes)")
     nonfinite = ~torch.isfinite(observed).all(1)
-    relative = (golden.double() - observed.double()).abs().amax(1) / golden.double().abs().amax(1).clamp_min(1e-300)
     same = bits.int_view(golden.contiguous()) == bits.int_view(observed.contiguous())
+    absolute = (golden.double() - observed.double()).abs().amax(1)
+    divergence, probability = softmax_distance(golden, observed)
+
+    def finite(value: Tensor) -> Tensor:
+        return torch.where(nonfinite, torch.inf, value)
+
     return Comparison(
         bit_equal=same.all(1),
-        max_ulp=torch.where(nonfinite, torch.inf, bits.ulp_distance(golden, observed).amax(1)),
-        max_relative=torch.where(nonfinite, torch.inf, relative),
+        max_ulp=finite(bits.ulp_distance(golden, observed).amax(1)),
+        max_relative=finite(absolute / golden.double().abs().amax(1).clamp_min(_TINY)),
         top1_changed=golden.argmax(1) != observed.argmax(1),
         nonfinite=nonfinite,
+        max_absolute=finite(absolute),
+        divergence=finite(divergence),
+        probability=finite(probability),
+        top5_left=~(golden.topk(min(5, golden.shape[1])).indices == observed.argmax(1, keepdim=True)).any(1),
+        margin=torch.where(nonfinite, torch.nan, _margin(golden.double(), observed.double())),
     )
+
+
+def softmax_distance(golden: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (Kullback-Leibler divergence in nats, largest change of a probability) of softmax over the last dimension.
+
+    Both are float64 and lack that dimension; they mean nothing where ``observed`` is not finite.
+    """
+    before, after = torch.log_softmax(golden.double(), -1), torch.log_softmax(observed.double(), -1)
+    # rounding can leave a divergence of equal distributions a hair below zero
+    divergence = (before.exp() * (before - after)).sum(-1).clamp_min(0.0)
+    return divergence, (before.exp() - after.exp()).abs().amax(-1)
+
+
+def _margin(golden: Tensor, observed: Tensor) -> Tensor:
+    """Return the lead of the golden winner over the best other class, observed over golden."""
+    if golden.shape[1] < 2:
+        return torch.full_like(golden[:, 0], torch.nan)
+    winner = golden.argmax(1, keepdim=True)
+
+    def lead(scores: Tensor) -> Tensor:
+        rest = scores.scatter(1, winner, -torch.inf).amax(1)
+        return scores.gather(1, winner).squeeze(1) - rest
+
+    before = lead(golden)
+    return torch.where(before > 0, lead(observed) / before, torch.nan)

@@ -15,9 +15,9 @@ from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.record import Measurement
 from holdfast.execution.compare import Outcome
+from holdfast.execution.row import Row
 from holdfast.execution.statistics import Proportion, mcnemar
 from holdfast.execution.store import read_campaign
-from holdfast.execution.trials import Row
 
 FAILURES = (Outcome.CRITICAL.value, Outcome.DUE.value)
 
@@ -93,7 +93,7 @@ class CampaignReport:
         return {bit: (failed[bit], total[bit]) for bit in sorted(total)}
 
     def measured(self) -> dict[str, Measurement]:
-        """Return all five proportions as measurements of a record."""
+        """Return the proportions of all outcomes as measurements of a record."""
         return {outcome.value: self[outcome].measurement() for outcome in Outcome}
 
 

@@ -16,22 +16,23 @@ from types import TracebackType
 from typing import Any
 
 from holdfast._registry import unknown
-from holdfast.errors import InvalidConfig
+from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
 from holdfast.execution.database import differing, explained
-from holdfast.execution.trials import Row
+from holdfast.execution.row import Row
 
-_COLUMNS = tuple(field.name for field in fields(Row))
-_SCHEMA = """
+_VERSION = 2  # of the schema, in the file's user_version; 1 wrote 0 there
+_TYPES = {"int": "INTEGER NOT NULL", "str": "TEXT NOT NULL", "float | None": "REAL", "int | None": "INTEGER"}
+_COLUMNS = {field.name: _TYPES.get(str(field.type), "TEXT") for field in fields(Row)}
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS campaigns (
     name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, meta TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS trials (
-    campaign TEXT NOT NULL REFERENCES campaigns(name), trial INTEGER NOT NULL, site TEXT NOT NULL,
-    element INTEGER NOT NULL, bit INTEGER NOT NULL, input INTEGER NOT NULL, outcome TEXT NOT NULL,
-    max_ulp REAL, max_relative REAL, guard_events INTEGER NOT NULL,
+    campaign TEXT NOT NULL REFERENCES campaigns(name), {", ".join(f"{n} {kind}" for n, kind in _COLUMNS.items())},
     PRIMARY KEY (campaign, trial)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS goldens (campaign TEXT PRIMARY KEY REFERENCES campaigns(name), digest TEXT NOT NULL);
 """
-_INSERT = f"INSERT OR IGNORE INTO trials VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  only question marks
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM trials WHERE campaign = ? ORDER BY trial"  # noqa: S608  only field names
+_NAMES = ", ".join(_COLUMNS)
+_INSERT = f"INSERT OR IGNORE INTO trials (campaign, {_NAMES}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  field names
 
 
 class Store:
@@ -40,7 +41,8 @@ class Store:
     Raises:
         StorageError: the folder does not exist, the disk is full, or the file is read-only or locked.
         UnreadableArtifact: the file is not a campaign store.
-        InvalidConfig: ``name`` already holds a campaign with another fingerprint.
+        UnsupportedVersion: a newer version wrote the file.
+        InvalidConfig: ``name`` already holds a campaign with another fingerprint, or from another platform.
     """
 
     def __init__(self, path: Path | str, name: str, fingerprint: str, meta: Mapping[str, Any]) -> None:
@@ -56,21 +58,37 @@ class Store:
     def _open(self, fingerprint: str, meta: str) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        _require_known(self._db, self._path)
         self._db.executescript(_SCHEMA)
+        for column in _COLUMNS.keys() - _present(self._db):
+            self._db.execute(f"ALTER TABLE trials ADD COLUMN {column} {_COLUMNS[column]}")
+        self._db.execute(f"PRAGMA user_version={_VERSION}")
         self._db.execute("INSERT OR IGNORE INTO campaigns VALUES (?, ?, ?)", (self._name, fingerprint, meta))
         query = "SELECT fingerprint, meta FROM campaigns WHERE name = ?"
         known, before = self._db.execute(query, (self._name,)).fetchone()
         if known != fingerprint:
-            changed = differing(json.loads(before), json.loads(meta))
-            raise InvalidConfig(
-                f"{self._path} holds another campaign called {self._name!r}: it differs in {', '.join(changed)}",
-                hint="pass another name= or store=, or repeat the first call exactly",
+            raise _another(self._path, self._name, differing(json.loads(before), json.loads(meta)))
+
+    def confirm(self, golden: str) -> None:
+        """Keep the digest of the golden answers, or compare it with the one that is kept.
+
+        Raises:
+            DigestMismatch: the model gives other answers than it gave to the rows that are here.
+        """
+        with _explained(self._path):
+            self._db.execute("INSERT OR IGNORE INTO goldens VALUES (?, ?)", (self._name, golden))
+            query = "SELECT digest FROM goldens WHERE campaign = ?"
+            (before,) = self._db.execute(query, (self._name,)).fetchone()
+        if before != golden:
+            raise DigestMismatch(
+                f"the model gives other golden answers than those of {self._name!r} in {self._path}, on this platform",
+                hint="something unseen changed, such as a driver, or the machine errs: take another name= or store=",
             )
 
     def rows(self) -> list[Row]:
         """Return all rows written so far, by trial number."""
         with _explained(self._path):
-            return [Row(*values) for values in self._db.execute(_SELECT, (self._name,))]
+            return _rows(self._db, self._name)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write one block in one transaction."""
@@ -108,7 +126,44 @@ def read_campaign(path: Path | str, name: str) -> tuple[dict[str, Any], list[Row
         known = dict(db.execute("SELECT name, meta FROM campaigns").fetchall())
         if name not in known:
             raise unknown(f"campaign in {path}", name, known)
-        return json.loads(known[name]), [Row(*values) for values in db.execute(_SELECT, (name,))]
+        _require_known(db, path)
+        return json.loads(known[name]), _rows(db, name)
+
+
+def _rows(db: sqlite3.Connection, name: str) -> list[Row]:
+    """Return the rows of a campaign; what the file has no column for is None."""
+    present = _present(db)
+    columns = ", ".join(column if column in present else f"NULL AS {column}" for column in _COLUMNS)
+    query = f"SELECT {columns} FROM trials WHERE campaign = ? ORDER BY trial"  # noqa: S608  field names
+    return [Row(*values) for values in db.execute(query, (name,))]
+
+
+def _present(db: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in db.execute("PRAGMA table_info(trials)")}
+
+
+def _require_known(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        hint = "read it with the version of Holdfast that wrote it, or a newer one"
+        raise UnsupportedVersion(f"{path} is a campaign store of version {version}, newer than {_VERSION}", hint=hint)
+
+
+def _another(path: Path, name: str, changed: list[str]) -> InvalidConfig:
+    if changed == ["platform"]:
+        return InvalidConfig(
+            f"the golden answers of {name!r} in {path} come from another platform than this one",
+            hint="finish it on the machine and software that began it, or begin anew with another name= or store=",
+        )
+    if "type" in changed:
+        return InvalidConfig(
+            f"{path} holds a campaign called {name!r} of an older version, which classified less",
+            hint="it can still be read; to run it again pass another name= or store=",
+        )
+    return InvalidConfig(
+        f"{path} holds another campaign called {name!r}: it differs in {', '.join(changed)}",
+        hint="pass another name= or store=, or repeat the first call exactly",
+    )
 
 
 def _explained(path: Path) -> AbstractContextManager[None]:

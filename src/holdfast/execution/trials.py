@@ -2,150 +2,244 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
-from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, TrialError
-from holdfast.execution.compare import Outcome, compare
+from holdfast.data import Dataset, Text
+from holdfast.errors import HoldfastError, IntegrityError, TrialError
+from holdfast.execution.acted import Acted, acted
+from holdfast.execution.compare import Cause, Outcome
 from holdfast.execution.engines import build_engine
+from holdfast.execution.goldens import Golden
+from holdfast.execution.injection import STORED
+from holdfast.execution.memory import is_out_of_memory
+from holdfast.execution.passes import OtherShapeError, Passes, touched
 from holdfast.execution.plan import Block, Trial
-from holdfast.models import card
-from holdfast.numerics import bits
+from holdfast.execution.row import Row, Verdict
+from holdfast.execution.state import Mark, State
+from holdfast.execution.tasks import Exam, Task, task_for
+from holdfast.execution.watchdog import Hang, Watchdog
+from holdfast.models import stored
 
-_GOLDEN_BATCHES = 1024  # kept outputs, shape (batch, classes) each
+__all__ = ["Row", "TrialRunner"]
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What became of one trial; one row of the campaign's table.
-
-    ``max_ulp`` and ``max_relative`` are None where no finite distance exists: NaN, infinity, a crash, a refused result.
-    """
-
-    trial: int
-    site: str
-    element: int
-    bit: int
-    input: int
-    outcome: str
-    max_ulp: float | None
-    max_relative: float | None
-    guard_events: int
+_log = logging.getLogger(__name__)
+_RIGHT = (Outcome.MASKED.value, Outcome.CORRECTED.value, Outcome.LATENT.value)  # the golden bits came out
+_WATCHDOG = Watchdog()
 
 
 class TrialRunner:
-    """Turns blocks into rows; holds the model, the data and the golden outputs seen so far.
+    """Turns blocks into rows; holds the model, the exam and the golden answers seen so far.
 
-    Golden outputs are computed at the same batch composition as the faulty ones, because kernels may round
-    differently for another number of rows.
+    Args:
+        model: any module, or a session that offloads layers.
+        data: images, or a text.
+        engine: how passes are computed.
+        strict: raise when a trial crashes or hangs, instead of counting it as DUE.
+        task: what the model is asked; None: what data of this kind are for.
+        rerun: run every trial that did not end in the golden bits a second time, with only those of its faults that
+            a second try would meet again: what is stored stays flipped, what flowed has gone by.
+        watchdog: when a pass counts as hanging; None: never.
+
+    Raises:
+        InvalidConfig: data that are not of the task, or that the model does not take.
     """
 
-    def __init__(self, model: nn.Module, data: Dataset, *, engine: str = "hooks", strict: bool = False) -> None:
-        self._model, self._data, self._strict = model, data, strict
-        self._engine = build_engine(engine, model, self._images)
-        self._name = engine
-        self._golden = lru_cache(maxsize=_GOLDEN_BATCHES)(self._compute_golden)
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset | Text,
+        *,
+        engine: str = "hooks",
+        strict: bool = False,
+        task: Task | None = None,
+        rerun: bool = False,
+        watchdog: Watchdog | None = _WATCHDOG,
+    ) -> None:
+        self._model, self._strict, self._rerun = model, strict, rerun
+        self._made: dict[str, Any] = {"engine": engine, "strict": strict, "task": task, "rerun": rerun, "watchdog": watchdog}
+        self._data = data
+        self._state = State(model)  # before anything runs
+        self.exam: Exam = (task or task_for(data)).bind(model, data)
+        engine_built = build_engine(engine, model, self.exam.batch)
+        self._passes = Passes(model, self.exam, engine_built, watchdog, self._state)
 
-    def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset]]:
+    def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset | Text]]:
         """Travel without what was computed: another process fills its own cache."""
-        return partial(TrialRunner, engine=self._name, strict=self._strict), (self._model, self._data)
+        return partial(TrialRunner, **self._made), (self._model, self._data)
 
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""
-        return self._engine.blocks(trials, batch)
+        return self._passes.engine.blocks(trials, batch)
 
     @property
     def exclusive(self) -> bool:
         """Whether the model holds a connection that only this process may use."""
-        return hasattr(self._model, "offload_sites")
+        return self._passes.exclusive
 
-    def require_repeatable(self, rows: int) -> None:
-        """Run up to ``rows`` images twice without a fault.
+    def require_repeatable(self, rows: int) -> str:
+        """Run up to ``rows`` inputs twice without a fault; return the digest of the answers.
 
         Raises:
-            InvalidConfig: the bits differ, so no difference could be blamed on a fault.
+            InvalidConfig: the bits differ, so no difference could be blamed on a fault; or passes leave something
+                behind, which only the engine ``hooks`` can put back.
+            TrialError: not even one input fits in memory.
         """
-        inputs = tuple(range(min(rows, len(self._data))))
-        with torch.no_grad():
-            if not bits.bit_equal(self._golden(inputs), self._compute_golden(inputs)):
-                raise InvalidConfig("two clean runs of the model give different bits", hint="turn off whatever samples")
+        rows = min(rows, self.exam.size)
+        try:
+            with torch.no_grad():
+                return self._passes.prove(tuple(range(rows)))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _halve(rows, error)
+        return self.require_repeatable(rows // 2)
 
     def __call__(self, block: Block) -> list[Row]:
         """Return one row per trial of the block, in its order."""
         with torch.no_grad():
-            if len(block) > 1 and all(trial.together for trial in block):
+            if len(block) > 1 and all(trial.together for trial in block) and not self._state.moving:
                 return self._share(block)
             return [self._alone(trial) for trial in block]
 
     def _share(self, block: Block) -> list[Row]:
         """Run all trials in one forward, one row each; when that fails, find out which trial it was."""
-        golden = self._golden(tuple(trial.input for trial in block))
         try:
-            return self._forward(block, golden)
-        except IntegrityError:
-            return [self._alone(trial) for trial in block]
+            golden, mark = self._passes.golden(tuple(trial.input for trial in block)), self._state.mark()
+            rows = self._judged(block, golden)
+            if not (written := self._state.written(mark, touched(block))):
+                return rows
+            self._state.restore(written)
+        except (IntegrityError, OtherShapeError, Hang):
+            pass
         except HoldfastError:
             raise
-        except Exception:  # noqa: BLE001  a crash is an outcome; run alone to see whose
-            return [self._alone(trial) for trial in block]
+        except Exception as error:  # noqa: BLE001  a crash is an outcome; run alone to see whose
+            if is_out_of_memory(error):
+                middle = _halve(len(block), error)
+                return [*self(block[:middle]), *self(block[middle:])]
+        return [self._alone(trial) for trial in block]
 
     def _alone(self, trial: Trial) -> Row:
-        golden = self._golden((trial.input,))  # outside: a model that crashes without a fault is no outcome
+        golden = self._lone_golden(trial)  # outside: a model that crashes without a fault is no outcome
+        mark, codes = self._state.mark(), self._codes(trial)
         try:
-            return self._forward((trial,), golden)[0]
-        except IntegrityError:
-            if self.exclusive:
-                self._model.recover()  # type: ignore[operator]  # raises when the worker itself lied
-            return _row(trial, Outcome.DETECTED, None, None, self._events(1)[0])
-        except HoldfastError:
-            raise
-        except Exception as error:
-            if self._strict:
-                raise TrialError(
-                    f"trial {trial.number} crashed: {type(error).__name__}: {error}",
-                    hint="without strict it counts as DUE",
-                ) from error
-            return _row(trial, Outcome.DUE, None, None, 0)
+            row = self._judged((trial,), golden, mark)[0]
+        except (Exception, Hang) as error:  # noqa: BLE001  told apart in _failed
+            row = self._failed(trial, error, codes)
+            row = self._reran((trial,), [row], golden)[0]
+        self._state.restore(self._left(trial, mark))
+        return row
 
-    def _forward(self, block: Block, golden: Tensor) -> list[Row]:
-        result = compare(golden, self._engine.faulty(block))
-        events = self._events(len(block))
+    def _lone_golden(self, trial: Trial) -> Golden:
+        try:
+            return self._passes.golden((trial.input,))
+        except Exception as error:
+            if is_out_of_memory(error):
+                _halve(1, error)
+            raise
+
+    def _judged(self, block: Block, golden: Golden, mark: Mark | None = None) -> list[Row]:
+        answer = self._passes.faulty(block, golden)
+        verdicts = self.exam.judge([trial.input for trial in block], golden.answer, answer)
+        done = acted(self._model, len(block), golden.events)
+        latent = mark is not None and self._is_latent(block[0], golden, mark)
+        rows = [_settled(trial, verdicts[row], done, row, latent=latent) for row, trial in enumerate(block)]
+        return self._reran(block, rows, golden)
+
+    def _reran(self, block: Block, rows: list[Row], golden: Golden) -> list[Row]:
+        """Say of every trial that went wrong whether a second try goes wrong too."""
+        if not self._rerun or all(row.outcome in _RIGHT for row in rows):
+            return rows
+        again = ["transient" if well else "persistent" for well in self._passes.recovers(block, golden)]
         return [
-            _row(
-                trial,
-                result.outcome(row),
-                float(result.max_ulp[row]),
-                float(result.max_relative[row]),
-                events[row],
-            )
-            for row, trial in enumerate(block)
+            row if row.outcome in _RIGHT else replace(row, rerun=what) for row, what in zip(rows, again, strict=True)
         ]
 
-    def _images(self, inputs: Sequence[int]) -> Tensor:
-        return self._data.batch(torch.tensor(inputs))[0]
+    def _failed(self, trial: Trial, error: BaseException, codes: list[Tensor]) -> Row:
+        """Return the row of a trial that gave no output to compare.
 
-    def _compute_golden(self, inputs: tuple[int, ...]) -> Tensor:
-        output = self._engine.golden(inputs)
-        if not isinstance(output, Tensor) or output.dim() != 2:
-            raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
-        if not torch.isfinite(output).all():
-            raise InvalidConfig("the fault-free model gives NaN or infinity", hint="check weights and data")
-        return output.clone()
+        Raises:
+            TrialError: in strict mode.
+            HoldfastError: the error is no outcome.
+        """
+        if isinstance(error, IntegrityError):
+            if self.exclusive:
+                self._model.recover()  # type: ignore[operator]  # raises when the worker itself lied
+            return _row(trial, Verdict(outcome=Outcome.DETECTED.value), acted(self._model, 1))
+        if isinstance(error, HoldfastError):
+            raise error
+        if isinstance(error, OtherShapeError):
+            return _row(trial, Verdict(outcome=Outcome.DUE.value, cause=Cause.SHAPE.value))
+        if isinstance(error, Hang):
+            self._mend(trial, codes)
+        what = "hung" if isinstance(error, Hang) else f"crashed: {type(error).__name__}: {error}"
+        if self._strict:
+            raise TrialError(f"trial {trial.number} {what}", hint="without strict it counts as DUE") from error
+        cause = Cause.HANG if isinstance(error, Hang) else Cause.EXCEPTION
+        return _row(trial, Verdict(outcome=Outcome.DUE.value, cause=cause.value))
 
-    def _events(self, rows: int) -> list[int]:
-        total = torch.zeros(rows, dtype=torch.int64)
-        for guard in card(self._model).guards:
-            if guard.events is not None and guard.events.numel() % rows == 0:
-                total += guard.events.cpu().view(rows, -1).sum(1)
-        return total.tolist()
+    def _codes(self, trial: Trial) -> list[Tensor]:
+        """Return what is stored where the trial will flip bits."""
+        return [stored(self._model, f.site).at(f.index).clone() for f in trial.flips if f.site.kind in STORED]
+
+    def _mend(self, trial: Trial, codes: list[Tensor]) -> None:
+        """Put flipped bits back, in case the alarm rang while that was being done."""
+        memory = [flips for flips in trial.flips if flips.site.kind in STORED]
+        for flips, before in zip(memory, codes, strict=True):
+            place = stored(self._model, flips.site)
+            place.xor_(flips.index, (place.at(flips.index) ^ before).to(torch.int64))
+
+    def _left(self, trial: Trial, mark: Mark) -> frozenset[str]:
+        """Return what a trial has left behind, its own flips apart."""
+        return self._state.written(mark, touched((trial,))) | self._state.moving
+
+    def _is_latent(self, trial: Trial, golden: Golden, mark: Mark) -> bool:
+        others = self._state.written(mark, touched((trial,))) - self._state.moving
+        return self._state.digest() != golden.state or self._state.differs(others)
 
 
-def _row(trial: Trial, outcome: Outcome, ulp: float | None, relative: float | None, events: int) -> Row:
-    if outcome is Outcome.DUE:
-        ulp = relative = None
-    return Row(trial.number, *trial.address, trial.input, outcome.value, ulp, relative, events)
+def _halve(rows: int, error: Exception) -> int:
+    """Return half of ``rows``, and log that memory was too small for them.
+
+    Raises:
+        TrialError: there is no half of one.
+    """
+    if rows <= 1:
+        hint = "free memory or take another machine; what is in the store is kept"
+        raise TrialError("one input at a time does not fit in memory", hint=hint) from error
+    _log.warning("out of memory with %d inputs in one pass, going on with %d", rows, rows // 2)
+    return rows // 2
+
+
+def _settled(trial: Trial, verdict: Verdict, done: Acted, row: int, *, latent: bool) -> Row:
+    """Let alarms, corrections and what was left behind have their say beside the output."""
+    outcome = verdict.outcome
+    if outcome != Outcome.DUE and done.alarms[row]:
+        outcome = Outcome.DETECTED.value
+    elif outcome == Outcome.MASKED and done.more[row]:
+        outcome = Outcome.CORRECTED.value
+    elif outcome == Outcome.MASKED and latent:
+        outcome = Outcome.LATENT.value
+    return _row(trial, replace(verdict, outcome=outcome), done, row)
+
+
+def _row(trial: Trial, verdict: Verdict, done: Acted | None = None, row: int = 0) -> Row:
+    events, alarms = (0, None) if done is None else (done.events[row], done.alarms[row])
+    site, element, bit = trial.address
+    return Row(
+        trial=trial.number,
+        site=site,
+        element=element,
+        bit=bit,
+        input=trial.input,
+        guard_events=events,
+        alarms=alarms,
+        **asdict(verdict),
+    )

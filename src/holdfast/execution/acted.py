@@ -1,0 +1,62 @@
+"""What the guards of a model did in one pass: values they set right, and alarms about what they could not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.models import Guard
+from holdfast.models.card import cards
+
+Counts = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """Per row of a pass: all that guards set right, what they set right beyond the golden pass, and alarms."""
+
+    events: list[int]
+    more: list[int]
+    alarms: list[int]
+
+
+def forget(model: nn.Module) -> None:
+    """Make every guard forget its last pass, so that one that does not run is not taken for one that found nothing."""
+    for guard in _guards(model):
+        guard.events = None
+        with suppress(AttributeError):  # not every kind raises alarms
+            guard.alarms = None  # type: ignore[attr-defined]
+
+
+def counted(model: nn.Module, rows: int) -> Counts:
+    """Return the events of each guard in the last pass, int64 (rows,); None where it did not run."""
+    return tuple(_per_row(guard.events, rows) for guard in _guards(model))
+
+
+def acted(model: nn.Module, rows: int, golden: Counts | None = None) -> Acted:
+    """Return what the guards did in the last pass; one that did not run did what it did in the golden pass."""
+    now = counted(model, rows)
+    golden = (None,) * len(now) if golden is None else golden
+    found = zip(now, golden, strict=True)
+    events = _sum([before if after is None else after for after, before in found], rows)
+    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in _guards(model)], rows)
+    return Acted(events.tolist(), (events - _sum(golden, rows)).clamp_min(0).tolist(), alarms.tolist())
+
+
+def _guards(model: nn.Module) -> list[Guard]:
+    return [guard for found in cards(model) for guard in found.guards]
+
+
+def _per_row(counts: Tensor | None, rows: int) -> Tensor | None:
+    """Return counts per sample; a guard in a part that folds samples apart has several counts for each."""
+    if counts is None or rows == 0 or counts.numel() % rows:
+        return None
+    return counts.detach().cpu().view(rows, -1).sum(1)
+
+
+def _sum(counts: Sequence[Tensor | None], rows: int) -> Tensor:
+    return sum((part for part in counts if part is not None), torch.zeros(rows, dtype=torch.int64))
