@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.models import Guard
 from holdfast.models.card import cards
+from holdfast.models.guard_kinds import AnyGuard
 
 Counts = tuple[Tensor | None, ...]
 
@@ -29,7 +29,7 @@ def forget(model: nn.Module) -> None:
     for guard in _guards(model):
         guard.events = None
         with suppress(AttributeError):  # not every kind raises alarms
-            guard.alarms = None  # type: ignore[attr-defined]
+            guard.alarms = None  # type: ignore[union-attr]
 
 
 def counted(model: nn.Module, rows: int) -> Counts:
@@ -47,7 +47,7 @@ def acted(model: nn.Module, rows: int, golden: Counts | None = None) -> Acted:
     return Acted(events.tolist(), (events - _sum(golden, rows)).clamp_min(0).tolist(), alarms.tolist())
 
 
-def _guards(model: nn.Module) -> list[Guard]:
+def _guards(model: nn.Module) -> list[AnyGuard]:
     return [guard for found in cards(model) for guard in found.guards]
 
 

@@ -106,7 +106,7 @@ def _entries(model: nn.Module) -> list[_Entry]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for leaf, parameter in module._parameters.items():
-            owner: dict[str, Tensor | None] = module._parameters  # type: ignore[assignment]
+            owner: dict[str, Tensor | None] = module._parameters
             found.append(_Entry(prefix + leaf, owner, leaf, parameter, None))
         for leaf, buffer in module._buffers.items():
             left -= 0 if buffer is None else buffer.nbytes

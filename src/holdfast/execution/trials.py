@@ -63,7 +63,13 @@ class TrialRunner:
         watchdog: Watchdog | None = _WATCHDOG,
     ) -> None:
         self._model, self._strict, self._rerun = model, strict, rerun
-        self._made: dict[str, Any] = {"engine": engine, "strict": strict, "task": task, "rerun": rerun, "watchdog": watchdog}
+        self._made: dict[str, Any] = {
+            "engine": engine,
+            "strict": strict,
+            "task": task,
+            "rerun": rerun,
+            "watchdog": watchdog,
+        }
         self._data = data
         self._state = State(model)  # before anything runs
         self.exam: Exam = (task or task_for(data)).bind(model, data)

@@ -11,14 +11,15 @@ from torch import nn
 from holdfast._registry import Registry
 from holdfast.data import Dataset
 from holdfast.evidence.lineage import Step
-from holdfast.models import Guard, attach_guard, card, manifest_of
+from holdfast.models import attach_guard, card, manifest_of
+from holdfast.models.guard_kinds import AnyGuard
 
 
 @runtime_checkable
 class Hardening(Protocol):
     """A way to protect a model, calibrated and ready: a frozen dataclass that says which guards go where."""
 
-    def guards(self, model: nn.Module) -> Sequence[Guard]:
+    def guards(self, model: nn.Module) -> Sequence[AnyGuard]:
         """Return the guards for ``model``."""
         ...
 

@@ -85,6 +85,10 @@ class RangeGuard:
             self._counted = torch.zeros(count, dtype=torch.int64, device=device)
         return self._counted
 
+    @events.setter
+    def events(self, counts: Tensor | None) -> None:
+        self._batch, self._counted = None, counts
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``x`` (batch, ...) within the range; corrects the stored values in place outside of training."""
         self._begin(x)
