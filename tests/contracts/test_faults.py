@@ -58,6 +58,7 @@ SPECS = {
     ],
     "sram-voltage": ["sram-voltage:voltage=0.8", "sram-voltage:voltage=1"],
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
+    "timed": ["timed:fault=bit-flip,passes=3..7", "timed:fault=(transient-errors:rate=0.02),passes=5"],
     "transient-errors": ["transient-errors:rate=0.02"],
     "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],
     "protected": [

@@ -14,9 +14,9 @@ from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.execution.condition import Fault
+from holdfast.execution.condition import Fault, require_untimed
 from holdfast.execution.executors import build_executor
-from holdfast.execution.injection import population_of
+from holdfast.execution.injection import computed_alike, population_of
 from holdfast.execution.plan import Block, describe_fault, draw_trials, trial_count
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
@@ -89,8 +89,9 @@ def campaign(
     """
     if batch < 1:
         raise InvalidConfig("a campaign needs at least one trial per block")
+    require_untimed(fault, "a trial of a campaign")
     workers = build_executor(executor)
-    with one_thread(), evaluating(model):
+    with one_thread(), evaluating(model), computed_alike(model, at):
         chosen = task or task_for(data)
         runner = TrialRunner(model, data, engine=engine, strict=strict, task=chosen, rerun=rerun, watchdog=watchdog)
         population = population_of(model, at, runner.exam.example)
@@ -102,6 +103,8 @@ def campaign(
             "rerun": rerun,
             "watchdog": None if watchdog is None else asdict(watchdog),
         }
+        if any(site.kind == "internals" for site in population.sites):
+            plan["operators"] = "fused operators run step by step, in golden runs too"
         blocks = runner.blocks(draw_trials(fault, population, runner.exam.size, count, seed), batch)
         golden = runner.require_repeatable(batch)
         with ExitStack() as stack:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population
+from holdfast.execution.condition import Fault, Flips, Population, by_pass
 from holdfast.execution.executors import Executor
 from holdfast.execution.injection import STORED, applied, inject, population_of
 from holdfast.execution.ledger import Ledger
@@ -81,7 +81,7 @@ class Chips:
     @contextmanager
     def present(self, number: int, population: Population) -> Iterator[int | None]:
         """Run the block with chip ``number`` in the model; gives the bits it changes, None for a fault of each read."""
-        if getattr(self.fault, "each_read", False):
+        if by_pass(self.fault):
             own = derive(self.seed, "chip", number)
             with inject(self.model, self.fault, at=self.at, seed=own, example=self.example):
                 yield None

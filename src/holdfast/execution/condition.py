@@ -153,13 +153,30 @@ class Fault(Protocol):
     """A law that draws flips; a frozen dataclass whose fields are its parameters.
 
     A fault with a true class attribute ``each_read`` is no property of the chip but of one read of it: it is drawn
-    afresh for every forward pass, see :func:`holdfast.execution.inject`. A fault with a ``digest`` read a file, and the
-    digest names what it read.
+    afresh for every forward pass, see :func:`holdfast.execution.inject`. A fault with a time has
+    ``in_pass(population, seed, number)``, which returns what is present in forward pass ``number`` of a run. A fault
+    with a ``digest`` read a file, and the digest names what it read.
     """
 
     def flips(self, population: Population, seed: Seed) -> Sequence[Flips]:
         """Return the flips of one realisation; the same for the same arguments, everywhere."""
         ...
+
+
+def by_pass(fault: Fault) -> bool:
+    """Say whether what is present differs from one forward pass to the next."""
+    return bool(getattr(fault, "each_read", False)) or hasattr(fault, "in_pass")
+
+
+def require_untimed(fault: Fault, what: str) -> None:
+    """Refuse a fault with a time where there is but one pass.
+
+    Raises:
+        InvalidConfig: the fault is present in some passes only.
+    """
+    if hasattr(fault, "in_pass"):
+        hint = "leave the time away, or use inject and inject_generation, which count passes"
+        raise InvalidConfig(f"{what} has no passes for a fault to come and go in", hint=hint)
 
 
 faults: Registry[Fault] = Registry("fault", "holdfast.faults")

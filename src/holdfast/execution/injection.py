@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population
+from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.execution.condition import Fault, Flips, Population, by_pass
 from holdfast.models import select, stored, tap
+from holdfast.models.internals import Unfused, no_fast_path, replacing
 from holdfast.models.site import Site
+from holdfast.models.sites import TRACED
 from holdfast.numerics import bits
 from holdfast.seeds import Seed, derive
 
 STORED = ("weights", "buffers", "qparams")
-TRACED = ("activations", "inputs", "outputs")
 
 
 @contextmanager
@@ -33,7 +34,11 @@ def inject(
 
     Stored bits are flipped once. Flowing bits are flipped in every forward pass, at the same place of every sample. A
     fault of each *read* (``each_read``) is drawn afresh for every forward pass of ``model`` instead, and its stored
-    bits are put back when the pass ends; a backward pass through them is therefore refused by autograd.
+    bits are put back when the pass ends; a backward pass through them is therefore refused by autograd. The same
+    goes for a fault with a time (``in_pass``), present in some passes only, counted from 0 at the start of the block.
+
+    Steps of fused operators (``internals``) run unfused inside the block. To compare with a clean run, run that inside
+    :class:`holdfast.models.Unfused` too.
 
     Args:
         model: changed in place inside the block, without a copy.
@@ -41,10 +46,13 @@ def inject(
         at: selection of sites, see :func:`holdfast.select`.
         seed: the chip, or the realisation.
         example: one input sample; needed when ``at`` selects what flows.
+
+    Raises:
+        NoSuchSite: nothing matches ``at``, or, when a pass ends, what the fault was to strike did not compute in it.
     """
     population, own = population_of(model, at, example), derive(seed, "inject")
-    if getattr(fault, "each_read", False):
-        faulty = _each_read(model, fault, population, own)
+    if by_pass(fault):
+        faulty = _each_pass(model, fault, population, own)
     else:
         faulty = applied(model, fault.flips(population, own))
     with faulty:
@@ -68,20 +76,28 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
                 place.xor_(item.index, mask)
                 undo.callback(place.xor_, item.index, mask)
         flowing = {item.site: _every_sample(item) for item in flips if item.site.kind not in STORED}
-        undo.enter_context(tap_sites(model, flowing))
+        undo.enter_context(_tap_all(model, flowing, lambda: flowing))
         yield
 
 
+def drawn_in_pass(fault: Fault, population: Population, seed: Seed, number: int) -> Sequence[Flips]:
+    """Return what is present in forward pass ``number``: what a law with a time says, or else a draw for that read."""
+    timed: Callable[[Population, Seed, int], Sequence[Flips]] | None = getattr(fault, "in_pass", None)
+    if timed is not None:
+        return timed(population, seed, number)
+    return fault.flips(population, derive(seed, "read", number))
+
+
 @contextmanager
-def _each_read(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
-    """Apply what ``fault`` draws under ``derive(seed, "read", n)`` during forward pass n of ``model``, n = 0, 1, ..."""
+def _each_pass(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
+    """Apply what ``fault`` draws for forward pass n of ``model``, n = 0, 1, ..., for the length of that pass."""
     numbers, present = count(), ExitStack()
     law = fault.on_chip(seed) if hasattr(fault, "on_chip") else fault  # some of the law is for life, not for a read
     flowing: dict[Site, Flips] = {}
 
     def before(_: nn.Module, __: object) -> None:
         present.close()  # a pass that was interrupted has left its bits behind
-        drawn = law.flips(population, derive(seed, "read", next(numbers)))
+        drawn = drawn_in_pass(law, population, seed, next(numbers))
         flowing.clear()
         flowing.update((item.site, item) for item in drawn if item.site.kind not in STORED)
         present.enter_context(applied(model, [item for item in drawn if item.site.kind in STORED]))
@@ -97,8 +113,54 @@ def _each_read(model: nn.Module, fault: Fault, population: Population, seed: See
         hooks.callback(present.close)
         # drawn before the taps see the pass, undone after they have
         hooks.callback(model.register_forward_pre_hook(before, prepend=True).remove)
-        hooks.enter_context(tap_sites(model, taps))
+        hooks.enter_context(_tap_all(model, taps, lambda: flowing))
         hooks.callback(model.register_forward_hook(after, always_call=True).remove)
+        yield
+
+
+@contextmanager
+def _tap_all(
+    model: nn.Module, taps: dict[Site, Callable[[Tensor], Tensor]], due: Callable[[], Iterable[Site]]
+) -> Iterator[None]:
+    """Tap sites, and have every whole forward pass in which one that is ``due`` did not compute end in an error."""
+    if not taps:
+        yield
+        return
+    silent: set[Site] = set()
+
+    def heard(site: Site, action: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(output: Tensor) -> Tensor:
+            silent.discard(site)
+            return action(output)
+
+        return run
+
+    def before(_: nn.Module, __: object) -> None:
+        silent.clear()
+        silent.update(site for site in due() if site.kind != "offload")  # a session has answers of its own
+
+    def after(_: nn.Module, __: object, ___: object) -> None:
+        if silent:
+            first = min(site.address for site in silent)
+            raise NoSuchSite(f"{first} did not compute", hint="the model took another path on this input")
+
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(before).remove)
+        hooks.enter_context(tap_sites(model, {site: heard(site, action) for site, action in taps.items()}))
+        hooks.callback(model.register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
+def computed_alike(model: nn.Module, at: str) -> Iterator[None]:
+    """Have clean runs compute as runs do in which faults at ``at`` are injected: only then can their bits be compared.
+
+    Torch's transformer layers have a fast path that taps turn off, and operators whose steps are selected run unfused.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(no_fast_path())
+        if any(part.strip().partition(":")[0] == "internals" for part in at.split(",")):
+            stack.enter_context(Unfused(model))
         yield
 
 
@@ -106,10 +168,15 @@ def _each_read(model: nn.Module, fault: Fault, population: Population, seed: See
 def tap_sites(model: nn.Module, taps: dict[Site, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Tap computed sites; a module that offloads layers taps its own ``offload`` responses."""
     with ExitStack() as stack:
+        stack.enter_context(no_fast_path())  # whose kernels compute no site
+        steps = {site.name: action for site, action in taps.items() if site.kind == "internals"}
+        if steps:  # before the taps, which then see the same operators as ever
+            stack.enter_context(replacing(model, steps))
         offload = {site.name: action for site, action in taps.items() if site.kind == "offload"}
         if offload:
             stack.enter_context(model.tap(offload))  # type: ignore[operator]
-        if inner := {site.name: action for site, action in taps.items() if site.kind != "offload"}:
+        inner = {site.name: action for site, action in taps.items() if site.kind not in ("offload", "internals")}
+        if inner:
             stack.enter_context(tap(model, inner))
         yield
 

@@ -16,12 +16,13 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.chips import ChipRun, Chips, Entry, Stop
 from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
-from holdfast.execution.injection import TRACED, population_of
+from holdfast.execution.injection import population_of
 from holdfast.execution.over_text import LanguageRobustness, edit_distance, require_threshold
 from holdfast.execution.run import Progress, evaluating, one_thread
 from holdfast.execution.sensitivity import Restricted, groups
 from holdfast.execution.statistics import MeanEstimate
 from holdfast.models import card
+from holdfast.models.sites import TRACED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

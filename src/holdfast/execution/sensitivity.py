@@ -16,7 +16,7 @@ from torch import nn
 from holdfast._registry import unknown
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population
+from holdfast.execution.condition import Fault, Flips, Population, require_untimed
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
 from holdfast.execution.over_chips import RobustError
@@ -43,6 +43,9 @@ class Restricted:
 
     fault: Fault
     bits: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        require_untimed(self.fault, "a division of bits into groups")
 
     @property
     def each_read(self) -> bool:

@@ -15,6 +15,7 @@ from holdfast.faults.protection import Protected
 from holdfast.faults.regions import LineFailures, LineRates, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
 from holdfast.faults.stuck_at import StuckAt
+from holdfast.faults.timed import Timed
 from holdfast.faults.transient import IntermittentErrors, TransientErrors
 from holdfast.faults.upsets import MultiBitUpsets
 
@@ -41,6 +42,7 @@ __all__ = [
     "RegionalErrors",
     "SramVoltage",
     "StuckAt",
+    "Timed",
     "TransientErrors",
     "inject_file",
     "read_error_map",

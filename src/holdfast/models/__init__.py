@@ -5,6 +5,7 @@ from holdfast.models.card import Card, card
 from holdfast.models.catalogue import architectures, build_architecture
 from holdfast.models.guard import Guard, OperandGuard, Operands, WholeModelGuard, alarms_of, attach_guard, guards
 from holdfast.models.identity import manifest_of, model_subject
+from holdfast.models.internals import Unfused
 from holdfast.models.lens import Lens, attach_lens
 from holdfast.models.site import KINDS, Site
 from holdfast.models.sites import select, sites
@@ -21,6 +22,7 @@ __all__ = [
     "Site",
     "Stored",
     "Tap",
+    "Unfused",
     "WholeModelGuard",
     "alarms_of",
     "architectures",

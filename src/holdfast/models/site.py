@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-KINDS = ("weights", "buffers", "qparams", "activations", "inputs", "outputs", "offload")
+KINDS = (
+    "weights",
+    "buffers",
+    "qparams",
+    "activations",
+    "inputs",
+    "outputs",
+    "internals",  # steps of fused operators: attention scores, norm statistics
+    "offload",
+    "cache",  # keys and values that a language model keeps between tokens
+    "gradients",
+    "moments",  # what an optimizer keeps beside each parameter
+)
 
 
 @dataclass(frozen=True, slots=True)

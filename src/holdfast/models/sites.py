@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Container, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -16,27 +17,42 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.models.card import card
 from holdfast.models.guard import without_guards
+from holdfast.models.internals import Unfused
 from holdfast.models.site import KINDS, Site
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 from holdfast.numerics.formats import format_of_dtype
 
+TRACED = ("activations", "inputs", "outputs", "internals")  # kinds that are found by running the model
+_ELSEWHERE = {
+    "cache": "holdfast.execution.inject_generation",
+    "gradients": "holdfast.execution.inject_training",
+    "moments": "holdfast.execution.inject_training",
+}
 _TRACE_BATCHES = (2, 3)
 
 
-def sites(model: nn.Module, example: Tensor | None = None) -> tuple[Site, ...]:
+def sites(model: nn.Module, example: Tensor | None = None, *, internals: bool = False) -> tuple[Site, ...]:
     """Return all sites of ``model`` in a fixed order.
 
     Args:
         model: any module; a session that offloads layers adds its own ``offload`` sites.
         example: one input sample, shape (...) without batch; needed to find what flows. None lists stored sites only.
+        internals: also list the steps of fused operators, which are then computed step by step.
     """
-    found = [*_parameters(model), *_buffers(model), *_qparams(model)]
+    found, twins = _known(model, example, internals)
+    return tuple(site for site in found if site not in twins)
+
+
+def _known(model: nn.Module, example: Tensor | None, internals: bool) -> tuple[list[Site], dict[Site, Site]]:
+    """Return all sites, and which steps of operators are the activation that the operator returns."""
+    found, twins = [*_parameters(model), *_buffers(model), *_qparams(model)], dict[Site, Site]()
     if example is not None:
-        found += _flowing(model, example)
+        flowing, twins = _flowing(model, example, internals)
+        found += flowing
     if (offload := getattr(model, "offload_sites", None)) is not None:
         found += offload()
-    return tuple(found)
+    return found, twins
 
 
 def _parameters(model: nn.Module) -> list[Site]:
@@ -73,19 +89,19 @@ def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> 
     return Site(kind, name, shape, format_of_dtype(value.dtype), bits.bit_width(value.dtype))
 
 
-def _flowing(model: nn.Module, example: Tensor) -> list[Site]:
+def _flowing(model: nn.Module, example: Tensor, internals: bool) -> tuple[list[Site], dict[Site, Site]]:
     training = model.training
     model.eval()
     try:
         # two sizes of batch, because a first dimension that does not follow the batch holds no samples
         with torch.inference_mode(False), torch.no_grad(), without_guards(model):
-            few, more = (_census(model, example, size) for size in _TRACE_BATCHES)
+            few, more = (_census(model, example, size, internals) for size in _TRACE_BATCHES)
     finally:
         model.train(training)
     return _whole_samples(few, more)
 
 
-def _census(model: nn.Module, example: Tensor, size: int) -> dict[tuple[str, str], _Flow]:
+def _census(model: nn.Module, example: Tensor, size: int, internals: bool) -> dict[tuple[str, str], _Flow]:
     """Return what flows when a batch of ``size`` samples runs, by kind and name, in order of computation."""
     batch = example.unsqueeze(0).repeat(size, *[1] * example.dim())
     found: dict[tuple[str, str], _Flow] = {}
@@ -94,12 +110,19 @@ def _census(model: nn.Module, example: Tensor, size: int) -> dict[tuple[str, str
         found["activations", name] = _Flow(value, _state(value))
         return value
 
-    with Watch(model, visit):
+    steps: dict[tuple[str, str], _Flow] = {}
+
+    def visit_step(name: str, value: Tensor) -> Tensor:
+        steps["internals", name] = _Flow(value, _state(value))
+        return value
+
+    with Unfused(model, visit_step) if internals else nullcontext(), Watch(model, visit):
         output = model(batch)
     first, last = ends(model)
     result = {("inputs", first): _Flow(batch, _state(batch)), **found}
     if isinstance(output, Tensor) and output.is_floating_point():
         result["outputs", last] = _Flow(output, None)
+    result |= steps  # last: what an operator returns is its activation, whichever step of it wrote that
     for tensor in (*model.parameters(), *model.buffers()):
         result["stored", str(len(result))] = _Flow(tensor, _state(tensor))
     return result
@@ -117,21 +140,29 @@ def _state(tensor: Tensor) -> tuple[int, int]:
     return tensor.untyped_storage().data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
-def _whole_samples(few: dict[tuple[str, str], _Flow], more: dict[tuple[str, str], _Flow]) -> list[Site]:
+def _whole_samples(
+    few: dict[tuple[str, str], _Flow], more: dict[tuple[str, str], _Flow]
+) -> tuple[list[Site], dict[Site, Site]]:
     """Return the places that write values: a storage, or a version of it, that no place before them holds.
 
-    A tensor not made of samples, such as attention's (tokens, batch, dim), is counted at its first view that is.
+    Also returns which steps of fused operators write what an activation counts already. A tensor not made of samples,
+    such as attention's (tokens, batch, dim), is counted at its first view that is.
     """
     counted = {flow.state for (kind, _), flow in few.items() if kind == "stored"}
-    result = []
+    writers: dict[tuple[int, int] | None, Site] = {}
+    result, twins = [], {}
     for (kind, name), flow in few.items():
-        if kind == "stored" or (flow.state is not None and flow.state in counted) or (kind, name) not in more:
+        twin = writers.get(flow.state) if kind == "internals" and flow.state is not None else None
+        if kind == "stored" or (flow.state in counted and flow.state and not twin) or (kind, name) not in more:
             continue
         shape = _sample_shape(flow.tensor, more[kind, name].tensor)
         if shape is not None:
             counted.add(flow.state)
             result.append(_float_site(kind, name, flow.tensor, shape))
-    return result
+            if twin is not None:
+                twins[result[-1]] = twin
+            writers.setdefault(flow.state, result[-1])
+    return result, twins
 
 
 def _sample_shape(few: Tensor, more: Tensor) -> tuple[int, ...] | None:
@@ -155,9 +186,13 @@ def select(model: nn.Module, at: str = "weights", example: Tensor | None = None)
         InvalidConfig: an unknown kind, or flowing sites asked for without an example input.
     """
     parts = [_parse(part) for part in at.split(",")]
-    if example is None and any(kind in ("activations", "inputs", "outputs") for kind, _ in parts):
+    if example is None and any(kind in TRACED for kind, _ in parts):
         raise InvalidConfig(f"finding {at!r} takes a forward pass", hint="pass example=, one input sample")
-    return chosen(sites(model, example), at, dict(model.named_modules()))
+    if special := [kind for kind, _ in parts if kind in _ELSEWHERE]:
+        raise InvalidConfig(f"a forward pass of one input has no {special[0]}", hint=_ELSEWHERE[special[0]])
+    known, twins = _known(model, example, any(kind == "internals" for kind, _ in parts))
+    found = chosen(known, at, dict(model.named_modules()))
+    return tuple(site for site in found if twins.get(site) not in found)  # no bit twice
 
 
 def chosen(known: Sequence[Site], at: str, modules: Container[str] = ()) -> tuple[Site, ...]:
