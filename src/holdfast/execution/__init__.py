@@ -4,6 +4,7 @@ from holdfast.execution.campaign import campaign
 from holdfast.execution.compare import Cause, Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
+from holdfast.execution.generation import generate, inject_generation
 from holdfast.execution.guarantee import Guarantee, guarantee, mean_above, published_slack, split_slack
 from holdfast.execution.injection import inject
 from holdfast.execution.language import (
@@ -78,9 +79,11 @@ __all__ = [
     "edit_distance",
     "executors",
     "faults",
+    "generate",
     "groups",
     "guarantee",
     "inject",
+    "inject_generation",
     "language_robustness",
     "language_sensitivity",
     "mcnemar",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution.condition import Fault, Flips, Population, by_pass
 from holdfast.models import select, stored, tap
+from holdfast.models.cache import cached_tensors
 from holdfast.models.internals import Unfused, no_fast_path, replacing
 from holdfast.models.site import Site
 from holdfast.models.sites import TRACED
@@ -52,7 +53,7 @@ def inject(
     """
     population, own = population_of(model, at, example), derive(seed, "inject")
     if by_pass(fault):
-        faulty = _each_pass(model, fault, population, own)
+        faulty = changed_by_pass(model, fault, population, own)
     else:
         faulty = applied(model, fault.flips(population, own))
     with faulty:
@@ -88,18 +89,30 @@ def drawn_in_pass(fault: Fault, population: Population, seed: Seed, number: int)
     return fault.flips(population, derive(seed, "read", number))
 
 
+def drawn_in_window(
+    fault: Fault, population: Population, seed: Seed, number: int, first: int, last: int | None
+) -> Sequence[Flips]:
+    """Return what is present in forward pass ``number`` of a fault that is there from pass ``first`` to ``last``."""
+    if number < first or (last is not None and number > last):
+        return []
+    if not getattr(fault, "each_read", False):
+        return fault.flips(population, seed)
+    return drawn_in_pass(fault.on_chip(seed) if hasattr(fault, "on_chip") else fault, population, seed, number)
+
+
 @contextmanager
-def _each_pass(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
+def changed_by_pass(model: nn.Module, fault: Fault, population: Population, seed: Seed) -> Iterator[None]:
     """Apply what ``fault`` draws for forward pass n of ``model``, n = 0, 1, ..., for the length of that pass."""
     numbers, present = count(), ExitStack()
     law = fault.on_chip(seed) if hasattr(fault, "on_chip") else fault  # some of the law is for life, not for a read
     flowing: dict[Site, Flips] = {}
 
-    def before(_: nn.Module, __: object) -> None:
+    def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         present.close()  # a pass that was interrupted has left its bits behind
         drawn = drawn_in_pass(law, population, seed, next(numbers))
         flowing.clear()
-        flowing.update((item.site, item) for item in drawn if item.site.kind not in STORED)
+        flowing.update((item.site, item) for item in drawn if item.site.kind not in (*STORED, "cache"))
+        _strike_cache([item for item in drawn if item.site.kind == "cache"], (*args, *kwargs.values()))
         present.enter_context(applied(model, [item for item in drawn if item.site.kind in STORED]))
 
     def after(_: nn.Module, __: object, ___: object) -> None:
@@ -108,14 +121,29 @@ def _each_pass(model: nn.Module, fault: Fault, population: Population, seed: See
     def tap_of(site: Site) -> Callable[[Tensor], Tensor]:
         return lambda output: _every_sample(flowing[site])(output) if site in flowing else output
 
-    taps = {site: tap_of(site) for site in population.sites if site.kind not in STORED}
+    taps = {site: tap_of(site) for site in population.sites if site.kind not in (*STORED, "cache")}
     with ExitStack() as hooks:
         hooks.callback(present.close)
         # drawn before the taps see the pass, undone after they have
-        hooks.callback(model.register_forward_pre_hook(before, prepend=True).remove)
+        hooks.callback(model.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
         hooks.enter_context(_tap_all(model, taps, lambda: flowing))
         hooks.callback(model.register_forward_hook(after, always_call=True).remove)
         yield
+
+
+def _strike_cache(flips: Sequence[Flips], arguments: Iterable[object]) -> None:
+    """Change what the cache of a pass holds, for good: it lives as long as the text that is being made.
+
+    Raises:
+        NoSuchSite: the pass has no such cache.
+    """
+    if not flips:
+        return
+    cached = cached_tensors(arguments)
+    for item in flips:
+        if item.site.name not in cached:
+            raise NoSuchSite(f"the pass has no {item.site.address}", hint="generate with a cache")
+        _every_sample(item)(cached[item.site.name])
 
 
 @contextmanager
@@ -200,7 +228,7 @@ def flip_rows(output: Tensor, rows: Tensor, flips: Flips) -> Tensor:
         InvalidConfig: the output is not made of whole samples of the site's shape.
     """
     site = flips.site
-    if output.numel() % site.numel:
+    if tuple(output.shape[1:]) not in (site.shape, site.shape[1:]) or output.numel() % site.numel:
         raise InvalidConfig(f"{site.address} gave {tuple(output.shape)}, not samples of {site.shape}")
     target = output.detach().clone() if site.kind == "inputs" else output
     flat = target.detach().contiguous()

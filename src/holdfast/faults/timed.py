@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Fault, Flips, Population, faults
-from holdfast.execution.injection import drawn_in_pass
+from holdfast.execution.injection import drawn_in_window
 from holdfast.seeds import Seed
 
 
@@ -67,19 +67,9 @@ class Timed:
         digest: str | None = getattr(self.law, "digest", None)
         return digest
 
-    def present(self, number: int) -> bool:
-        """Say whether the fault is there in forward pass ``number``."""
-        first, last = self.window
-        return first <= number and (last is None or number <= last)
-
     def in_pass(self, population: Population, seed: Seed, number: int) -> Sequence[Flips]:
         """Return what is present in forward pass ``number`` of a run under ``seed``."""
-        if not self.present(number):
-            return []
-        if not self.each_read:
-            return self.law.flips(population, seed)
-        law = self.law.on_chip(seed) if hasattr(self.law, "on_chip") else self.law
-        return drawn_in_pass(law, population, seed, number)
+        return drawn_in_window(self.law, population, seed, number, *self.window)
 
     def flips(self, population: Population, seed: Seed) -> Sequence[Flips]:
         """Return one realisation of the fault, whenever it is present."""

@@ -1,6 +1,7 @@
 """Where bits live in a model, how they are read, tapped, guarded, saved and loaded."""
 
 from holdfast.models.artifact import load, save
+from holdfast.models.cache import KeyValueCache
 from holdfast.models.card import Card, card
 from holdfast.models.catalogue import architectures, build_architecture
 from holdfast.models.guard import Guard, OperandGuard, Operands, WholeModelGuard, alarms_of, attach_guard, guards
@@ -16,6 +17,7 @@ __all__ = [
     "KINDS",
     "Card",
     "Guard",
+    "KeyValueCache",
     "Lens",
     "OperandGuard",
     "Operands",

@@ -6,7 +6,7 @@ A place is found by running the model, not by listing its modules: what never co
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.models.cache import cached_tensors
 from holdfast.models.card import card
 from holdfast.models.guard import without_guards
 from holdfast.models.internals import Unfused
@@ -22,6 +23,8 @@ from holdfast.models.site import KINDS, Site
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 from holdfast.numerics.formats import format_of_dtype
+
+Run = Callable[[nn.Module, Tensor], object]  # computes the model on a batch
 
 TRACED = ("activations", "inputs", "outputs", "internals")  # kinds that are found by running the model
 _ELSEWHERE = {
@@ -32,23 +35,29 @@ _ELSEWHERE = {
 _TRACE_BATCHES = (2, 3)
 
 
-def sites(model: nn.Module, example: Tensor | None = None, *, internals: bool = False) -> tuple[Site, ...]:
+def sites(
+    model: nn.Module, example: Tensor | None = None, *, internals: bool = False, run: Run | None = None
+) -> tuple[Site, ...]:
     """Return all sites of ``model`` in a fixed order.
 
     Args:
         model: any module; a session that offloads layers adds its own ``offload`` sites.
         example: one input sample, shape (...) without batch; needed to find what flows. None lists stored sites only.
         internals: also list the steps of fused operators, which are then computed step by step.
+        run: what one computation is, where it is not ``model(batch)``. Of several forward passes, such as those that
+            make a text, the last one counts, and the cache it starts from.
     """
-    found, twins = _known(model, example, internals)
+    found, twins = _known(model, example, internals, run)
     return tuple(site for site in found if site not in twins)
 
 
-def _known(model: nn.Module, example: Tensor | None, internals: bool) -> tuple[list[Site], dict[Site, Site]]:
+def _known(
+    model: nn.Module, example: Tensor | None, internals: bool, run: Run | None
+) -> tuple[list[Site], dict[Site, Site]]:
     """Return all sites, and which steps of operators are the activation that the operator returns."""
     found, twins = [*_parameters(model), *_buffers(model), *_qparams(model)], dict[Site, Site]()
     if example is not None:
-        flowing, twins = _flowing(model, example, internals)
+        flowing, twins = _flowing(model, example, internals, run)
         found += flowing
     if (offload := getattr(model, "offload_sites", None)) is not None:
         found += offload()
@@ -89,19 +98,23 @@ def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> 
     return Site(kind, name, shape, format_of_dtype(value.dtype), bits.bit_width(value.dtype))
 
 
-def _flowing(model: nn.Module, example: Tensor, internals: bool) -> tuple[list[Site], dict[Site, Site]]:
+def _flowing(
+    model: nn.Module, example: Tensor, internals: bool, run: Run | None
+) -> tuple[list[Site], dict[Site, Site]]:
     training = model.training
     model.eval()
     try:
         # two sizes of batch, because a first dimension that does not follow the batch holds no samples
         with torch.inference_mode(False), torch.no_grad(), without_guards(model):
-            few, more = (_census(model, example, size, internals) for size in _TRACE_BATCHES)
+            few, more = (_census(model, example, size, internals, run) for size in _TRACE_BATCHES)
     finally:
         model.train(training)
     return _whole_samples(few, more)
 
 
-def _census(model: nn.Module, example: Tensor, size: int, internals: bool) -> dict[tuple[str, str], _Flow]:
+def _census(
+    model: nn.Module, example: Tensor, size: int, internals: bool, run: Run | None
+) -> dict[tuple[str, str], _Flow]:
     """Return what flows when a batch of ``size`` samples runs, by kind and name, in order of computation."""
     batch = example.unsqueeze(0).repeat(size, *[1] * example.dim())
     found: dict[tuple[str, str], _Flow] = {}
@@ -116,10 +129,24 @@ def _census(model: nn.Module, example: Tensor, size: int, internals: bool) -> di
         steps["internals", name] = _Flow(value, _state(value))
         return value
 
-    with Unfused(model, visit_step) if internals else nullcontext(), Watch(model, visit):
-        output = model(batch)
+    kept: dict[tuple[str, str], _Flow] = {}
+
+    def begin(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        for earlier in (found, steps, kept):
+            earlier.clear()
+        cached = cached_tensors((*args, *kwargs.values()))
+        kept.update({("cache", name): _Flow(value, None) for name, value in cached.items()})
+
+    handle = model.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        with Unfused(model, visit_step) if internals else nullcontext(), Watch(model, visit):
+            output = model(batch) if run is None else run(model, batch)
+    finally:
+        handle.remove()
     first, last = ends(model)
-    result = {("inputs", first): _Flow(batch, _state(batch)), **found}
+    result = {**found, **kept}
+    if batch.is_floating_point():  # tokens are no numbers
+        result = {("inputs", first): _Flow(batch, _state(batch)), **result}
     if isinstance(output, Tensor) and output.is_floating_point():
         result["outputs", last] = _Flow(output, None)
     result |= steps  # last: what an operator returns is its activation, whichever step of it wrote that
@@ -176,10 +203,12 @@ def _sample_shape(few: Tensor, more: Tensor) -> tuple[int, ...] | None:
     return tuple(few.shape[1:]) if rows == 1 else (rows, *few.shape[1:])
 
 
-def select(model: nn.Module, at: str = "weights", example: Tensor | None = None) -> tuple[Site, ...]:
+def select(
+    model: nn.Module, at: str = "weights", example: Tensor | None = None, *, run: Run | None = None
+) -> tuple[Site, ...]:
     """Return the sites that ``at`` selects: comma-separated ``kind:glob``; a bare kind means all of it.
 
-    ``**`` and ``*`` match anything within a name.
+    ``**`` and ``*`` match anything within a name; ``run`` is as in :func:`sites`.
 
     Raises:
         NoSuchSite: a part matches nothing; the hint shows the nearest names.
@@ -188,9 +217,9 @@ def select(model: nn.Module, at: str = "weights", example: Tensor | None = None)
     parts = [_parse(part) for part in at.split(",")]
     if example is None and any(kind in TRACED for kind, _ in parts):
         raise InvalidConfig(f"finding {at!r} takes a forward pass", hint="pass example=, one input sample")
-    if special := [kind for kind, _ in parts if kind in _ELSEWHERE]:
+    if special := [kind for kind, _ in parts if kind in _ELSEWHERE and not (kind == "cache" and run)]:
         raise InvalidConfig(f"a forward pass of one input has no {special[0]}", hint=_ELSEWHERE[special[0]])
-    known, twins = _known(model, example, any(kind == "internals" for kind, _ in parts))
+    known, twins = _known(model, example, any(kind == "internals" for kind, _ in parts), run)
     found = chosen(known, at, dict(model.named_modules()))
     return tuple(site for site in found if twins.get(site) not in found)  # no bit twice
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from holdfast.errors import InvalidConfig
+from holdfast.models.cache import KeyValueCache
 from holdfast.models.card import card
 from holdfast.models.catalogue import architectures
 
@@ -40,25 +41,30 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, groups * self.width, bias=False)
         self.o_proj = nn.Linear(heads * self.width, dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         batch, tokens, _ = x.shape
+        before = cache.length(layer) if cache is not None else 0
         q, k, v = (
             projection(x).view(batch, tokens, -1, self.width).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        cos, sin = self._rotation(tokens, x)
+        cos, sin = self._rotation(before, tokens, x)
         q, k = (part * cos + _half_turn(part) * sin for part in (q, k))
+        if cache is not None:
+            k, v = cache.extended(layer, k, v)
         k, v = (part.repeat_interleave(self.heads // self.groups, 1) for part in (k, v))
         scores = torch.matmul(q, k.transpose(2, 3)) * self.width**-0.5
-        future = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
+        future = torch.ones(tokens, before + tokens, dtype=torch.bool, device=x.device).triu(before + 1)
         weights = torch.softmax(scores.masked_fill(future, -torch.inf).float(), dim=-1).to(x.dtype)
         mixed = torch.matmul(weights, v).transpose(1, 2).reshape(batch, tokens, -1)
         return self.o_proj(mixed)  # type: ignore[no-any-return]
 
-    def _rotation(self, tokens: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, before: int, tokens: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosine and sine of every angle, shape (tokens, width)."""
         steps = torch.arange(0, self.width, 2, dtype=torch.float32, device=x.device) / self.width
-        angles = torch.outer(torch.arange(tokens, dtype=torch.float32, device=x.device), self.theta**-steps)
+        angles = torch.outer(
+            torch.arange(before, before + tokens, dtype=torch.float32, device=x.device), self.theta**-steps
+        )
         angles = torch.cat((angles, angles), -1)
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
@@ -91,8 +97,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(dim, epsilon)
         self.mlp = MLP(dim, inner)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
@@ -105,23 +111,26 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(dim, epsilon)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         x = self.embed_tokens(tokens)
-        for layer in self.layers:
-            x = layer(x)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, cache, number)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
 class Llama(nn.Module):
-    """Causal language model: int64 tokens (batch, tokens) to logits (batch, tokens, vocabulary)."""
+    """Causal language model: int64 tokens (batch, tokens) to logits (batch, tokens, vocabulary).
+
+    With a ``cache`` the tokens are those that follow the ones it has seen, and only they are computed.
+    """
 
     def __init__(self, decoder: Decoder, head: nn.Linear | None) -> None:
         super().__init__()
         self.model = decoder
         self.lm_head = head  # None: the embedding is used both ways
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        features = self.model(tokens)
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        features = self.model(tokens, cache)
         if self.lm_head is None:
             return F.linear(features, self.model.embed_tokens.weight)
         return self.lm_head(features)  # type: ignore[no-any-return]
