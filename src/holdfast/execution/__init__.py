@@ -25,17 +25,11 @@ from holdfast.execution.row import Row
 from holdfast.execution.run import Progress, Trace, predict, run
 from holdfast.execution.sensitivity import Restricted, Sensitivity, groups, sensitivity
 from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
-from holdfast.execution.statistics import (
-    Estimate,
-    MeanEstimate,
-    Proportion,
-    mcnemar,
-    quantile,
-    trials_for,
-    worst_mean,
-)
+from holdfast.execution.statistics import Estimate, MeanEstimate, Proportion, mcnemar, quantile, trials_for, worst_mean
 from holdfast.execution.tasks import Classification, Task, tasks
 from holdfast.execution.tasks_language import Language
+from holdfast.execution.training_faults import TrainingFault, inject_training
+from holdfast.execution.trials import Row
 from holdfast.execution.watchdog import Watchdog
 
 __all__ = [
@@ -67,6 +61,7 @@ __all__ = [
     "Sensitivity",
     "Task",
     "Trace",
+    "TrainingFault",
     "Watchdog",
     "accuracy",
     "anytime_interval",
@@ -84,6 +79,7 @@ __all__ = [
     "guarantee",
     "inject",
     "inject_generation",
+    "inject_training",
     "language_robustness",
     "language_sensitivity",
     "mcnemar",
