@@ -31,6 +31,7 @@ VERBS = {
     "run": "run a model on probes and keep the exact output bits",
     "serve": "run the untrusted worker of shielded sessions",
     "sign": "sign a model",
+    "soak": "compute the same for hours on real silicon, and triage every wrong bit",
     "train": "train, with or without bit errors",
     "verify": "verify a signed model or an assessment",
     "watch": "keep checking the weights of a loaded model, and mend what changed",

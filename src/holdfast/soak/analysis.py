@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import InvalidConfig
+from holdfast.evidence.record import Measurement
 from holdfast.soak.counts import BASE, Counts
 from holdfast.soak.dispersion import Dispersion, dispersion
 from holdfast.soak.rates import Change, Rate, compare_rates, holm
@@ -88,6 +89,15 @@ class Analysis:
     spreads: tuple[Spread, ...]
     pools: tuple[Pool, ...]
     confidence: float
+
+    def measurements(self) -> dict[str, Measurement]:
+        """Return the rates per second as a record holds them, by ``outcome@subject@arm``."""
+        found: dict[str, Measurement] = {}
+        for arm in self.arms:
+            rates = {"sdc": arm.sdc, "critical": arm.critical, "due": arm.due}
+            named = {f"{name}@{arm.subject}@{arm.arm}": rate for name, rate in rates.items()}
+            found |= {name: rate.measurement() for name, rate in named.items() if rate and math.isfinite(rate.high)}
+        return found
 
 
 def analyse(rows: Iterable[Counts], *, confidence: float = 0.95, seed: int = 0) -> Analysis:

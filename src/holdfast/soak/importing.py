@@ -14,7 +14,7 @@ from holdfast._files import make_folder, read_bytes, write_atomic
 from holdfast.errors import InvalidConfig, UnreadableArtifact, UsageError
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes, digest_file
-from holdfast.evidence.record import Measurement, Record
+from holdfast.evidence.record import Record
 from holdfast.evidence.statement import Subject
 from holdfast.soak.analysis import Analysis, Arm, Pair, Spread, analyse
 from holdfast.soak.counts import PUBLISHED, Counts, Table, published, read_counts
@@ -153,7 +153,7 @@ def _rates(logs: Sequence[Log], tables: Sequence[Table], digests: dict[str, str]
         kind=RATES,
         subject=_subject(digests),
         procedure={"type": RATES, "version": 1, "flux": flux, "confidence": how["confidence"]},
-        measured=_measured(analysis),
+        measured=analysis.measurements(),
         inputs=digests,
         facts=_facts(analysis, flux, notes, [table.source for table in tables if table.source]),
         seed=how["seed"],
@@ -166,15 +166,6 @@ def _flux(analysis: Analysis, fluence: float) -> float:
     if len(analysis.arms) != 1:
         raise UsageError(f"a fluence belongs to one arm, and there are {len(analysis.arms)}", hint="give the flux")
     return fluence / (analysis.arms[0].seconds + analysis.arms[0].unseen / 2)
-
-
-def _measured(analysis: Analysis) -> dict[str, Measurement]:
-    found: dict[str, Measurement] = {}
-    for arm in analysis.arms:
-        rates = {"sdc": arm.sdc, "critical": arm.critical, "due": arm.due}
-        named = {f"{name}@{arm.subject}@{arm.arm}": rate for name, rate in rates.items()}
-        found |= {name: rate.measurement() for name, rate in named.items() if rate and math.isfinite(rate.high)}
-    return found
 
 
 def _facts(analysis: Analysis, flux: float | None, notes: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class Log:
 
     Attributes:
         ending: ``end``, ``due``, ``unknown`` as the supervisor says, or ``cut`` where the file just stops.
-        dues: what the supervisor did, in its words; those that followed an #ABORT of the program itself are not here
-            but in ``restarts``.
+        dues: what the supervisor did, in its words; what followed an #ABORT or a crash of the program itself is no
+            second event, and counted in ``restarts``.
         crashes: exceptions that the program wrote down before it died.
         lost: errors that the running total (AccErr) counts and no #SDC line shows, as when datagrams get lost.
     """
@@ -144,6 +144,7 @@ class _Segment:
     shown: int = 0  # errors of the #SDC lines there are
     end: float | None = None
     began: float | None = None
+    step: int = _STEP  # iterations between #IT lines, as the header says
 
     @property
     def unseen(self) -> float:
@@ -152,7 +153,7 @@ class _Segment:
         if not self.kernel:
             return max(0.0, self.end - self.began) if self.end is not None and self.began is not None else 0.0
         steps = [b - a for a, b in zip(self.printed, self.printed[1:], strict=False) if b > a]
-        step = int(statistics.median(steps)) if steps else _STEP
+        step = int(statistics.median(steps)) if steps else self.step
         following = -(-self.done // step) * step  # of the next #IT line
         return max(0.0, min([(following + 1 - self.done) * statistics.median(self.kernel), *wall]))
 
@@ -170,7 +171,7 @@ class _Reader:
         self._details: list[str] = []
         self._found: list[Corruption] = []
         self._aborts = self._crashes = self._restarts = 0
-        self._aborted = False
+        self._aborted = self._crashed = False
         self._dues: list[str] = []
         self._ending = "cut"
 
@@ -198,7 +199,9 @@ class _Reader:
         self._header = dict(line.fields)
         if self._segments[-1].kernel or self._segments[-1].end is not None:
             self._segments.append(_Segment())
-            self._aborted, self._ending = False, "cut"
+            self._aborted, self._crashed, self._ending = False, False, "cut"
+        told = self._header.get("iterationinterval", "")
+        self._segments[-1].step = int(told) if told.isdigit() and int(told) else _STEP
 
     def _on_server_header(self, line: Line) -> None:
         self._header = self._header or dict(line.fields)
@@ -228,7 +231,8 @@ class _Reader:
 
     def _on_inf(self, line: Line) -> None:
         if "SETUP_ERROR" in line.text and not self._aborted:  # an #ABORT raises, too, and that is no crash
-            self._crashes += 1
+            self._crashes += not self._crashed
+            self._crashed = True
 
     def _on_abort(self, line: Line) -> None:
         self._aborts += 1
@@ -244,9 +248,9 @@ class _Reader:
         self._close(line, "unknown")
 
     def _on_server_due(self, line: Line) -> None:
-        """Count it, unless the program had ended itself: then the restart is of its own making."""
+        """Count it, unless the program had ended itself, by #ABORT or by a crash that is counted already."""
         words = line.text.partition(" TIME:")[0].strip()
-        if self._aborted or words == "DUT abort":
+        if self._aborted or self._crashed or words == "DUT abort":
             self._restarts += 1
         else:
             self._dues.append(words)

@@ -68,7 +68,7 @@ def log_of(folder: Path, number: int, arm: str, events: list[tuple[float, bool]]
             lines.append(iteration_line(ite, 0.01, t))
             continue
         if critical:
-            lines.append(f"#ERR critical batch:0 imgid:{errors}  i:0 g:1 o:2 label:1")
+            lines.append(f"#ERR critical batch:0 imgid:{errors}  i:0 g:1 o:2 gt:1")
         lines.append(f"#ERR batch:0 imgid:{errors}  output_t nan:0 inf:0 min:0 max:{t} diff_t nan:0 inf:0 min:0 max:1")
         lines.append(sdc_line(ite, 0.01, t, 1, errors))
     began = datetime(2023, 12, 1) + timedelta(hours=number)

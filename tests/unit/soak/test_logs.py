@@ -19,7 +19,7 @@ HEADER = (
     "disableconsolelog=True goldpath=data/vit_base_torch_compile_False_hardening_None.pt checkpointdir=None "
     "model=vit_base batchsize=4 usetorchcompile=False hardenedid=False"
 )
-CRITICAL = "#ERR critical batch:3 imgid:1  i:0 g:217 o:12 label:217"
+CRITICAL = "#ERR critical batch:3 imgid:1  i:0 g:217 o:12 gt:217"
 IMAGE = "#ERR batch:3 imgid:1  output_t nan:0 inf:0 min:-1.5 max:9.1 diff_t nan:0 inf:0 min:-3.0 max:4.0"
 LINES = [
     HEADER,
@@ -185,3 +185,14 @@ def test_sessions_of_one_arm_are_held_against_each_other(tmp_path: Path):
     assert spread.over
     steady = analyse([log.counts for log in logs[:-1]])
     assert not steady.spreads[0].over
+
+
+def test_a_crash_and_the_restart_that_it_needs_are_one_due(tmp_path: Path):
+    lines = supervised([*LINES[:5], "#INF SETUP_ERROR:CUDA error"], "#SERVER_DUE:soft APP reboot")
+    log = read_log(written(tmp_path, lines))
+    assert (log.counts.due, log.crashes, log.restarts) == (1, 1, 1)
+
+
+def test_a_header_may_tell_how_often_iterations_are_logged(tmp_path: Path):
+    log = read_log(written(tmp_path, [f"{HEADER} iterationinterval=1000", *LINES[1:3]]))
+    assert log.unseen == pytest.approx(1000 * 0.5)
