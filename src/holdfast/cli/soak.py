@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from holdfast.data import Dataset
-    from holdfast.soak.soak import SoakReport
+    from holdfast.soak.run import SoakReport
 
 app = make_app()
 
@@ -53,8 +53,8 @@ def soak(
     A watchdog starts one worker for each core or accelerator; death and silence are counted as DUE and mended by a
     new worker. Exit 1 if anything went wrong with the machine. The same call goes on with the same golden file.
     """
-    from holdfast.soak.soak import Soak
-    from holdfast.soak.soak import soak as run_soak
+    from holdfast.soak.run import Soak
+    from holdfast.soak.run import soak as run_soak
 
     how = Soak(
         devices=devices, hours=hours, iterations=iterations, samples=samples, batch_size=batch_size, patience=patience,

@@ -6,6 +6,7 @@ from holdfast.soak.importing import Imported, import_logs
 from holdfast.soak.logs import Log, read_log
 from holdfast.soak.nvbitfi import read_results
 from holdfast.soak.rates import Rate, compare_rates
+from holdfast.soak.run import Soak, SoakReport, soak
 
 __all__ = [
     "Analysis",
@@ -13,10 +14,13 @@ __all__ = [
     "Imported",
     "Log",
     "Rate",
+    "Soak",
+    "SoakReport",
     "analyse",
     "compare_rates",
     "import_logs",
     "read_counts",
     "read_log",
     "read_results",
+    "soak",
 ]

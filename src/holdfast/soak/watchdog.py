@@ -25,6 +25,7 @@ from holdfast.soak.worker import BENCH, ITERATIONS, Orders, work
 _START = 120.0  # seconds until a worker must have loaded
 _TRIES = 3  # lives in a row without one iteration, after which a device is left alone
 _POLL = 0.1  # seconds
+_MINUTE = 60.0  # seconds
 Progress = Callable[[int, Mapping[str, int]], None]  # iterations so far, events by kind
 
 
@@ -77,6 +78,7 @@ class Watchdog:
         headers: of the log of each bench.
         patience: seconds without a heartbeat that are a hang.
         progress: called about twice a second.
+        minutely: called once a minute, for what the machine says about itself.
     """
 
     def __init__(
@@ -87,14 +89,15 @@ class Watchdog:
         *,
         patience: float = 30.0,
         progress: Progress = lambda iterations, events: None,
+        minutely: Callable[[], None] = lambda: None,
     ) -> None:
         self._orders, self._journal, self._headers = orders, journal, headers
-        self._patience, self._progress = patience, progress
+        self._patience, self._progress, self._minutely = patience, progress, minutely
         self._context = get_context("fork")
         self._stop = self._context.Event()
         self._lives: dict[str, _Life] = {}
         self._failures: Counter[str] = Counter()
-        self._told = 0.0
+        self._told, self._minute = 0.0, time.monotonic()
         self.tallies = {order.device.name: Tally() for order in orders}
         self.interrupted = False
 
@@ -165,6 +168,9 @@ class Watchdog:
         self._told = now
         running = sum(int(life.heart[ITERATIONS]) for life in self._lives.values())
         events: Counter[str] = sum((tally.events for tally in self.tallies.values()), Counter())
+        if now - self._minute > _MINUTE:
+            self._minute = now
+            self._minutely()
         self._progress(running + sum(tally.iterations for tally in self.tallies.values()), events)
 
     def _take(self, life: _Life, message: dict[str, Any]) -> None:
@@ -183,6 +189,7 @@ class Watchdog:
         elif kind == "done":
             life.done = True
         else:
+            self._close(life, f"#SERVER_UNKNOWN{_now()}")
             self._forget(life)
             raise _rebuilt(message)
 
@@ -227,11 +234,10 @@ class Watchdog:
         """Count it, close the logs as a supervisor does, and start another worker."""
         device, bench = life.orders.device.name, life.bench
         life.process.kill()
-        life.process.join()
-        now = f" TIME:{datetime.now():%Y-%m-%d-%H-%M-%S}"
-        self._log(life, bench).line(f"#SERVER_DUE:soft APP reboot{now}")
+        life.process.join(self._patience)  # one that the system itself holds may stay; it has no pipe any more
+        self._log(life, bench).line(f"#SERVER_DUE:soft APP reboot{_now()}")
         life.logs.pop(bench).close()
-        self._close(life, f"#SERVER_END{now}")
+        self._close(life, f"#SERVER_END{_now()}")
         self.tallies[device].events.update(("due", what))
         beats = int(life.heart[ITERATIONS])
         self._journal.event("due", device=device, bench=bench, what=what, words=words, iterations=beats)
@@ -260,6 +266,10 @@ class Watchdog:
             log.line(line)
             log.close()
         life.logs.clear()
+
+
+def _now() -> str:
+    return f" TIME:{datetime.now():%Y-%m-%d-%H-%M-%S}"
 
 
 def _tensors(incidents: Sequence[Mapping[str, Any]]) -> str:

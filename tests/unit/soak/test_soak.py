@@ -24,7 +24,7 @@ from holdfast.quantization.quantize import quantize
 from holdfast.soak.benches import Bench
 from holdfast.soak.devices import usable_cores
 from holdfast.soak.logs import read_log
-from holdfast.soak.soak import Soak, SoakReport, soak
+from holdfast.soak.run import Soak, SoakReport, soak
 
 DATA = dataset("digits")
 CORE = f"cpu:{usable_cores()[0]}"
@@ -299,3 +299,47 @@ def test_an_unknown_kernel_names_the_nearest(tmp_path: Path):
     assert "gemm" in error.value.hint
     with pytest.raises(InvalidConfig, match="nothing to compute"):
         soak(Soak(devices=CORE, iterations=1), out=tmp_path)
+
+
+def test_a_golden_output_that_changed_in_memory_is_no_fault_of_the_computation(tmp_path: Path):
+    def spoil(bench: Bench) -> None:
+        import gc
+
+        from holdfast.soak.golden import Resident
+
+        [resident] = [item for item in gc.get_objects() if isinstance(item, Resident)]
+        resident.get_buffer("golden_1").view(torch.int32)[0, 0] ^= 1
+
+    report = run(tmp_path / "out", Once(tmp_path / "flag", 5, spoil))
+    [event] = events(report, "sdc")
+    assert (event["verdict"], event["incidents"][0]["tensor"]) == ("golden", "golden_1")
+
+
+def test_nothing_is_mended_from_a_file_that_changed_itself(tmp_path: Path):
+    def spoil_both(bench: Bench) -> None:
+        path = tmp_path / "out" / "golden" / "tensors.safetensors"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+        path.write_bytes(data)
+        for tensor in bench.module.parameters():
+            tensor.data.view(torch.uint8).view(-1)[0] ^= 1
+
+    with pytest.raises(DigestMismatch, match="no longer holds the golden bytes"):
+        run(tmp_path / "out", Once(tmp_path / "flag", 5, spoil_both))
+    [log] = (tmp_path / "out" / "logs").glob("*.log")
+    assert read_log(log).ending == "unknown"
+
+
+def test_one_device_may_fail_and_the_others_go_on(tmp_path: Path):
+    if len(usable_cores()) < 2:
+        pytest.skip("needs two cores")
+    bad = usable_cores()[1]
+
+    def die(bench: Bench, iteration: int) -> None:
+        if os.sched_getaffinity(0) == {bad}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    report = run(tmp_path, die, devices=f"{CORE},cpu:{bad}")
+    assert report.tallies[f"cpu{bad}"].given_up
+    assert report.tallies[f"cpu{bad}"].events["due"] == 3
+    assert report.tallies[f"cpu{usable_cores()[0]}"].iterations == 30

@@ -141,7 +141,10 @@ def soak(
     with Journal(logs, ecc=before.ecc, mirror=how.mirror) as journal:
         journal.event("counters", **before.to_json())
         headers = {bench.name: _header(bench, golden, how) for bench in benches}
-        dog = Watchdog(orders, journal, headers, patience=how.patience, progress=progress)
+        dog = Watchdog(
+            orders, journal, headers, patience=how.patience, progress=progress,
+            minutely=lambda: journal.event("counters", **read_counters().to_json()),
+        )  # fmt: skip
         try:
             dog.run(None if how.hours is None else how.hours * _SECONDS)
         finally:
