@@ -1,12 +1,15 @@
-"""Transforms that make a model withstand faults in what it computes."""
+"""Transforms that make a model withstand faults in what it computes and stores."""
 
+from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
-from holdfast.hardening.guards.range_restriction import RangeRestriction
+from holdfast.hardening.guards.range_restriction import RangeGuard, RangeRestriction
 from holdfast.hardening.harden import Hardening, Method, harden, methods
 from holdfast.hardening.profile import Bounds, profile
 
 __all__ = [
     "Bounds",
+    "ChecksumGuard",
+    "Checksums",
     "Hardening",
     "Method",
     "RangeGuard",

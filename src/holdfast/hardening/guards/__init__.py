@@ -1,6 +1,7 @@
-"""Guards: corrections that run at a site on every forward pass."""
+"""Guards: corrections that run at a site, or around the whole model, on every forward pass."""
 
+from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
-from holdfast.hardening.guards.range_restriction import RangeRestriction
+from holdfast.hardening.guards.range_restriction import RangeGuard, RangeRestriction
 
-__all__ = ["RangeGuard", "RangeRestriction", "RecomputingRangeGuard"]
+__all__ = ["ChecksumGuard", "Checksums", "RangeGuard", "RangeRestriction", "RecomputingRangeGuard"]

@@ -1,0 +1,206 @@
+"""Algorithm-based fault tolerance: products are checked by sums, wrong ones computed again, wrong weights given back.
+
+Huang and Abraham, IEEE Transactions on Computers C-33 (1984), as used for inference by ALBERTA and others: a fault in
+a product, or in the weights since they were summed, changes a checksum by more than rounding can. Thresholds are those
+of :mod:`holdfast.hardening.guards.checksum_rounding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.data import Dataset
+from holdfast.errors import IntegrityError, InvalidConfig, NoSuchSite
+from holdfast.hardening.guards.checksum_operations import (
+    AnyCheck,
+    LayerCheck,
+    changed_elements,
+    check_of,
+    has_checksum,
+    per_sample,
+)
+from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, deviations
+from holdfast.hardening.harden import methods
+from holdfast.models import card, select
+from holdfast.models.guard import Operands, guards
+
+Action = Literal["correct", "detect", "refuse"]
+
+
+@guards.register("checksum")
+class ChecksumGuard:
+    """Checks one product on every pass.
+
+    Args:
+        site: a linear layer, a convolution, or a product in a module's ``forward`` such as ``attn/matmul``.
+        action: ``correct`` computes a wrong output again, with restored weights where those had changed; ``detect``
+            counts alarms; ``refuse`` raises :class:`IntegrityError`.
+        false_alarms: chance per row that rounding alone raises an alarm.
+        weights: BLAKE3 (hex) of the weights that it was made for; empty for products of computed tensors.
+
+    Attributes:
+        events: int64, shape (batch,): elements of each sample that were set right.
+        alarms: int64, shape (batch,): rows of each sample that are wrong and were not set right.
+
+    Raises:
+        InvalidConfig: an unknown action, or a chance outside (0, 1).
+    """
+
+    kind = "checksum"
+    operands = True
+
+    def __init__(
+        self, site: str, action: Action = "correct", false_alarms: float = FALSE_ALARMS, weights: str = ""
+    ) -> None:
+        if action not in get_args(Action):
+            raise InvalidConfig(f"a checksum cannot {action!r}", hint=f"choose one of {', '.join(get_args(Action))}")
+        deviations(false_alarms)
+        self.site, self.action, self.false_alarms, self.weights = site, action, false_alarms, weights
+        self.events: Tensor | None = None
+        self.alarms: Tensor | None = None
+        self._check: AnyCheck | None = None
+        self._device: torch.device | None = None
+
+    def learn(self, layer: nn.Module) -> None:
+        """Take the sums of ``layer`` as it is now, and its digest."""
+        self._check = check_of(layer, self.false_alarms, self.site, "")
+        self._device = next(layer.parameters()).device
+        if isinstance(self._check, LayerCheck):
+            self.weights = self._check.sums.weights
+
+    def __call__(self, output: Tensor, operands: Operands) -> Tensor:
+        """Return the output (batch, ...), checked.
+
+        Raises:
+            IntegrityError: something is wrong and the action is ``refuse``, or the weights were others from the start.
+        """
+        check = self._checking(output, operands)
+        if output.numel() == 0:
+            return self._counted(output, None, None)
+        rows = check.wrong(operands, output)
+        if not len(rows):
+            return self._counted(output, None, None)
+        return self._act(check, rows, output, operands)
+
+    def _checking(self, output: Tensor, operands: Operands) -> AnyCheck:
+        if self._check is None or self._device != output.device:
+            self._check = check_of(operands.call, self.false_alarms, self.site, self.weights)
+            self._device = output.device
+        return self._check
+
+    def _counted(self, output: Tensor, events: Tensor | None, alarms: Tensor | None) -> Tensor:
+        nothing = torch.zeros(len(output), dtype=torch.int64) if events is None or alarms is None else None
+        self.events, self.alarms = nothing if events is None else events, nothing if alarms is None else alarms
+        return output
+
+    def _act(self, check: AnyCheck, rows: Tensor, output: Tensor, operands: Operands) -> Tensor:
+        if isinstance(check, LayerCheck) and not check.sums.intact():
+            return self._without_sums(output, operands)
+        if self.action == "refuse":
+            raise IntegrityError(f"{self.site} computed {len(rows)} rows that its input does not explain")
+        if self.action == "detect":
+            return self._counted(output, None, per_sample(rows, output, check.rows(output)))
+        return self._correct(check, rows, output, operands)
+
+    def _without_sums(self, output: Tensor, operands: Operands) -> Tensor:
+        """Take the sums again, which were hit themselves, from weights whose digest says that they were not."""
+        self._check = None
+        return self(output, operands)
+
+    def _correct(self, check: AnyCheck, rows: Tensor, output: Tensor, operands: Operands) -> Tensor:
+        fresh: Tensor = operands.again()  # the same kernel on the same operands: the bits that were meant
+        left = check.wrong(operands, fresh)
+        if len(left) and isinstance(check, LayerCheck):
+            restored = check.with_restored_weights(operands)
+            if restored is not None:
+                fresh, left = restored, check.wrong(operands, restored)
+        changed = changed_elements(output, fresh)
+        alarms = per_sample(left, output, check.rows(output))
+        events = torch.where(alarms > 0, 0, changed)
+        if not output.requires_grad:
+            fresh = output.copy_(fresh)  # an operation in place may have other readers
+        return self._counted(fresh, events, alarms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return kind, site, action, chance of false alarms, and the digest of the weights."""
+        names = ("kind", "site", "action", "false_alarms", "weights")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksums:
+    """Checksums at ``sites``.
+
+    Attributes:
+        sites: names of ``activations`` sites.
+        action: what a guard does about a wrong row, see :class:`ChecksumGuard`.
+        false_alarms: chance per row and pass.
+    """
+
+    sites: tuple[str, ...]
+    action: Action = "correct"
+    false_alarms: float = FALSE_ALARMS
+
+    def guards(self, model: nn.Module) -> Sequence[ChecksumGuard]:
+        """Return one guard per site, with the sums of the weights as they are now.
+
+        Raises:
+            NoSuchSite: a site is not in the model, or computes no product.
+            InvalidConfig: an unknown action, or a chance outside (0, 1).
+        """
+        modules, result = dict(model.named_modules()), []
+        for site in self.sites:
+            if not has_checksum(model, site):
+                raise NoSuchSite(f"{site} is no product that a checksum could check", hint="linear, conv, matmul, bmm")
+            guard = ChecksumGuard(site, self.action, self.false_alarms)
+            if (layer := modules.get(site.partition("#")[0])) is not None:
+                guard.learn(layer)
+            result.append(guard)
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        """Return the parameters; nothing was learnt from data."""
+        return {"method": "checksum", "action": self.action, "false_alarms": self.false_alarms,
+                "sites": len(self.sites)}  # fmt: skip
+
+
+@methods.register("checksum")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksumMethod:
+    """Checksums at the products among the sites that ``at`` selects."""
+
+    at: str = "activations:**"
+    action: Action = "correct"
+    false_alarms: float = FALSE_ALARMS
+
+    def calibrated(self, model: nn.Module, data: Dataset | None) -> Checksums:
+        """Return the hardening; ``data`` only shows which sites compute.
+
+        Raises:
+            InvalidConfig: neither data nor a model that knows its input.
+            NoSuchSite: nothing selected is a product.
+        """
+        found = select(model, self.at, example_of(model, data))
+        names = tuple(site.name for site in found if site.kind == "activations" and has_checksum(model, site.name))
+        if not names:
+            raise NoSuchSite(f"{self.at} selects no product", hint="linear, conv, matmul, bmm and attention are")
+        return Checksums(sites=names, action=self.action, false_alarms=self.false_alarms)
+
+
+def example_of(model: nn.Module, data: Dataset | None) -> Tensor:
+    """Return one input sample: of the data, or zeros of the shape that the model is known to take.
+
+    Raises:
+        InvalidConfig: neither is there.
+    """
+    if data is not None:
+        return data.example
+    shape = card(model).input_shape
+    if shape is None:
+        raise InvalidConfig("which sites compute takes an example to find out", hint="pass calibration data")
+    return torch.zeros(shape)

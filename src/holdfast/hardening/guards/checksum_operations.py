@@ -1,0 +1,149 @@
+"""Which operation gets which checksum, and how a layer computes with weights that were given back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from holdfast.errors import IntegrityError, UnsupportedFormat
+from holdfast.hardening.guards.checksum_conv import ConvCheck, is_checkable
+from holdfast.hardening.guards.checksum_linear import LinearCheck
+from holdfast.hardening.guards.checksum_product import ATTENTION, PRODUCTS, AttentionCheck, ProductCheck
+from holdfast.hardening.guards.checksum_sums import Sums, weight_and_bias
+from holdfast.models.guard import Operands
+from holdfast.models.tap import operation_name
+
+
+def has_checksum(model: nn.Module, site: str) -> bool:
+    """Say whether the operation at an ``activations`` site can be checked."""
+    place = site.partition("#")[0]
+    owner, functional, operation = place.rpartition("/")
+    modules = dict(model.named_modules())
+    if functional and owner in modules:
+        return operation in PRODUCTS or operation == ATTENTION
+    return isinstance(modules.get(place), nn.Linear) or is_checkable(modules.get(place, model))
+
+
+@dataclass(slots=True)
+class LayerCheck:
+    """The check of a layer with weights: linear, or a convolution."""
+
+    inner: LinearCheck | ConvCheck
+
+    @classmethod
+    def of(cls, layer: nn.Module, false_alarms: float) -> LayerCheck:
+        """Return the check of ``layer`` with the weights that it has now."""
+        groups = layer.groups if isinstance(layer, nn.Conv1d | nn.Conv2d) else 1
+        weight, bias = weight_and_bias(layer)
+        sums = Sums.of(weight, bias, groups)
+        if isinstance(layer, nn.Linear):
+            return cls(LinearCheck(sums, weight, bias, false_alarms))
+        return cls(ConvCheck(layer, sums, false_alarms))
+
+    @property
+    def sums(self) -> Sums:
+        """The checksums of the layer's weights."""
+        return self.inner.sums
+
+    def wrong(self, operands: Operands, output: Tensor) -> Tensor:
+        """Return the rows of ``output`` that the layer's input does not explain."""
+        given = operands.args[0] if operands.args else operands.kwargs["input"]
+        return self.inner.wrong(given, output)
+
+    def rows(self, output: Tensor) -> int:
+        """Return the number of rows that ``output`` has."""
+        if isinstance(self.inner, LinearCheck):
+            return output.numel() // output.shape[-1]
+        return len(output) * (output.shape[2] if output.dim() == 4 else 1)
+
+    def with_restored_weights(self, operands: Operands) -> Tensor | None:
+        """Return what the layer computes with its weights as they were, or None where these cannot be had."""
+        layer = operands.call
+        restored = self.sums.restored(*weight_and_bias(layer)) if isinstance(layer, nn.Module) else None
+        if restored is None:
+            return None
+        given = operands.args[0] if operands.args else operands.kwargs["input"]
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
+            return layer._conv_forward(given, restored.weight, restored.bias)
+        return F.linear(given, restored.weight, restored.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCheck:
+    """The check of a function of computed tensors."""
+
+    false_alarms: float
+
+    def wrong(self, operands: Operands, output: Tensor) -> Tensor:
+        """Return the rows of ``output`` that its operands do not explain.
+
+        Raises:
+            UnsupportedFormat: no function with a checksum.
+        """
+        name = operation_name(operands.call)  # type: ignore[arg-type]  # a module has a LayerCheck
+        if name == ATTENTION:
+            tensors, options = _attention(operands.args, dict(operands.kwargs))
+            return AttentionCheck(self.false_alarms).wrong(*tensors, output, options)
+        if name not in PRODUCTS:
+            raise UnsupportedFormat(f"{name} has no checksum", hint=f"products do: {', '.join(sorted(PRODUCTS))}")
+        left, right = _factors(operands)
+        return ProductCheck(self.false_alarms).wrong(left, right, output)
+
+    def rows(self, output: Tensor) -> int:
+        """Return the number of rows that ``output`` has."""
+        return output.numel() // output.shape[-1]
+
+
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+def _attention(args: Sequence[Any], options: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+    options |= dict(zip(_ATTENTION, args, strict=False))
+    return [options.pop(name) for name in _ATTENTION[:3]], options
+
+
+def _factors(operands: Operands) -> tuple[Tensor, Tensor]:
+    """Return both factors as matrices; a vector is a matrix of one column."""
+    given = [*operands.args, *(operands.kwargs[name] for name in ("other", "mat2") if name in operands.kwargs)]
+    left, right = given[:2]
+    if operation_name(operands.call) == "rmatmul":  # type: ignore[arg-type]
+        left, right = right, left
+    if left.dim() < 2 or right.dim() < 2:
+        raise UnsupportedFormat("a product with a vector has no checksum", hint="leave it out with at=")
+    return left, right
+
+
+AnyCheck = LayerCheck | FunctionCheck
+
+
+def check_of(call: Any, false_alarms: float, site: str, weights: str) -> AnyCheck:
+    """Return the check of an operation.
+
+    Raises:
+        IntegrityError: a layer whose weights do not have the digest ``weights``, where one is given.
+    """
+    if not isinstance(call, nn.Module):
+        return FunctionCheck(false_alarms)
+    check = LayerCheck.of(call, false_alarms)
+    if weights and check.sums.weights != weights:
+        raise IntegrityError(
+            f"the weights of {site} are not those it was hardened with", hint="harden again after changing a model"
+        )
+    return check
+
+
+def changed_elements(one: Tensor, other: Tensor) -> Tensor:
+    """Return how many elements of each sample differ in any bit, int64, shape (batch,)."""
+    differ = one.detach().ne(other.detach()) | (one.isnan() ^ other.isnan())
+    return differ.reshape(len(one), -1).sum(1)
+
+
+def per_sample(rows: Tensor, output: Tensor, all_rows: int) -> Tensor:
+    """Return how many of ``rows`` belong to each sample of ``output``, int64, shape (batch,)."""
+    each = max(1, all_rows // max(1, len(output)))
+    return torch.bincount(rows // each, minlength=len(output))[: len(output)]
