@@ -69,7 +69,8 @@ class LayerCheck:
             return None
         given = operands.args[0] if operands.args else operands.kwargs["input"]
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
-            return layer._conv_forward(given, restored.weight, restored.bias)
+            convolved: Tensor = layer._conv_forward(given, restored.weight, restored.bias)
+            return convolved
         return F.linear(given, restored.weight, restored.bias)
 
 
@@ -85,10 +86,10 @@ class FunctionCheck:
         Raises:
             UnsupportedFormat: no function with a checksum.
         """
-        name = operation_name(operands.call)  # type: ignore[arg-type]  # a module has a LayerCheck
+        name = operation_name(operands.call)
         if name == ATTENTION:
-            tensors, options = _attention(operands.args, dict(operands.kwargs))
-            return AttentionCheck(self.false_alarms).wrong(*tensors, output, options)
+            query, key, value, options = _attention(operands.args, dict(operands.kwargs))
+            return AttentionCheck(self.false_alarms).wrong(query, key, value, output, options)
         if name not in PRODUCTS:
             raise UnsupportedFormat(f"{name} has no checksum", hint=f"products do: {', '.join(sorted(PRODUCTS))}")
         left, right = _factors(operands)
@@ -102,16 +103,17 @@ class FunctionCheck:
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-def _attention(args: Sequence[Any], options: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+def _attention(args: Sequence[Any], options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     options |= dict(zip(_ATTENTION, args, strict=False))
-    return [options.pop(name) for name in _ATTENTION[:3]], options
+    query, key, value = (options.pop(name) for name in _ATTENTION[:3])
+    return query, key, value, options
 
 
 def _factors(operands: Operands) -> tuple[Tensor, Tensor]:
     """Return both factors as matrices; a vector is a matrix of one column."""
     given = [*operands.args, *(operands.kwargs[name] for name in ("other", "mat2") if name in operands.kwargs)]
     left, right = given[:2]
-    if operation_name(operands.call) == "rmatmul":  # type: ignore[arg-type]
+    if operation_name(operands.call) == "rmatmul":
         left, right = right, left
     if left.dim() < 2 or right.dim() < 2:
         raise UnsupportedFormat("a product with a vector has no checksum", hint="leave it out with at=")

@@ -118,7 +118,8 @@ class AttentionCheck:
         longest = k.square().sum(-1).amax().sqrt()
         scores = q.square().sum(-1).sqrt() * longest * scale
         own = rounding.unit**2 / 3 * ((q.shape[-1] + 2) * scores.square() + _EXPONENTIAL**2)
-        return 2 * own + rounding.stored**2 / 3
+        relative: Tensor = 2 * own + rounding.stored**2 / 3
+        return relative
 
 
 def _as(item: Any, work: torch.dtype) -> Any:
