@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from benchmarks._transformers import Transformer, trained_on_digits, untrained
 from holdfast.data import dataset
 from holdfast.execution.statistics import Proportion
 from holdfast.hardening import Checksums, harden
+from holdfast.hardening.guards.checksum import smallest_thresholds
 from holdfast.hardening.guards.checksum_linear import LinearCheck
 from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, unit_roundoff
 from holdfast.hardening.guards.checksum_sums import Sums
@@ -34,8 +35,8 @@ from holdfast.numerics import bits
 from holdfast.seeds import derive
 
 PRODUCTS = int(os.environ.get("HOLDFAST_BENCH_PRODUCTS", "100000"))
-TRIALS = int(os.environ.get("HOLDFAST_BENCH_TRIALS", "20000"))
-REPEATS = int(os.environ.get("HOLDFAST_BENCH_REPEATS", "9"))
+TRIALS = int(os.environ.get("HOLDFAST_BENCH_TRIALS", "60000"))
+REPEATS = int(os.environ.get("HOLDFAST_BENCH_REPEATS", "25"))
 DTYPES = (torch.float32, torch.bfloat16)
 WIDTHS = ((768, 12, 2), (384, 6, 3))  # dim, heads, blocks: as ViT-B and ViT-S have them, with fewer blocks
 SHAPES = ((16, 64, 192), (17, 64, 256), (17, 256, 64), (32, 128, 10), (8, 384, 96), (5, 1024, 33), (9, 96, 1600))
@@ -54,8 +55,10 @@ def _linear(model: nn.Module) -> tuple[str, ...]:
 
 def _cost(dim: int, heads: int, depth: int, dtype: torch.dtype) -> _harness.Result:
     plain = untrained(dim, heads, depth).to(dtype)
-    checked = harden(plain, Checksums(sites=_linear(plain)))
     image = torch.randn(1, 3, 224, 224, generator=derive(0, "image").torch()).to(dtype)
+    other = torch.randn(1, 3, 224, 224, generator=derive(0, "calibration").torch()).to(dtype)
+    checksums = Checksums(sites=_linear(plain))
+    checked = harden(plain, replace(checksums, quick=smallest_thresholds(plain, checksums, other)))
     with torch.no_grad():
         pairs = _harness.paired(lambda: checked(image), lambda: plain(image), repeats=REPEATS)
     return _harness.summarise(

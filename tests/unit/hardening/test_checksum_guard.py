@@ -84,6 +84,17 @@ def test_faults_in_weights_that_change_the_answer_are_found_and_undone(
     assert len(corrected) > len(failures(plain))
 
 
+def test_clean_rows_spare_the_second_look_and_no_fault_profits(
+    hardened: nn.Module, trained: nn.Module, digits: Dataset
+) -> None:
+    guard = next(item for item in card(hardened).guards if item.site == "fc")
+    seen: list[Tensor] = []
+    with trained.fc.register_forward_hook(lambda _, args, out: seen.append(guard.inner.thresholds(args[0], out))):
+        predict(trained, digits)
+    assert guard.quick == pytest.approx(float(torch.cat(seen)[:64].min()) / 2)
+    assert guard.quick < float(torch.cat(seen).min())  # no clean row is judged more loosely than by its own threshold
+
+
 def test_detection_counts_alarms_and_leaves_the_output(trained: nn.Module, digits: Dataset) -> None:
     model = harden(trained, Checksums(sites=("fc",), action="detect"))
     (guard,) = card(model).guards

@@ -7,8 +7,10 @@ of :mod:`holdfast.hardening.guards.checksum_rounding`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import IntegrityError, InvalidConfig, NoSuchSite
+from holdfast.execution.run import evaluating
+from holdfast.hardening.guards.checksum_conv import ConvCheck
+from holdfast.hardening.guards.checksum_linear import LinearCheck
 from holdfast.hardening.guards.checksum_operations import (
     AnyCheck,
     LayerCheck,
@@ -27,9 +32,10 @@ from holdfast.hardening.guards.checksum_operations import (
 from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, deviations
 from holdfast.hardening.harden import methods
 from holdfast.models import card, select
-from holdfast.models.guard import Operands, guards
+from holdfast.models.guard import Operands, guards, without_guards
 
 Action = Literal["correct", "detect", "refuse"]
+_SEEN = 64  # samples
 
 
 @guards.register("checksum")
@@ -42,6 +48,7 @@ class ChecksumGuard:
             counts alarms; ``refuse`` raises :class:`IntegrityError`.
         false_alarms: chance per row that rounding alone raises an alarm.
         weights: BLAKE3 (hex) of the weights that it was made for; empty for products of computed tensors.
+        quick: residual of a linear layer below which no row gets a second look, from clean data; 0 where none was seen.
 
     Attributes:
         events: int64, shape (batch,): elements of each sample that were set right.
@@ -55,20 +62,31 @@ class ChecksumGuard:
     operands = True
 
     def __init__(
-        self, site: str, action: Action = "correct", false_alarms: float = FALSE_ALARMS, weights: str = ""
+        self,
+        site: str,
+        action: Action = "correct",
+        false_alarms: float = FALSE_ALARMS,
+        weights: str = "",
+        quick: float = 0.0,
     ) -> None:
         if action not in get_args(Action):
             raise InvalidConfig(f"a checksum cannot {action!r}", hint=f"choose one of {', '.join(get_args(Action))}")
         deviations(false_alarms)
         self.site, self.action, self.false_alarms, self.weights = site, action, false_alarms, weights
+        self.quick = quick
         self.events: Tensor | None = None
         self.alarms: Tensor | None = None
         self._check: AnyCheck | None = None
         self._device: torch.device | None = None
 
+    @property
+    def inner(self) -> LinearCheck | ConvCheck | None:
+        """The check of a layer with weights, once it is known."""
+        return self._check.inner if isinstance(self._check, LayerCheck) else None
+
     def learn(self, layer: nn.Module) -> None:
         """Take the sums of ``layer`` as it is now, and its digest."""
-        self._check = check_of(layer, self.false_alarms, self.site, "")
+        self._check = check_of(layer, self.false_alarms, self.site, "", self.quick)
         self._device = next(layer.parameters()).device
         if isinstance(self._check, LayerCheck):
             self.weights = self._check.sums.weights
@@ -89,7 +107,7 @@ class ChecksumGuard:
 
     def _checking(self, output: Tensor, operands: Operands) -> AnyCheck:
         if self._check is None or self._device != output.device:
-            self._check = check_of(operands.call, self.false_alarms, self.site, self.weights)
+            self._check = check_of(operands.call, self.false_alarms, self.site, self.weights, self.quick)
             self._device = output.device
         return self._check
 
@@ -127,8 +145,8 @@ class ChecksumGuard:
         return self._counted(fresh, events, alarms)
 
     def to_json(self) -> dict[str, Any]:
-        """Return kind, site, action, chance of false alarms, and the digest of the weights."""
-        names = ("kind", "site", "action", "false_alarms", "weights")
+        """Return kind, site and parameters, and the digest of the weights."""
+        names = ("kind", "site", "action", "false_alarms", "weights", "quick")
         return {name: getattr(self, name) for name in names}
 
 
@@ -140,11 +158,15 @@ class Checksums:
         sites: names of ``activations`` sites.
         action: what a guard does about a wrong row, see :class:`ChecksumGuard`.
         false_alarms: chance per row and pass.
+        quick: site -> half the smallest threshold that clean rows had there; spares them a second look.
+        data_digest: of the data that showed them.
     """
 
     sites: tuple[str, ...]
     action: Action = "correct"
     false_alarms: float = FALSE_ALARMS
+    quick: Mapping[str, float] = field(default_factory=dict)
+    data_digest: str = ""
 
     def guards(self, model: nn.Module) -> Sequence[ChecksumGuard]:
         """Return one guard per site, with the sums of the weights as they are now.
@@ -157,16 +179,16 @@ class Checksums:
         for site in self.sites:
             if not has_checksum(model, site):
                 raise NoSuchSite(f"{site} is no product that a checksum could check", hint="linear, conv, matmul, bmm")
-            guard = ChecksumGuard(site, self.action, self.false_alarms)
+            guard = ChecksumGuard(site, self.action, self.false_alarms, quick=self.quick.get(site, 0.0))
             if (layer := modules.get(site.partition("#")[0])) is not None:
                 guard.learn(layer)
             result.append(guard)
         return result
 
     def describe(self) -> dict[str, Any]:
-        """Return the parameters; nothing was learnt from data."""
-        return {"method": "checksum", "action": self.action, "false_alarms": self.false_alarms,
-                "sites": len(self.sites)}  # fmt: skip
+        """Return the parameters."""
+        described = {"method": "checksum", "action": self.action, "false_alarms": self.false_alarms}
+        return described | {"sites": len(self.sites), "profile": self.data_digest}
 
 
 @methods.register("checksum")
@@ -179,7 +201,7 @@ class ChecksumMethod:
     false_alarms: float = FALSE_ALARMS
 
     def calibrated(self, model: nn.Module, data: Dataset | None) -> Checksums:
-        """Return the hardening; ``data`` only shows which sites compute.
+        """Return the hardening; ``data`` shows which sites compute, and what clean rows of linear layers look like.
 
         Raises:
             InvalidConfig: neither data nor a model that knows its input.
@@ -189,7 +211,30 @@ class ChecksumMethod:
         names = tuple(site.name for site in found if site.kind == "activations" and has_checksum(model, site.name))
         if not names:
             raise NoSuchSite(f"{self.at} selects no product", hint="linear, conv, matmul, bmm and attention are")
-        return Checksums(sites=names, action=self.action, false_alarms=self.false_alarms)
+        plain = Checksums(sites=names, action=self.action, false_alarms=self.false_alarms)
+        if data is None:
+            return plain
+        images = data.batch(torch.arange(min(_SEEN, len(data))))[0]
+        return replace(plain, quick=smallest_thresholds(model, plain, images), data_digest=data.digest)
+
+
+def smallest_thresholds(model: nn.Module, checksums: Checksums, images: Tensor) -> dict[str, float]:
+    """Return half the smallest threshold that each linear layer's rows have on clean ``images`` (batch, ...)."""
+    found: dict[str, float] = {}
+
+    def see(site: str, check: LinearCheck) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            found[site] = min(found.get(site, math.inf), float(check.thresholds(args[0], output).min()) / 2)
+
+        return hook
+
+    with ExitStack() as hooks, evaluating(model), torch.no_grad(), without_guards(model):
+        for guard in checksums.guards(model):
+            layer = dict(model.named_modules()).get(guard.site)
+            if layer is not None and isinstance(inner := guard.inner, LinearCheck):
+                hooks.callback(layer.register_forward_hook(see(guard.site, inner)).remove)
+        model(images)
+    return found
 
 
 def example_of(model: nn.Module, data: Dataset | None) -> Tensor:

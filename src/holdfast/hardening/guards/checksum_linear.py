@@ -1,32 +1,23 @@
 """The row checksum of a linear layer: one sum per row of its output against one precomputed for the weights.
 
 Two looks. The first runs on every pass and must be cheap: it computes the residuals in the precision of the product and
-takes for their variance only what the first part of each row contributes, which is less than all of it. Nearly every
-row passes even so. The second look, in fp64 and with the whole variance, is at the rows that did not.
+holds the largest against one number, half the smallest threshold that clean rows had (``quick``), or, where none is
+known, against part of each row's variance, which is less than all of it. Nearly every pass ends there. The second
+look, in fp64 and with the whole variance, is at the rows that did not pass. A row whose own threshold is below
+``quick``, because it is far smaller than any clean row was, is held against ``quick`` alone.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.hardening.guards.checksum_rounding import Rounding, deviations
-from holdfast.hardening.guards.checksum_sums import Sums, weight_and_bias
+from holdfast.hardening.guards.checksum_sums import Sums
 
-_PART = 32  # the first look squares one input in 32, or, where outputs are rounded again, one output in eight
+_PART = 16  # the first look squares one input in 16, or, where outputs are rounded again, one output in eight
 _OUTPUT_PART = 8
-_LONG = 1536  # elements of a 16-bit row from which on converting it costs more than a product in 16 bits
-
-
-class Check(Protocol):
-    """Compares the output of one kind of operation with its checksums."""
-
-    def wrong(self, inputs: Tensor, output: Tensor) -> Tensor:
-        """Return the numbers of the output's rows (int64, shape (n,)) that rounding does not explain."""
-        ...
 
 
 class LinearCheck:
@@ -37,10 +28,14 @@ class LinearCheck:
         weight: shape (N, K), the summed one.
         bias: shape (N,), or None.
         false_alarms: chance per row that rounding alone raises an alarm.
+        quick: residual below which no row gets a second look; 0 where no clean rows were seen.
     """
 
-    def __init__(self, sums: Sums, weight: Tensor, bias: Tensor | None, false_alarms: float) -> None:
+    def __init__(
+        self, sums: Sums, weight: Tensor, bias: Tensor | None, false_alarms: float, quick: float = 0.0
+    ) -> None:
         self.sums = sums
+        self.quick = quick
         self._outputs, self._chain = weight.shape
         self._rounding = rounding = Rounding.of(weight)
         self._limit = deviations(false_alarms) ** 2
@@ -49,8 +44,8 @@ class LinearCheck:
         self._gram = weight.detach().double().square().sum(0)  # g of the rounding model
         self._kept = (sums.signs.to(rounding.work), sums.plain[0, :-1].to(rounding.work))
         self._bias = sums.bias
-        long = max(weight.shape) >= _LONG
-        self._narrow = _narrow(sums, weight.dtype) if rounding.stored and long else None
+        self._shift = torch.tensor([-self._bias], dtype=rounding.work, device=weight.device)
+        self._none = torch.empty(0, dtype=torch.int64, device=weight.device)
         own = self._gram + sums.plain[0, :-1].square()
         if rounding.work == torch.float64:
             self._gram = own  # the second look is no more precise than the first, so its own rounding counts
@@ -61,32 +56,18 @@ class LinearCheck:
     def wrong(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return the numbers of the rows of ``output`` (..., N) that its ``inputs`` (..., K) do not explain."""
         x, y = inputs.detach().reshape(-1, self._chain), output.detach().reshape(-1, self._outputs)
-        residual = self._residual(x, y) if self._narrow is None else self._narrow_residual(x, y, *self._narrow)
+        residual = self._residual(x, y)
+        if self.quick and float(torch.linalg.vector_norm(residual, torch.inf)) < self.quick:  # NaN is below nothing
+            return self._none
         passed = residual.square_() < self._bound(x, y)  # infinity is not below infinity, and NaN is below nothing
         if passed.all():
-            return torch.empty(0, dtype=torch.int64, device=y.device)
+            return self._none
         return self._confirmed(x, y, (~passed).nonzero().flatten())
 
     def _residual(self, x: Tensor, y: Tensor) -> Tensor:
         signs, column = self._kept
         work = self._rounding.work
-        return torch.mv(y.to(work), signs).addmv_(x.to(work), column, alpha=-1).sub_(self._bias)
-
-    def _narrow_residual(self, x: Tensor, y: Tensor, signs: Tensor, columns: Tensor) -> Tensor:
-        """Return the residuals of 16-bit rows: the shorter side in fp32, then the longer one as it is stored.
-
-        A product rounds its result to 16 bits. Where the other side has been subtracted inside it, that result is the
-        small residual, and rounding that loses nothing; converting the longer side would cost half as much again.
-        """
-        if self._outputs >= self._chain:
-            expected = torch.mv(x.to(self._rounding.work), self._kept[1]).add_(self._bias)
-            high = expected.to(y.dtype)
-            difference = torch.addmm(high[None], signs, y.t(), beta=-1)
-            return difference[0].to(expected.dtype) + (high.to(expected.dtype) - expected)
-        seen = torch.mv(y.to(self._rounding.work), self._kept[0]).sub_(self._bias)
-        high = seen.to(y.dtype)
-        both = torch.addmm(torch.stack([high, torch.zeros_like(high)]), columns, x.t(), alpha=-1)
-        return both.to(seen.dtype).sum(0) + (seen - high.to(seen.dtype))
+        return torch.addmv(self._shift, y.to(work), signs).addmv_(x.to(work), column, alpha=-1)
 
     def _bound(self, x: Tensor, y: Tensor) -> Tensor:
         """Return less than what the squared residuals may be."""
@@ -112,12 +93,6 @@ class LinearCheck:
         return self._variance(wide.double(), seen.double()).sqrt()
 
 
-def _narrow(sums: Sums, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the signs, shape (1, N), and the sums as a large and a small part, shape (2, K), in ``dtype``."""
-    large = sums.plain[0, :-1].to(dtype)
-    return sums.signs.to(dtype)[None], torch.stack([large, (sums.plain[0, :-1] - large.double()).to(dtype)])
-
-
 def wrong_columns(inputs: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, false_alarms: float) -> Tensor:
     """Return the outputs (int64, shape (n,)) whose sum over all rows does not fit the inputs: the column checksum.
 
@@ -133,8 +108,3 @@ def wrong_columns(inputs: Tensor, output: Tensor, weight: Tensor, bias: Tensor |
     terms = stored.square() @ x.square().sum(0) * rounding.of_terms(weight.shape[1])
     variance = terms + rounding.of_outputs(weight.shape[1], len(x)) * y.square().sum(0) + rounding.floor(len(x))
     return (~(residual.square() < limit * variance)).nonzero().flatten()
-
-
-def linear_check(layer: nn.Linear, sums: Sums, false_alarms: float) -> LinearCheck:
-    """Return the check of ``layer``, whose weights are those of ``sums``."""
-    return LinearCheck(sums, *weight_and_bias(layer), false_alarms)

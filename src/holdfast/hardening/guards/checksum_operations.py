@@ -36,13 +36,13 @@ class LayerCheck:
     inner: LinearCheck | ConvCheck
 
     @classmethod
-    def of(cls, layer: nn.Module, false_alarms: float) -> LayerCheck:
-        """Return the check of ``layer`` with the weights that it has now."""
+    def of(cls, layer: nn.Module, false_alarms: float, quick: float = 0.0) -> LayerCheck:
+        """Return the check of ``layer`` with the weights that it has now; ``quick`` is for linear layers."""
         groups = layer.groups if isinstance(layer, nn.Conv1d | nn.Conv2d) else 1
         weight, bias = weight_and_bias(layer)
         sums = Sums.of(weight, bias, groups)
         if isinstance(layer, nn.Linear):
-            return cls(LinearCheck(sums, weight, bias, false_alarms))
+            return cls(LinearCheck(sums, weight, bias, false_alarms, quick))
         return cls(ConvCheck(layer, sums, false_alarms))
 
     @property
@@ -123,7 +123,7 @@ def _factors(operands: Operands) -> tuple[Tensor, Tensor]:
 AnyCheck = LayerCheck | FunctionCheck
 
 
-def check_of(call: Any, false_alarms: float, site: str, weights: str) -> AnyCheck:
+def check_of(call: Any, false_alarms: float, site: str, weights: str, quick: float) -> AnyCheck:
     """Return the check of an operation.
 
     Raises:
@@ -131,7 +131,7 @@ def check_of(call: Any, false_alarms: float, site: str, weights: str) -> AnyChec
     """
     if not isinstance(call, nn.Module):
         return FunctionCheck(false_alarms)
-    check = LayerCheck.of(call, false_alarms)
+    check = LayerCheck.of(call, false_alarms, quick)
     if weights and check.sums.weights != weights:
         raise IntegrityError(
             f"the weights of {site} are not those it was hardened with", hint="harden again after changing a model"
