@@ -50,9 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         print(help_text())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from holdfast import __version__
 
-        print(f"holdfast {version('holdfast')}")
+        print(f"holdfast {__version__}")
         return 0
     return _dispatch(arguments[0], arguments[1:])
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 SIGNATURE, MANIFEST, OUTBOARDS, LINEAGE = "model.sig", "model.sig2", "model.outboard", "lineage"
+PASSPORT = "passport.bundle.json"  # of an assessment's folder
 GIT_NAMES = (".git", ".gitattributes", ".github", ".gitignore")  # OMS leaves them out, too
 _EVIDENCE = re.compile(rf"model\.sig2|{OUTBOARDS}/.+\.obao|{LINEAGE}/[^/]+\.bundle\.json", re.DOTALL)
 _OF_A_FILE = re.compile(r"[^/]+\.(sig2?|obao)", re.DOTALL)

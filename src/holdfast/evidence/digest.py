@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field as member
 from pathlib import Path
-from typing import TypeVar
 
 from blake3 import blake3
 
@@ -29,7 +29,6 @@ from holdfast.evidence.tree import Exclude, Found, Links, Tree, open_tree
 
 _TENSOR_CONTEXT = "holdfast 2026 tensor v1"
 _WORTH_THREADS = 4 << 20  # bytes of all files
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +183,33 @@ def hash_files(tree: Tree, files: Sequence[Found], wanted: Wanted, *, threads: i
         return _hash_one(tree, item, wanted, inner if item.size * threads >= total else 1)
 
     ordered = sorted(files, key=lambda item: -item.size)
-    found = dict(zip((item.name for item in ordered), _side_by_side(work, ordered, threads), strict=True))
+    found = _side_by_side(work, ordered, threads)
     return {item.name: found[item.name] for item in files}
 
 
-def _side_by_side(work: Callable[[Found], T], items: Sequence[Found], threads: int) -> Iterator[T]:
+def _side_by_side(work: Callable[[Found], Hashed], items: Sequence[Found], threads: int) -> dict[str, Hashed]:
+    """Do all items on ``threads`` threads, each taking the next one left; the first error ends them all."""
     from concurrent.futures import ThreadPoolExecutor
 
+    ahead, done = deque(items), dict[str, Hashed]()
+
+    def take() -> Found | None:
+        with suppress(IndexError):  # another thread took the last one
+            return ahead.popleft()
+        return None
+
+    def drain() -> None:
+        try:
+            while (item := take()) is not None:
+                done[item.name] = work(item)
+        except BaseException:
+            ahead.clear()
+            raise
+
     with ThreadPoolExecutor(min(threads, len(items))) as pool:
-        yield from pool.map(work, items)
+        for task in [pool.submit(drain) for _ in range(min(threads, len(items)))]:
+            task.result()
+    return done
 
 
 def _hash_one(tree: Tree, item: Found, wanted: Wanted, threads: int) -> Hashed:
@@ -207,20 +224,21 @@ def hash_open(descriptor: int, name: str, wanted: Wanted = BOTH, *, threads: int
     Raises:
         ArtifactError: it changed while it was read, or is a malformed container.
     """
-    size = os.fstat(descriptor).st_size
+    stamp = Stamp.of(descriptor)
+    size = stamp.size
     recorder = Recorder(descriptor, size)
     slots, note = _slots(name, recorder, size, wanted)
     index = recorder.sink()
     whole = [Whole(algorithm) for algorithm in wanted.algorithms]
-    tensors = Spans([(slot.offset, slot.length) for slot in slots])
+    tensors = Spans([(slot.offset, slot.length) for slot in slots]) if slots else None
     shards = Spans(tuple(windows(size, wanted.shards[1])), wanted.shards[0]) if wanted.shards else None
     listeners = tuple(wanted.listeners(name, size)) if wanted.listeners else ()
-    sinks: list[Sink] = [*whole, *([index, tensors] if slots else []), *([shards] if shards else []), *listeners]
-    stamp = read_pass(descriptor, sinks, threads=threads, name=name)
-    if slots:
+    sinks: list[Sink] = [*whole, *([index, tensors] if tensors else []), *([shards] if shards else []), *listeners]
+    read_pass(descriptor, sinks, threads=threads, name=name, before=stamp)
+    if tensors:
         recorder.confirm(index)
     digests = {item.algorithm: item.digest() for item in whole}
-    found = tuple(zip(slots, tensors.digests(), strict=True)) if slots else ()
+    found = tuple(zip(slots, tensors.digests(), strict=True)) if tensors else ()
     return Hashed(stamp, digests, found, shards.digests() if shards else (), note, listeners)
 
 

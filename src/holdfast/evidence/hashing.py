@@ -140,7 +140,9 @@ class Stamp:
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
-def read_pass(descriptor: int, sinks: Sequence[Sink], *, threads: int = 1, name: str = "the file") -> Stamp:
+def read_pass(
+    descriptor: int, sinks: Sequence[Sink], *, threads: int = 1, name: str = "the file", before: Stamp | None = None
+) -> Stamp:
     """Feed all bytes of an open file to ``sinks`` and return what stamp it had throughout.
 
     Args:
@@ -148,11 +150,12 @@ def read_pass(descriptor: int, sinks: Sequence[Sink], *, threads: int = 1, name:
         sinks: each gets every byte once, in order, though on different threads.
         threads: how many may work; the reading one counts.
         name: of the file, for messages.
+        before: what the stamp was when the caller first looked; from now on by default.
 
     Raises:
         UnreadableArtifact: it cannot be read, or changed while it was.
     """
-    before = Stamp.of(descriptor)
+    before = before or Stamp.of(descriptor)
     groups = _groups(sinks, threads if before.size >= _WORTH_THREADS else 1)
     try:
         count = _feed_all(descriptor, groups, before.size)
@@ -165,6 +168,8 @@ def read_pass(descriptor: int, sinks: Sequence[Sink], *, threads: int = 1, name:
 
 def _groups(sinks: Sequence[Sink], threads: int) -> list[list[Sink]]:
     """Spread sinks over threads, the costliest first, each to the thread with least to do; the first one reads too."""
+    if threads < 2:
+        return [list(sinks)]
     groups: list[list[Sink]] = [[] for _ in range(max(1, min(threads, 1 + len(sinks))))]
     loads = [_READING] + [_HANDOVER] * (len(groups) - 1)
     for sink in sorted(sinks, key=_cost, reverse=True):

@@ -34,9 +34,7 @@ from holdfast.signing.oms.names import shard_name
 from holdfast.signing.oms.scope import left_out, require_own, signing_skip, verifying_skip, wishes_of
 from holdfast.signing.oms.serialization import MODEL_SIGNING, Serialization, require_count
 from holdfast.signing.oms.statement import Listing, write_statement
-from holdfast.signing.outboards import write_outboards
 from holdfast.signing.signers.protocol import KeyHolder, Signer
-from holdfast.signing.signers.sigstore import KeylessSigner
 from holdfast.signing.trusts import Threshold, TrustSources
 
 _PLAIN = Serialization()
@@ -87,7 +85,7 @@ def sign_model(
         UnreadableArtifact: no file, a link or a device, or a file that changes meanwhile.
         InvalidConfig: nothing to sign, ``how`` ignores what is no path inside the model, or outboards without manifest.
     """
-    if outboards and isinstance(signer, KeylessSigner):
+    if outboards and _is_keyless(signer):
         raise InvalidConfig("a keyless signer writes no manifest, which would hold the roots of outboards")
     model = Path(model)
     signature, path = default_signature(model), default_manifest(model)
@@ -105,14 +103,28 @@ def sign_model(
         require_own(listing.files, how.ignore)
     openssf = sign_statement(write_statement(name, listing), signer, *more)
     notes = tuple(f"{key}: no tensors listed: {i.note}" for key, i in found.items() if i.note)
-    if isinstance(signer, KeylessSigner):  # whose service knows statements with SHA-2 subjects only
+    if _is_keyless(signer):  # whose service knows statements with SHA-2 subjects only
         write_atomic(signature, openssf)
         return Signed(signature, None, (*notes, "a keyless signer writes no manifest, only the OpenSSF signature"))
     manifest = manifest_of(model, found, base=base, ignore=_wishes(how.ignore, signature))
-    manifest = write_outboards(model, manifest) if outboards else manifest
+    manifest = _with_outboards(model, manifest) if outboards else manifest
     write_atomic(signature, openssf)
     write_atomic(path, sign_manifest(_versioned(manifest, model, signer, version), signer, *more))
     return Signed(signature, path, notes)
+
+
+def _is_keyless(signer: Signer) -> bool:
+    if isinstance(signer, KeyHolder):
+        return False
+    from holdfast.signing.signers.sigstore import KeylessSigner  # a start-up that signers with keys do without
+
+    return isinstance(signer, KeylessSigner)
+
+
+def _with_outboards(model: Path, manifest: ModelManifest) -> ModelManifest:
+    from holdfast.signing.outboards import write_outboards  # as well
+
+    return write_outboards(model, manifest)
 
 
 def _wanted(how: Serialization, tensors: bool) -> Wanted:

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import RecordMissing, SignatureInvalid, UnsupportedVersion
+from holdfast.evidence.beside import PASSPORT
 from holdfast.evidence.digest import digest_tree
 from holdfast.evidence.record import Record
 from holdfast.evidence.statement import Statement, Subject
@@ -19,7 +20,7 @@ from holdfast.signing.signers.protocol import KeyHolder
 from holdfast.signing.trusts import Threshold, TrustSource
 
 PASSPORT_TYPE = "https://holdfast.dev/passport/v1"
-BUNDLE, KEY = "passport.bundle.json", "passport.pub"
+BUNDLE, KEY = PASSPORT, "passport.pub"
 _LIMIT = 64 << 20
 
 

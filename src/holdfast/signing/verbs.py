@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
-from holdfast.evidence.beside import default_manifest
+from holdfast.evidence.beside import PASSPORT, default_manifest
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
-from holdfast.signing.oms import Serialization, signed_files
+from holdfast.signing.oms.comparison import signed_files
+from holdfast.signing.oms.serialization import Serialization
 from holdfast.signing.pair import sign_model, verify_model
-from holdfast.signing.passport import BUNDLE, verify_passport
 from holdfast.signing.signers import Signer, load_signer, require_key
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
 
@@ -103,7 +103,9 @@ def verify(
         VerificationError: the evidence contradicts the claim; the message names what differs first.
     """
     key = None if trust is None else _threshold(trust)
-    if isinstance(subject, Path | str) and bundle is None and (Path(subject) / BUNDLE).is_file():
+    if isinstance(subject, Path | str) and bundle is None and (Path(subject) / PASSPORT).is_file():
+        from holdfast.signing.passport import verify_passport  # it reads records, which other models do without
+
         return verify_passport(subject, key)
     if key is None:
         raise InvalidConfig("verification needs the key to trust", hint="--trust KEY.pub")
@@ -169,7 +171,6 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
         VerificationError: see :func:`verify`.
         ArtifactError: see :func:`holdfast.models.load`.
     """
-    from holdfast.evidence.beside import default_manifest
     from holdfast.models import load as read_model
     from holdfast.signing.opened import open_verified
 

@@ -7,8 +7,7 @@ hold colons of its own, so a shard is read from the right.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator
 
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.beside import LINEAGE, MANIFEST, OUTBOARDS, is_canonical
@@ -31,7 +30,15 @@ def parse_shard(name: str) -> tuple[str, int, int] | None:
 def covers(folders: Iterable[str], name: str) -> bool:
     """Return whether ``name`` is one of ``folders`` or lies in one."""
     kept = folders if isinstance(folders, set | frozenset) else set(folders)
-    return name in kept or any(str(parent) in kept for parent in PurePosixPath(name).parents)
+    return name in kept or any(folder in kept for folder in folders_above(name))
+
+
+def folders_above(name: str) -> Iterator[str]:
+    """Yield the folders that hold a relative path, the nearest first and ``.`` last."""
+    while (cut := name.rfind("/")) >= 0:
+        name = name[:cut]
+        yield name
+    yield "."
 
 
 def require_ignorable(paths: Iterable[str]) -> frozenset[str]:

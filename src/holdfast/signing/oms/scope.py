@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from holdfast.errors import SignatureInvalid, UnreadableArtifact
 from holdfast.evidence.beside import GIT_NAMES, LINEAGE, is_evidence, is_evidence_file
-from holdfast.signing.oms.names import OWN_NAMES, covers, require_ignorable
+from holdfast.signing.oms.names import OWN_NAMES, covers, folders_above, require_ignorable
 from holdfast.signing.oms.statement import Listing
 from holdfast.signing.oms.tree import Entry, Skip, walk
 
@@ -98,7 +98,7 @@ def verifying_skip(
     agreed = require_ignorable(ignore) | {*_inside(model, signature), *(listing.how.ignore & {*GIT_NAMES})}
     wishes = frozenset(path for path in wishes_of(listing.how.ignore) if not covers(agreed, path))
     hidden = _refuse_loadable(model, wishes, agreed, links)
-    needed = listing.files | {str(parent) for name in listing.files for parent in PurePosixPath(name).parents}
+    needed = listing.files | {folder for name in listing.files for folder in folders_above(name)}
     ignored = agreed | wishes
     return (lambda name: name not in needed and (is_evidence_file(model, name) or covers(ignored, name))), hidden
 
@@ -106,7 +106,7 @@ def verifying_skip(
 def _refuse_loadable(model: Path, wishes: frozenset[str], agreed: frozenset[str], links: bool) -> list[str]:
     if not wishes or not model.is_dir():
         return []
-    leading = {str(parent) for path in wishes for parent in PurePosixPath(path).parents}
+    leading = {folder for path in wishes for folder in folders_above(path)}
 
     def skip(name: str) -> bool:
         return covers(agreed, name) or not (name in leading or covers(wishes, name))
