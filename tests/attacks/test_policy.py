@@ -25,7 +25,7 @@ from holdfast.errors import (
 from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.policy import State, check, read_policy, sign_summary, verify_summary
-from holdfast.policy.naming import name_of
+from holdfast.policy.naming import name_of, names_of
 from holdfast.signing import KeyHolder, sign, sign_artifact, sign_statement, verify_bundle, write_passport
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import write_manifest
@@ -229,6 +229,44 @@ def test_a_good_record_does_not_hide_a_bad_one(at: Scene) -> None:
         check(folder, policy)
 
 
+@pytest.mark.parametrize(
+    ("pin", "told"),
+    [
+        (f'data = ["{DATA}"]', None),
+        ("parameters = {rate = 0.01, exact = true}", None),
+        (f'data = ["{POISON}"]', "was not measured on eeee"),
+        (f'data = ["{DATA}", "{POISON}"]', "was not measured on eeee"),
+        ("parameters = {rate = 0.001}", "measured with rate = 0.01, not 0.001"),
+        ("parameters = {exact = 1}", "measured with exact = True, not 1"),
+        ("parameters = {law = 'uniform'}", "does not say its law"),
+    ],
+)
+def test_a_measurement_on_other_data_or_with_other_parameters_does_not_count(
+    at: Scene, pin: str, told: str | None
+) -> None:
+    folder, easy = at.root / "passport", Subject("model", {"blake3": "0" * 64})
+    made = dataclasses.replace(
+        record("shield", 0.999, easy),
+        inputs={"evaluation": DATA},
+        procedure={"type": "x", "version": 1, "rate": 0.01, "exact": True},
+    )
+    (folder / "records").mkdir(parents=True)
+    (folder / "records" / "0.json").write_bytes(made.to_bytes())
+    write_passport(folder, at.key("author"))
+    rules = f'[passport]\nsigner = "author.pub"\n[[require]]\nkind = "shield"\n{pin}\n'
+    if told is None:
+        assert check(folder, at.policy(rules))
+        return
+    with pytest.raises(PolicyError, match=told):
+        check(folder, at.policy(rules))
+
+
+@pytest.mark.parametrize("pin", ['data = ["dd"]', "parameters = {}", "parameters = {rate = [1]}", "parameters = 1"])
+def test_a_pin_that_makes_no_sense_is_refused(at: Scene, pin: str) -> None:
+    with pytest.raises(InvalidConfig):
+        read_policy(at.policy(f'[[require]]\nkind = "shield"\n{pin}\n'))
+
+
 def test_a_requirement_on_a_measure_that_is_missing_is_not_met(at: Scene) -> None:
     policy = at.policy('[[require]]\nkind = "shield"\nmeasure = "detection"\nvalue_above = 0.0\n')
     with pytest.raises(PolicyError, match="did not measure the required detection"):
@@ -304,6 +342,43 @@ def test_a_revoked_statement_stays_so_in_a_bundle_written_otherwise(at: Scene) -
     signature = at.model / "model.sig"
     signature.write_bytes(signature.read_bytes() + b"\n")
     assert "is revoked (withdrawn)" in refused(at, rules, "[revocation]")
+
+
+def test_a_revoked_model_does_not_come_back_by_a_change_in_a_file_that_its_signature_leaves_out(at: Scene) -> None:
+    (at.model / "notes.txt").write_text("left out")
+    sign_artifact(at.model, at.key("author"), how=Serialization(ignore=frozenset({"notes.txt"})))
+    assert at.verdict(AUTHOR, "[[model]] *")[0] is State.MET
+    at.revoke(*(Revocation("model", name, "unsafe", now() - DAY) for name in names_of("model", str(at.model))))
+    assert "is revoked (unsafe)" in refused(at, AUTHOR + REVOKED, "[revocation]")
+    (at.model / "notes.txt").write_text("changed")
+    assert "is revoked (unsafe)" in refused(at, AUTHOR + REVOKED, "[revocation]")
+    (at.model / "notes.txt").unlink()
+    assert "is revoked (unsafe)" in refused(at, AUTHOR + REVOKED, "[revocation]")
+
+
+def test_a_signature_over_next_to_nothing_does_not_narrow_what_is_revoked(at: Scene) -> None:
+    whole = names_of("model", str(at.model))
+    sign_artifact(at.model, at.key("stranger"), how=Serialization(ignore=frozenset({"weights.safetensors"})))
+    assert set(whole) < set(names_of("model", str(at.model)))
+
+
+def test_a_summary_does_not_outlive_what_was_revoked_since(at: Scene) -> None:
+    rules = AUTHOR + REVOKED
+    at.revoke()
+    data = summary(at, policy=rules)
+    accept(at, data)
+    model, signature, author = at.model, str(at.model / "model.sig"), at.key("verifier").public.fingerprint
+    for entry in (
+        Revocation("model", names_of("model", str(model))[0], "unsafe", now() - DAY),
+        Revocation("bundle", name_of("bundle", signature), "withdrawn", now() - DAY),
+        Revocation("key", author, "compromise", now() - DAY),
+    ):
+        at.revoke(entry)
+        with pytest.raises(SignerUntrusted, match="revoked"):
+            accept(at, data)
+    (at.root / "revoked.bundle.json").unlink()
+    with pytest.raises(UnreadableArtifact):
+        accept(at, data)
 
 
 def test_denied_data_under_another_spelling_or_none_is_refused(at: Scene) -> None:

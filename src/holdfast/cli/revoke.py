@@ -11,7 +11,7 @@ import typer
 from holdfast._files import read_bytes, write_atomic
 from holdfast.cli._common import Json, emit, make_app, password_for, say
 from holdfast.errors import InvalidConfig
-from holdfast.policy.naming import name_of
+from holdfast.policy.naming import names_of
 from holdfast.signing import PublicKey, load_signer, require_threshold, verify_bundle
 from holdfast.signing.bundle import Verified
 from holdfast.signing.editions import Edition
@@ -59,7 +59,7 @@ def add(
         raise InvalidConfig("a list must be signed", hint="--key file:KEY.pem")
     signer = require_key(load_signer(key, password=password_for(password_file)))
     start = read_time(effective, "--effective") if effective else now()
-    added = [_entry(thing, reason, start) for thing in things or []]
+    added = [entry for thing in things or [] for entry in _entries(thing, reason, start)]
     span = read_span(lifetime, "--lifetime")
     if place.exists():
         after = _before(place, trust or signer.public).next(*added, lifetime=span)
@@ -71,11 +71,11 @@ def add(
         emit(after.to_json())
 
 
-def _entry(thing: str, reason: str, effective: datetime) -> Revocation:
+def _entries(thing: str, reason: str, effective: datetime) -> list[Revocation]:
     kind, colon, value = thing.partition(":")
     if not colon:
         raise InvalidConfig(f"{thing!r} does not say what it is", hint="write key:FILE, model:FOLDER, dataset:DIGEST")
-    return Revocation(kind, name_of(kind, value), reason, effective)
+    return [Revocation(kind, name, reason, effective) for name in names_of(kind, value)]
 
 
 def _before(place: Path, trust: list[str] | PublicKey) -> RevocationList:

@@ -6,7 +6,7 @@ Answers that fail raise, each time they are asked; the judges turn that into a v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -19,7 +19,7 @@ from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerU
 from holdfast.evidence.beside import GIT_NAMES, default_manifest, default_signature
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
-from holdfast.policy.identity import Identity, evidence_beside, identify
+from holdfast.policy.identity import Identity, evidence_beside, identify, model_ids
 from holdfast.policy.model import Policy
 from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
@@ -134,9 +134,9 @@ class Case:
         members = tuple(Unrevoked(item, self.revocations, self.at) for item in threshold.members)
         return Threshold(members, threshold.needed)
 
-    def checked(self, trust: Trust) -> Threshold:
-        """Return one trust, less what is revoked."""
-        return self._checked(Threshold((trust,)))
+    def checked(self, trust: Trust | Threshold) -> Threshold:
+        """Return one trust or several, less what is revoked."""
+        return self._checked(trust if isinstance(trust, Threshold) else Threshold((trust,)))
 
     @cached_property
     def signatures(self) -> dict[str, bytes]:
@@ -232,9 +232,12 @@ class Case:
         return (self.path / PASSPORT).is_file() and not default_signature(self.path).is_file()
 
     @property
-    def signature_digests(self) -> list[str]:
-        """All digests (hex) by which the signatures may be revoked."""
-        return [digest for data in self.signatures.values() for digest in bundle_names(data)]
+    def names(self) -> Iterator[tuple[str, str]]:
+        """All kinds and names by which the files that are there, and their signatures, may be revoked."""
+        yield from (("model", digest) for digest in model_ids(self.path, self.identity))
+        places = (default_signature(self.path), default_manifest(self.path))
+        for data in (read_bytes(place, "signature", limit=LIMIT) for place in places if place.is_file()):
+            yield from (("bundle", digest) for digest in bundle_names(data))
 
     @cached_property
     def every_file(self) -> dict[str, Path]:
@@ -290,9 +293,15 @@ class Case:
 
     def require_unrevoked_bundle(self, data: bytes) -> None:
         """Raise :class:`SignerUntrusted` when these very bytes, or what they sign, are revoked."""
-        for digest in bundle_names(data) if self.revocations is not None else ():
-            if self.revocations is not None and (entry := self.revocations.against("bundle", digest, at=self.at)):
-                raise SignerUntrusted(f"the bundle {digest[:16]} is revoked ({entry.reason})")
+        self.require_unrevoked(("bundle", digest) for digest in bundle_names(data))
+
+    def require_unrevoked(self, names: Iterable[tuple[str, str]]) -> None:
+        """Raise :class:`SignerUntrusted` when one of these kinds and names is revoked."""
+        if self.revocations is None:
+            return
+        for kind, name in names:
+            if entry := self.revocations.against(kind, name, at=self.at):
+                raise SignerUntrusted(f"the {kind} {name[:16]} is revoked ({entry.reason})")
 
 
 def _is_folder(path: Path) -> bool:

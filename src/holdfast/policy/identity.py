@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import DigestMismatch, UnreadableArtifact
-from holdfast.evidence.beside import GIT_NAMES, is_beside
+from holdfast._files import read_bytes
+from holdfast.errors import DigestMismatch, HoldfastError, UnreadableArtifact
+from holdfast.evidence.beside import GIT_NAMES, default_manifest, default_signature, is_beside
 from holdfast.evidence.digest import FileDigest, digest_tree
 from holdfast.evidence.model_manifest import FileEntry, ModelManifest
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.signing.oms import Listing, require_same
+from holdfast.signing.envelope import read_envelope
+from holdfast.signing.oms import Listing, read_statement, require_same
 from holdfast.signing.oms.serialization import FILES
 
 MODEL_ID = "holdfastModelId"
+LIMIT = 64 << 20  # bytes of a signature
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Identity:
             return True
         named = {subject.name: subject.digest.get("sha256") for subject in statement.subjects}
         return bool(self.files) and all(named.get(name) == item.sha256 for name, item in self.files.items())
+
+    def signed_id(self, names: Iterable[str]) -> str:
+        """Return the model id over only those files that ``names`` lists; over all of them where it lists none."""
+        listed = {} if self.alone else {name: self.files[name] for name in names if name in self.files}
+        return _model_id(listed or self.files)
 
     def require_listed(self, manifest: ModelManifest) -> None:
         """Return if a verified manifest lists exactly these files; raise :class:`DigestMismatch` otherwise."""
@@ -89,8 +98,39 @@ def identify(model: Path) -> Identity:
     files = {model.name: found["."]} if alone else found
     if not files:
         raise UnreadableArtifact(f"{model} holds no model")
-    entries = tuple(FileEntry(name, item.size, item.sha256, item.blake3) for name, item in files.items())
-    return Identity(files, ModelManifest(model.name, entries).model_id, alone)
+    return Identity(files, _model_id(files), alone)
+
+
+def _model_id(files: Mapping[str, FileDigest]) -> str:
+    entries = (FileEntry(name, files[name].size, files[name].sha256, files[name].blake3) for name in sorted(files))
+    return ModelManifest("model", tuple(entries)).model_id  # which is over the files, whatever the model is called
+
+
+def model_ids(model: Path, found: Identity | None = None) -> tuple[str, ...]:
+    """Return the ids by which a model is revoked: over all its files and, if that differs, over those it was signed by.
+
+    A file that the signature leaves out can change without another signature; the second id stays as it is then.
+    """
+    found = found or identify(model)
+    return tuple(dict.fromkeys((found.model_id, found.signed_id(_claimed_files(model)))))
+
+
+def _claimed_files(model: Path) -> frozenset[str]:
+    """Return what the signatures beside a model say they cover; nothing is believed, and nothing refused."""
+    names: set[str] = set()
+    for place, read in ((default_signature(model), _listed), (default_manifest(model), _in_manifest)):
+        with suppress(HoldfastError):
+            names |= read(Statement.from_bytes(read_envelope(read_bytes(place, "signature", limit=LIMIT)).payload))
+    return frozenset(names)
+
+
+def _listed(statement: Statement) -> frozenset[str]:
+    listing = read_statement(statement)
+    return frozenset(listing.files) if listing.how.method == FILES else frozenset()
+
+
+def _in_manifest(statement: Statement) -> frozenset[str]:
+    return frozenset(item.name for item in ModelManifest.from_statement(statement).files)
 
 
 def evidence_beside(model: Path) -> tuple[str, ...]:

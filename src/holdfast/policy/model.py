@@ -16,7 +16,8 @@ class Requirement:
     """``kind``'s ``measure`` must satisfy every given bound, on its value or on an end of its interval.
 
     ``high_below`` demands that even the upper end of the interval is below the bound; ``low_above`` the reverse.
-    Without a measure the record must merely be there.
+    Without a measure the record must merely be there. ``data`` and ``parameters`` say on what and how it was measured:
+    a rate on easy data, or of another fault, is another number.
     """
 
     kind: str
@@ -27,6 +28,8 @@ class Requirement:
     value_above: float | None = None
     n_at_least: int | None = None
     signer: str | None = None  # who must have signed it, relative to the policy
+    data: tuple[str, ...] = ()  # digests (hex) that must be among the record's inputs
+    parameters: Mapping[str, object] = field(default_factory=dict)  # what its procedure must hold, value for value
 
     def bounds(self) -> dict[str, float]:
         """Return the bounds that are set, by field name."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
-from holdfast.errors import PolicyError, SignerUntrusted
+from holdfast.errors import PolicyError
+from holdfast.evidence.beside import default_manifest
 from holdfast.policy.case import Case
 from holdfast.policy.contents import FORMATS, formats_of
 from holdfast.policy.model import BaseRule, FilesRule, ModelRule, RollbackRule
@@ -109,10 +110,8 @@ def judge_revocation(case: Case) -> Found:
     revocations = case.revocations
     if revocations is None:
         raise PolicyError("the policy names no revocation list")
-    looked = list(_names_to_look_up(case))
-    for kind, name in looked:
-        if entry := revocations.against(kind, name, at=case.at):
-            raise SignerUntrusted(f"the {kind} {name[:16]} is revoked ({entry.reason})")
+    looked = [] if case.is_assessment else list(_verified_names(case))
+    case.require_unrevoked(looked)
     edition = revocations.edition
     return (
         f"list {revocations.name!r} version {edition.version}, valid until {write_time(edition.expires)}: "
@@ -120,11 +119,7 @@ def judge_revocation(case: Case) -> Found:
     ), (str(case.policy.revocation.list if case.policy.revocation else ""),)
 
 
-def _names_to_look_up(case: Case) -> Iterable[tuple[str, str]]:
-    if case.is_assessment:
-        return
-    yield "model", case.verified_identity.model_id
-    yield from (("bundle", digest) for digest in case.signature_digests)
-    if any(name.endswith("2") for name in case.signatures):
-        manifest = case.manifest
-        yield from (("model", digest) for digest in (manifest.model_id, manifest.base) if digest)
+def _verified_names(case: Case) -> Iterable[tuple[str, str]]:
+    if case.verified_identity and default_manifest(case.path).name in case.signatures:
+        yield from (("model", digest) for digest in (case.manifest.model_id, case.manifest.base) if digest)
+    yield from case.names

@@ -8,12 +8,22 @@ from cryptography import x509
 
 from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, UnreadableArtifact
-from holdfast.policy.identity import identify
+from holdfast.policy.identity import identify, model_ids
 from holdfast.signing.keys import load_public
 from holdfast.signing.revocation import KINDS, bundle_names
 from holdfast.signing.x509.certificates import certificate_name
 
 _LIMIT = 64 << 20
+
+
+def names_of(kind: str, value: str) -> tuple[str, ...]:
+    """Return all names under which to revoke a thing of ``kind``: as :func:`name_of`, and for a model one more id.
+
+    That is the id over only the files that its signature lists, where it leaves some out: those may change.
+    """
+    if kind == "model" and Path(value).exists():
+        return model_ids(Path(value))
+    return (name_of(kind, value),)
 
 
 def name_of(kind: str, value: str) -> str:

@@ -88,7 +88,8 @@ def read_table(kind: type[T], value: object, where: str) -> T:
     fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
     _known_keys(value, tuple(fields), where)
     given = typing.cast(Mapping[str, object], value)
-    missing = [name for name, item in fields.items() if item.default is dataclasses.MISSING and name not in given]
+    needed = [name for name, item in fields.items() if item.default is item.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in given]
     if missing:
         raise InvalidConfig(f"{where} needs {', '.join(missing)}")
     hints = typing.get_type_hints(kind)
@@ -104,7 +105,7 @@ def _value(value: object, wanted: Any, what: str) -> Any:
     if typing.get_origin(wanted) is tuple:
         return _list_of_text(value, what)
     if typing.get_origin(wanted) is Mapping:
-        return _levels(value, what)
+        return _levels(value, what) if typing.get_args(wanted)[1] is int else _parameters(value, what)
     numbers = (int, float) if wanted is float else (wanted,)
     if not isinstance(value, numbers) or (isinstance(value, bool) and wanted is not bool):
         names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -118,6 +119,14 @@ def _list_of_text(value: object, what: str) -> tuple[str, ...]:
     if len(set(value)) != len(value):
         raise InvalidConfig(f"{what} names something twice")
     return tuple(value)
+
+
+def _parameters(value: object, what: str) -> dict[str, object]:
+    if not isinstance(value, dict) or not value:
+        raise InvalidConfig(f"{what} is not a table of parameters", hint="parameters = {rate = 0.01, bits = 8}")
+    if odd := [name for name, item in value.items() if not isinstance(item, str | int | float | bool)]:
+        raise InvalidConfig(f"{what} gives {odd[0]} no text, number or truth value")
+    return dict(value)
 
 
 def _levels(value: object, what: str) -> dict[str, int]:
@@ -144,6 +153,7 @@ def _require_sense(policy: Policy) -> None:
     for item in policy.require:
         if (item.measure is None) != (not item.bounds()):
             raise InvalidConfig(f"a measure and a bound go together in the requirement on {item.kind}")
+        _require_digests(item.data, f"data in [[require]] {item.kind}")
     for rule in policy.model:
         _require_threshold(rule.threshold, rule.trust, f"[[model]] {rule.match}")
     if policy.keys is not None:

@@ -103,6 +103,7 @@ def _require_about(case: Case, name: str, record: Record) -> None:
 
 
 def _judge(requirement: Requirement, name: str, record: Record) -> str:
+    _require_setting(requirement, name, record)
     if requirement.measure is None:
         return f"{name} is there"
     item = record.measured.get(requirement.measure)
@@ -114,6 +115,19 @@ def _judge(requirement: Requirement, name: str, record: Record) -> str:
         if not _holds(bound, item, limit):
             raise PolicyError(f"{name} fails {requirement.kind} {bound} = {limit:g}: {seen}")
     return f"{name}: {seen}"
+
+
+def _require_setting(requirement: Requirement, name: str, record: Record) -> None:
+    """Refuse a record that was measured on other data, or otherwise, than the policy says."""
+    if absent := [item for item in requirement.data if item not in record.inputs.values()]:
+        told = ", ".join(f"{role} {digest[:16]}" for role, digest in record.inputs.items()) or "no data"
+        raise PolicyError(f"{name} was not measured on {absent[0][:16]}", hint=f"it names {told}")
+    for key, wanted in requirement.parameters.items():
+        if key not in record.procedure:
+            raise PolicyError(f"{name} does not say its {key}", hint=f"it says {', '.join(record.procedure)}")
+        found = record.procedure[key]
+        if isinstance(found, bool) != isinstance(wanted, bool) or found != wanted:
+            raise PolicyError(f"{name} was measured with {key} = {found!r}, not {wanted!r}")
 
 
 def _holds(bound: str, item: Measurement, limit: float) -> bool:

@@ -13,14 +13,15 @@ from urllib.parse import quote
 
 from holdfast.errors import DigestMismatch, InvalidConfig, PolicyError, SignatureInvalid, UnsupportedVersion
 from holdfast.evidence.statement import Statement, Subject
-from holdfast.policy.identity import identify
+from holdfast.policy.case import Case
 from holdfast.policy.model import Policy
 from holdfast.policy.read import read_policy
 from holdfast.policy.verdict import Judgement
 from holdfast.signing import KeyHolder, Threshold, Verified, sign_statement, verify_bundle
 from holdfast.signing.editions import CLOCK_SKEW
+from holdfast.signing.revocation import bundle_names
 from holdfast.signing.times import now, read_time, write_time
-from holdfast.signing.trusts import TrustSources
+from holdfast.signing.trusts import TrustSources, require_threshold
 
 PREDICATE_TYPE = "https://slsa.dev/verification_summary/v1"
 UNEVALUATED = "SLSA_BUILD_LEVEL_UNEVALUATED"
@@ -96,7 +97,8 @@ def verify_summary(
 ) -> Summary:
     """Return the summary in the bundle ``data`` if it is about exactly the files of ``model`` and about ``policy``.
 
-    The model's own signatures are not looked at: the verifier did.
+    The model's own signatures are not judged again: the verifier did. But what the revocation list of the policy names
+    by now, the verifier itself, the model or its signatures, is refused: a list is for what was found out later.
 
     Args:
         model: folder or file.
@@ -112,7 +114,9 @@ def verify_summary(
         DigestMismatch: it is about other files, or another policy.
         PolicyError: the result is not PASSED, it is too old or of the future, or of another verifier.
     """
-    proof = verify_bundle(data, trust)
+    rules = policy if isinstance(policy, Policy) else read_policy(policy)
+    case = Case(Path(model), rules, at or now())
+    proof = verify_bundle(data, case.checked(trust if isinstance(trust, Threshold) else require_threshold(trust)))
     if proof.statement.predicate_type != PREDICATE_TYPE:
         raise UnsupportedVersion(f"this is a {proof.statement.predicate_type}, not a verification summary")
     predicate = proof.statement.predicate
@@ -121,8 +125,9 @@ def verify_summary(
     if verifier and _object(predicate, "verifier").get("id") != verifier:
         raise PolicyError(f"the summary is of the verifier {_object(predicate, 'verifier').get('id')!r}")
     verified = _require_age(predicate, at or now(), maximum_age)
-    _require_policy(predicate, policy)
-    _require_model(proof.statement, Path(model))
+    _require_policy(predicate, rules)
+    _require_model(proof.statement, case)
+    case.require_unrevoked([*case.names, *(("bundle", digest) for digest in bundle_names(data))])
     return Summary(proof, verified, _levels(predicate))
 
 
@@ -135,20 +140,19 @@ def _require_age(predicate: Mapping[str, Any], at: datetime, limit: timedelta) -
     return verified
 
 
-def _require_policy(predicate: Mapping[str, Any], policy: Policy | Path | str) -> None:
-    rules = policy if isinstance(policy, Policy) else read_policy(policy)
+def _require_policy(predicate: Mapping[str, Any], rules: Policy) -> None:
     if not rules.digest:
         raise InvalidConfig("a policy that was not read from a file has no digest")
     if _object(_object(predicate, "policy"), "digest") != {"sha256": rules.digest}:
         raise DigestMismatch(f"the summary is about another policy than {rules.name}")
 
 
-def _require_model(statement: Statement, model: Path) -> None:
+def _require_model(statement: Statement, case: Case) -> None:
     names = [resource_uri(subject.name) for subject in statement.subjects]
     if names != [statement.predicate.get("resourceUri")]:
         raise SignatureInvalid("the summary contradicts itself about what it names")
-    if dict(statement.subjects[0].digest) != identify(model).digests:
-        raise DigestMismatch(f"the summary is about another model than {model}")
+    if dict(statement.subjects[0].digest) != case.identity.digests:
+        raise DigestMismatch(f"the summary is about another model than {case.path}")
 
 
 def _levels(predicate: Mapping[str, Any]) -> tuple[str, ...]:
