@@ -29,7 +29,6 @@ from holdfast.execution.statistics import Estimate, MeanEstimate, Proportion, mc
 from holdfast.execution.tasks import Classification, Task, tasks
 from holdfast.execution.tasks_language import Language
 from holdfast.execution.training_faults import TrainingFault, inject_training
-from holdfast.execution.trials import Row
 from holdfast.execution.watchdog import Watchdog
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
-from holdfast.hardening.guards.range_restriction import RangeGuard, RangeRestriction
+from holdfast.hardening.guards.range_restriction import RangeRestriction
 from holdfast.hardening.harden import Hardening, Method, harden, methods
 from holdfast.hardening.profile import Bounds, profile
 

@@ -2,6 +2,6 @@
 
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
-from holdfast.hardening.guards.range_restriction import RangeGuard, RangeRestriction
+from holdfast.hardening.guards.range_restriction import RangeRestriction
 
 __all__ = ["ChecksumGuard", "Checksums", "RangeGuard", "RangeRestriction", "RecomputingRangeGuard"]
