@@ -95,7 +95,7 @@ def stored_format(dtype: torch.dtype) -> str:
 
 
 def _float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Site:
-    return Site(kind, name, shape, format_of_dtype(value.dtype), bits.bit_width(value.dtype))
+    return Site(kind, name, shape, stored_format(value.dtype), bits.bit_width(value.dtype))
 
 
 def _flowing(
