@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.run import evaluating
 from holdfast.models import card
 
@@ -21,6 +22,7 @@ def require_fit(model: nn.Module, data: Dataset) -> None:
     Raises:
         InvalidConfig: another shape than the model was made for, an error in the forward pass, or labels that the
             model has no output for.
+        TrialError: one sample does not fit in memory.
     """
     sample = data.example
     known = card(model).input_shape
@@ -30,6 +32,8 @@ def require_fit(model: nn.Module, data: Dataset) -> None:
         with torch.no_grad(), evaluating(model):
             output = model(sample[None])
     except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise too_small() from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise _misfit(sample, reason[:_REASON]) from error
     if isinstance(output, Tensor) and output.dim() == 2 and int(data.labels.max()) >= output.shape[1]:

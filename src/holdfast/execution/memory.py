@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from holdfast.errors import TrialError
+
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -12,3 +14,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def too_small() -> TrialError:
+    """Return the error to raise when not even one input fits."""
+    hint = "free memory or take another machine; what is in the store is kept"
+    return TrialError("one input at a time does not fit in memory", hint=hint)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from holdfast.data import Text
 from holdfast.errors import InvalidConfig
 from holdfast.execution.compare import Cause, Outcome, softmax_distance
+from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.over_text import edit_distance
 from holdfast.execution.row import Verdict
 from holdfast.execution.run import evaluating
@@ -94,6 +95,8 @@ class _Windows:
             with torch.no_grad(), evaluating(model):
                 output = model(self._rows[:1])
         except (RuntimeError, ValueError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise too_small() from error
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON]
             raise InvalidConfig(f"the model does not take windows of tokens ({reason})") from error
         logits = self.read(output)

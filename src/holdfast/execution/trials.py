@@ -18,7 +18,7 @@ from holdfast.execution.compare import Cause, Outcome
 from holdfast.execution.engines import build_engine
 from holdfast.execution.goldens import Golden
 from holdfast.execution.injection import STORED
-from holdfast.execution.memory import is_out_of_memory
+from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.passes import OtherShapeError, Passes, touched
 from holdfast.execution.plan import Block, Trial
 from holdfast.execution.row import Row, Verdict
@@ -218,8 +218,7 @@ def _halve(rows: int, error: Exception) -> int:
         TrialError: there is no half of one.
     """
     if rows <= 1:
-        hint = "free memory or take another machine; what is in the store is kept"
-        raise TrialError("one input at a time does not fit in memory", hint=hint) from error
+        raise too_small() from error
     _log.warning("out of memory with %d inputs in one pass, going on with %d", rows, rows // 2)
     return rows // 2
 
