@@ -19,6 +19,7 @@ from holdfast.execution.over_text import LanguageRobustness, edit_distance
 from holdfast.execution.pairs import ChipPairs, pair_chips
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import Platform, describe_platform
+from holdfast.execution.reliability import Reliability, poisson_interval, reliability, zero_event_bound
 from holdfast.execution.report import CampaignReport, Paired, paired
 from holdfast.execution.robustness import accuracy, robust_error
 from holdfast.execution.row import Row
@@ -26,18 +27,22 @@ from holdfast.execution.run import Progress, Trace, predict, run
 from holdfast.execution.sensitivity import Restricted, Sensitivity, groups, sensitivity
 from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
 from holdfast.execution.statistics import Estimate, MeanEstimate, Proportion, mcnemar, quantile, trials_for, worst_mean
+from holdfast.execution.structures import CrossSection, Structure, read_structures
 from holdfast.execution.tasks import Classification, Task, tasks
 from holdfast.execution.tasks_language import Language
 from holdfast.execution.training_faults import TrainingFault, inject_training
+from holdfast.execution.vulnerability import Along, avf, pvf, vulnerability
 from holdfast.execution.watchdog import Watchdog
 
 __all__ = [
+    "Along",
     "BettingSequence",
     "CampaignReport",
     "Cause",
     "ChipPairs",
     "Classification",
     "Comparison",
+    "CrossSection",
     "EmpiricalBernsteinSequence",
     "Estimate",
     "Executor",
@@ -54,16 +59,19 @@ __all__ = [
     "Progress",
     "Proportion",
     "Reading",
+    "Reliability",
     "Restricted",
     "RobustError",
     "Row",
     "Sensitivity",
+    "Structure",
     "Task",
     "Trace",
     "TrainingFault",
     "Watchdog",
     "accuracy",
     "anytime_interval",
+    "avf",
     "build_executor",
     "campaign",
     "compare",
@@ -86,14 +94,20 @@ __all__ = [
     "pair_chips",
     "paired",
     "perplexity",
+    "poisson_interval",
     "predict",
     "published_slack",
+    "pvf",
     "quantile",
+    "read_structures",
+    "reliability",
     "robust_error",
     "run",
     "sensitivity",
     "split_slack",
     "tasks",
     "trials_for",
+    "vulnerability",
     "worst_mean",
+    "zero_event_bound",
 ]
