@@ -46,9 +46,7 @@ def poisson_interval(events: int, confidence: float = 0.95) -> Estimate:
     if events < 0:
         raise InvalidConfig(f"{events} events cannot be counted")
     tail, count = (1 - confidence) / 2, _counted(events)
-    return Estimate(
-        events, *(float(edge(np.array(q))) for edge, q in zip(count.edges, (tail, 1 - tail), strict=True)), events
-    )
+    return Estimate(events, float(count.low(np.array(tail))), float(count.high(np.array(1 - tail))), events)
 
 
 def zero_event_bound(exposure: float, confidence: float = 0.95) -> float:
@@ -78,8 +76,10 @@ class Reliability:
     @property
     def mttf(self) -> Estimate:
         """Mean hours to failure; infinite where no failure was seen."""
-        hours = [HOURS / fit if fit else math.inf for fit in (self.total.value, self.total.high, self.total.low)]
-        return Estimate(*hours, self.total.n)
+        value, low, high = (
+            HOURS / fit if fit else math.inf for fit in (self.total.value, self.total.high, self.total.low)
+        )
+        return Estimate(value, low, high, self.total.n)
 
 
 def reliability(
