@@ -37,7 +37,8 @@ def test_fulfils_the_protocol(spec: str) -> None:
 
 
 def test_every_registered_executor_is_tested() -> None:
-    assert set(executors.names()) == {spec.partition(":")[0] for spec in SPECS}
+    elsewhere = {"ray"}  # takes a cluster: tests/unit/execution/test_ray.py, with the slow tests
+    assert set(executors.names()) == {spec.partition(":")[0] for spec in SPECS} | elsewhere
     assert build_executor("inline") == Inline()
     assert build_executor("processes:2") == Processes(workers=2)
 

@@ -13,10 +13,9 @@ from holdfast.assessment.context import Context, Findings, tool
 from holdfast.data import Dataset
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import (
+    MEASURES,
     CampaignReport,
-    Outcome,
     Progress,
-    Proportion,
     accuracy,
     campaign,
     describe_platform,
@@ -102,10 +101,7 @@ def _run(context: Context, arm: _Arm, model: nn.Module) -> CampaignReport:
 
 def measures(report: CampaignReport) -> dict[str, Measurement]:
     """Return the share of every outcome, and of critical and DUE together."""
-    counts = [report[outcome] for outcome in ("critical", "due")]
-    failed = Proportion.wilson(sum(share.successes for share in counts), report.trials)
-    names = [outcome.value for outcome in Outcome]
-    return {name: report[name].measurement() for name in names} | {"critical-or-due": failed.measurement()}
+    return {name: report[name].measurement() for name in MEASURES}
 
 
 def campaign_record(

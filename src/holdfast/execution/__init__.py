@@ -18,9 +18,11 @@ from holdfast.execution.over_chips import RobustError
 from holdfast.execution.over_text import LanguageRobustness, edit_distance
 from holdfast.execution.pairs import ChipPairs, pair_chips
 from holdfast.execution.plan import describe_fault
+from holdfast.execution.planner import MEASURES
 from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.reliability import Reliability, poisson_interval, reliability, zero_event_bound
-from holdfast.execution.report import CampaignReport, Paired, paired
+from holdfast.execution.report import CampaignReport
+from holdfast.execution.report_pairs import Paired, paired
 from holdfast.execution.robustness import accuracy, robust_error
 from holdfast.execution.row import Row
 from holdfast.execution.run import Progress, Trace, predict, run
@@ -35,6 +37,7 @@ from holdfast.execution.vulnerability import Along, avf, pvf, vulnerability
 from holdfast.execution.watchdog import Watchdog
 
 __all__ = [
+    "MEASURES",
     "Along",
     "BettingSequence",
     "CampaignReport",

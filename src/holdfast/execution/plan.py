@@ -52,13 +52,15 @@ Block = tuple[Trial, ...]
 
 def draw_trials(fault: Fault, population: Population, inputs: int, trials: int, seed: int) -> list[Trial]:
     """Draw ``trials`` independent trials; trial i depends on the seed, i and the population only."""
-    drawn = []
-    for number in range(trials):
-        own = derive(seed, "trial", number)
-        image = int(derive(own, "input").numpy().integers(inputs))
-        flips = [flip for flip in fault.flips(population, derive(own, "fault")) if len(flip.index)]
-        drawn.append(Trial(number, tuple(flips), image))
-    return drawn
+    return [draw_trial(fault, population, inputs, number, seed) for number in range(trials)]
+
+
+def draw_trial(fault: Fault, population: Population, inputs: int, number: int, seed: int) -> Trial:
+    """Draw trial ``number`` as the law of the fault says, and an input for it."""
+    own = derive(seed, "trial", number)
+    image = int(derive(own, "input").numpy().integers(inputs))
+    flips = [flip for flip in fault.flips(population, derive(own, "fault")) if len(flip.index)]
+    return Trial(number, tuple(flips), image)
 
 
 def plan_blocks(trials: Sequence[Trial], batch: int) -> list[Block]:
@@ -77,19 +79,24 @@ def _sites(trial: Trial) -> tuple[str, ...]:
     return tuple(flip.site.address for flip in trial.flips)
 
 
-def trial_count(trials: int | None, margin: float | None, confidence: float, population: Population) -> int:
-    """Return the number of trials asked for, directly or through the margin of an estimated proportion.
+def trial_count(trials: int | None, margin: float | None, confidence: float, cases: int | None) -> int:
+    """Return the number of trials asked for, directly or through the margin of a share near one half.
 
     Raises:
         InvalidConfig: neither or both are given, or fewer than one trial.
     """
     if (trials is None) == (margin is None):
-        raise InvalidConfig("a campaign takes either trials= or margin=", hint="for example trials=1000 or margin=0.01")
+        raise trial_sizes()
     if margin is not None:
-        return trials_for(margin, confidence, population=population.bits)
+        return trials_for(margin, confidence, population=cases)
     if trials is None or trials < 1:
         raise InvalidConfig(f"a campaign takes at least one trial, not {trials}")
-    return trials
+    return trials if cases is None else min(trials, cases)
+
+
+def trial_sizes() -> InvalidConfig:
+    """Return the refusal of a campaign that has no size, or two."""
+    return InvalidConfig("a campaign takes either trials= or margin=", hint="for example trials=1000 or margin=0.01")
 
 
 def describe_fault(fault: Fault) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The result of a campaign: its table, counts with intervals, and the comparison of two arms."""
+"""The result of a campaign: its table, and what it says about the population, with intervals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._registry import unknown
-from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.record import Measurement
 from holdfast.execution.compare import Outcome
+from holdfast.execution.planner import MEASURES, rounds
+from holdfast.execution.planner_design import Design
+from holdfast.execution.report_estimates import Estimates, design_of
+from holdfast.execution.report_weights import reweighted
+from holdfast.execution.report_words import plan_in_words
 from holdfast.execution.row import Row
-from holdfast.execution.statistics import Proportion, mcnemar
+from holdfast.execution.statistics import Proportion
 from holdfast.execution.store import read_campaign
 
-FAILURES = (Outcome.CRITICAL.value, Outcome.DUE.value)
+FAILURES = MEASURES["critical-or-due"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,56 @@ class CampaignReport:
         return cls.of(rows, name=name, plan=plan, confidence=confidence)
 
     def __getitem__(self, outcome: str) -> Proportion:
-        """Return the proportion of trials with ``outcome``, with Wilson's interval."""
-        if outcome not in set(Outcome):
-            raise unknown("outcome", outcome, [item.value for item in Outcome])
-        return Proportion.wilson(self.counts[outcome], len(self.rows), self.confidence)
+        """Return the share of faults with ``outcome`` (or ``critical-or-due``) under the campaign's law.
+
+        One simple sample has Wilson's interval. Trials from strata, or drawn until a margin was reached, are weighted,
+        and their interval is a confidence sequence; then ``successes`` of ``n`` are the trials seen, not the share.
+        An exhaustive campaign has the exact share.
+        """
+        return self._estimates.share(_known(outcome))
+
+    @cached_property
+    def design(self) -> Design:
+        """Strata, rounds and goal, as the plan records them."""
+        return design_of(self.plan, len(self.rows))
+
+    @cached_property
+    def _estimates(self) -> Estimates:
+        return Estimates(self.design, self.rows, self.confidence)
+
+    @property
+    def rounds(self) -> list[list[Row]]:
+        """The complete rounds; rows of one that was interrupted are in no estimate."""
+        return [list(self.rows)] if self.design.simple else rounds(self.design, self.rows)
+
+    @property
+    def words(self) -> str:
+        """The plan in sentences: population, law, strata, stop, interval."""
+        return plan_in_words(self.plan, self.design)
+
+    @property
+    def stopped(self) -> str:
+        """``margin reached``, ``every case tried`` or ``trials spent``; empty while the campaign is not over."""
+        return self._estimates.stopped
+
+    @property
+    def ess(self) -> float:
+        """Kish's effective sample size of the weights: the number of trials where all weigh the same."""
+        return self._estimates.effective
+
+    def worth(self, outcome: str = "critical-or-due") -> float:
+        """Return how many simple random trials would know the share of ``outcome`` as well."""
+        return self._estimates.worth(_known(outcome))
+
+    def under(self, law: str) -> CampaignReport:
+        """Return the same trials weighted to another sampling law.
+
+        Raises:
+            UnknownName: no such law.
+            InvalidConfig: the trials do not come from one simple sample of the whole population, the law counts sites
+                that they left out, or ``mac-weighted`` for a campaign that counted no multiply-accumulates.
+        """
+        return CampaignReport(self.name, reweighted(self.plan, self.design, law), self.rows, self.confidence)
 
     @property
     def trials(self) -> int:
@@ -85,52 +135,34 @@ class CampaignReport:
         return dict(sorted(table.items()))
 
     def by_bit(self) -> dict[int, tuple[int, int]]:
-        """Return (critical or DUE, all) single-bit trials for each bit position, 0 the least significant."""
+        """Return (critical or DUE, all) single-bit trials for each bit position, 0 the least significant.
+
+        These are the trials as they were allocated; what they say about the population is in :meth:`bit_shares`.
+        """
         total, failed = Counter[int](), Counter[int]()
         for row in (row for row in self.rows if row.bit >= 0):
             total[row.bit] += 1
             failed[row.bit] += row.outcome in FAILURES
         return {bit: (failed[bit], total[bit]) for bit in sorted(total)}
 
+    def site_shares(self, outcome: str = "critical-or-due") -> dict[str, Proportion]:
+        """Return the share of ``outcome`` among the faults of each site that was tried, weighted, with intervals."""
+        return self._estimates.by_site(_known(outcome))
+
+    def bit_shares(self, outcome: str = "critical-or-due") -> dict[int, Proportion]:
+        """Return the share of ``outcome`` among single-bit faults of each bit position, weighted, with intervals."""
+        return self._estimates.by_bit(_known(outcome))
+
+    def cell_shares(self, outcome: str = "critical-or-due") -> dict[tuple[str, int], Proportion]:
+        """Return the share of ``outcome`` for each (site, bit position) that was tried, with intervals."""
+        return self._estimates.by_site_and_bit(_known(outcome))
+
     def measured(self) -> dict[str, Measurement]:
-        """Return the proportions of all outcomes as measurements of a record."""
+        """Return the shares of all outcomes as measurements of a record."""
         return {outcome.value: self[outcome].measurement() for outcome in Outcome}
 
 
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Two arms that met the same faults on the same images; a failure is CRITICAL or DUE.
-
-    Attributes:
-        n: pairs of trials.
-        only_first: pairs in which only the first arm failed; ``only_second`` the other way round.
-        difference: failure rate of the second arm minus that of the first.
-        p_value: exact two-sided McNemar test of "both fail equally often".
-    """
-
-    n: int
-    only_first: int
-    only_second: int
-    difference: float
-    p_value: float
-
-
-def paired(first: CampaignReport, second: CampaignReport) -> Paired:
-    """Compare two campaigns trial by trial (McNemar 1947, exact).
-
-    Raises:
-        InvalidConfig: the campaigns are empty or did not run the same trials.
-    """
-    if not first.rows or [_identity(row) for row in first.rows] != [_identity(row) for row in second.rows]:
-        raise InvalidConfig(
-            f"{first.name!r} and {second.name!r} did not run the same trials",
-            hint="use one seed, one fault, one dataset and the same sites for both",
-        )
-    pairs = [(a.outcome in FAILURES, b.outcome in FAILURES) for a, b in zip(first.rows, second.rows, strict=True)]
-    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    difference = (only_second - only_first) / len(pairs)
-    return Paired(len(pairs), only_first, only_second, difference, mcnemar(only_first, only_second))
-
-
-def _identity(row: Row) -> tuple[int, str, int, int, int]:
-    return row.trial, row.site, row.element, row.bit, row.input
+def _known(outcome: str) -> str:
+    if outcome not in MEASURES:
+        raise unknown("outcome", outcome, MEASURES)
+    return outcome

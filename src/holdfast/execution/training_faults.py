@@ -90,7 +90,7 @@ def inject_training(
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[Tensor, str] | None:
     """Return what the optimizer's parameters are called in ``model``; None for the optimizer of another model."""
     own: list[Tensor] = [value for group in optimizer.param_groups for value in group["params"]]
-    known = {value: name for name, value in model.named_parameters()}
+    known: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
     if all(value in known for value in own):
         return {value: known[value] for value in own}
     trainable = [(name, value.shape) for name, value in model.named_parameters() if value.requires_grad]

@@ -8,6 +8,7 @@ import torch
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
+from holdfast.models.site import Site
 from holdfast.numerics.bits import one_bit
 from holdfast.seeds import Seed
 
@@ -26,4 +27,8 @@ class BitFlip:
         if not population.bits:
             raise InvalidConfig("there is no bit to flip in an empty population", hint="select at least one site")
         site, element, bit = population.locate(seed.key % population.bits)
-        return [Flips(site, torch.tensor([element]), one_bit(torch.tensor([bit])))]
+        return [self.place(site, element, bit)]
+
+    def place(self, site: Site, element: int, bit: int) -> Flips:
+        """Return the flip of one given bit: what a planner draws from strata, or tries one by one."""
+        return Flips(site, torch.tensor([element]), one_bit(torch.tensor([bit])))

@@ -193,9 +193,9 @@ def test_arms_pair_by_trial(trained: nn.Module, digits: Dataset, flowing: Campai
         paired(flowing, other)
 
 
-def test_trials_follow_from_a_margin(trained: nn.Module, digits: Dataset) -> None:
-    report = campaign(trained, digits, BitFlip(), at="activations", margin=0.08, seed=0)
-    assert report.trials == 150  # 151 without the finite-population correction
+def test_the_classic_number_of_trials_is_a_preset(trained: nn.Module, digits: Dataset) -> None:
+    report = campaign(trained, digits, BitFlip(), at="activations", margin=0.08, preset="leveugle", seed=0)
+    assert report.trials == 151  # Leveugle et al. (DATE 2009) with p = 0.5
     assert report["critical"].high - report["critical"].low < 0.16
 
 

@@ -1,0 +1,186 @@
+"""Estimates from the rows of a campaign under its design: weighted shares with intervals, by outcome, site and bit."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from holdfast.execution.planner import MEASURES, Course, rounds
+from holdfast.execution.planner_design import EVERYTHING, Design
+from holdfast.execution.statistics import Proportion, wilson_of_mean
+from holdfast.execution.strata_profile import Share, profile_interval
+from holdfast.execution.trials import Row
+
+
+def design_of(plan: Mapping[str, Any], trials: int) -> Design:
+    """Return the design that a plan records; a plan older than designs was one simple sample."""
+    if "design" in plan:
+        return Design.from_json(plan["design"])
+    return Design((EVERYTHING,), max(1, trials), max(1, trials))
+
+
+class Estimates:
+    """What the rows of one campaign say about its population.
+
+    Args:
+        design: of the campaign.
+        rows: sorted by trial number.
+        confidence: of the intervals.
+    """
+
+    def __init__(self, design: Design, rows: Sequence[Row], confidence: float) -> None:
+        self._design, self._confidence = design, confidence
+        self._rounds = [] if design.simple else rounds(design, rows)
+        self._rows = list(rows) if design.simple else [row for one in self._rounds for row in one]
+        self._known: dict[str, Proportion] = {}
+
+    def share(self, of: str) -> Proportion:
+        """Return the share of an outcome, or of ``critical-or-due``, under the target law."""
+        if of not in self._known:
+            self._known[of] = self._simple(self._rows, of) if self._design.simple else self._sequential(of)
+        return self._known[of]
+
+    def _simple(self, rows: Sequence[Row], of: str) -> Proportion:
+        n, failed, items = len(rows), _count(rows, of), self._design.parts[0].items
+        if items is None or not n or len(rows) != len(self._rows):
+            return Proportion.wilson(failed, n, self._confidence)
+        if n == items:
+            return Proportion(failed / n, failed / n, failed / n, n, failed)
+        # drawn without replacement, n trials say what n (N - 1) / (N - n) independent ones would
+        found = wilson_of_mean(failed / n, int(n * (items - 1) / (items - n)), self._confidence)
+        return Proportion(found.value, found.low, found.high, n, failed)
+
+    def _sequential(self, of: str) -> Proportion:
+        course = Course(self._design, of, self._confidence)
+        for own in self._rounds:
+            course.take(own)
+        found = course.estimate
+        low, high = max(0.0, found.low), min(1.0, found.high)
+        return Proportion(min(max(found.value, low), high), low, high, found.n, _count(self._rows, of))
+
+    @property
+    def stopped(self) -> str:
+        """Why the campaign is over; empty if it is not."""
+        if self._design.simple:
+            return "trials spent" if len(self._rows) >= min(self._design.budget, self._design.cases) else ""
+        course = Course(self._design)
+        for own in self._rounds:
+            course.take(own)
+        return course.stopped
+
+    @property
+    def effective(self) -> float:
+        """Kish's effective sample size of the weights: (sum w)^2 / sum w^2."""
+        weights = self.weights()
+        total = math.fsum(weights)
+        return total**2 / math.fsum(weight**2 for weight in weights) if total else 0.0
+
+    def weights(self) -> list[float]:
+        """Return the weight of each row of the finished rounds; for strata they sum to one."""
+        if self._design.simple:
+            return [1.0 / len(self._rows)] * len(self._rows) if self._rows else []
+        drawn: dict[int, int] = defaultdict(int)
+        for row in self._rows:
+            drawn[self._design.place(row)] += 1
+        return [self._design.weight(row) / drawn[self._design.place(row)] for row in self._rows]
+
+    def worth(self, of: str) -> float:
+        """Return how many simple random trials would know the share of ``of`` as well: p (1 - p) / variance.
+
+        Strata without spread count with half a failure, as otherwise nothing failing yet would be worth the world.
+        """
+        shares = [share for share in self._strata(of) if share.n]
+        p = self.share(of).value
+        variance = 0.0
+        for share in shares:
+            smooth = (share.failed + 0.5 / len(shares)) / (share.n + 1 / len(shares))
+            variance += share.mass**2 * smooth * (1 - smooth) / share.n * max(0.0, 1 - share.n / share.items)
+        return p * (1 - p) / variance if variance and p else float(len(self._rows))
+
+    def _strata(self, of: str) -> list[Share]:
+        cells = _tally(self._rows, self._design.place, of)
+        return [
+            Share(part.mass, *cells.get(number, (0, 0)), math.inf if part.items is None else part.items)
+            for number, part in enumerate(self._design.parts)
+        ]
+
+    def by_site(self, of: str) -> dict[str, Proportion]:
+        """Return the share of ``of`` among the faults of each site."""
+        return self._by(of, lambda row: row.site, lambda site, _: site)
+
+    def by_bit(self, of: str) -> dict[int, Proportion]:
+        """Return the share of ``of`` among the single-bit faults of each bit position, 0 the least significant."""
+        return self._by(of, lambda row: row.bit, lambda _, bit: bit, single=True)
+
+    def by_site_and_bit(self, of: str) -> dict[tuple[str, int], Proportion]:
+        """Return the share of ``of`` for each site and bit position that was tried: the cells of a heat map."""
+        return self._by(of, lambda row: (row.site, row.bit), lambda site, bit: (site, bit), single=True)
+
+    def _by(
+        self, of: str, key: Callable[[Row], Any], cell_key: Callable[[str, int], Any], *, single: bool = False
+    ) -> dict[Any, Proportion]:
+        rows = [row for row in self._rows if row.bit >= 0 or not single]
+        groups: dict[Any, list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[key(row)].append(row)
+        if self._design.simple:
+            found = {name: self._simple(own, of) for name, own in groups.items()}
+        elif not self._design.parts[0].cells:
+            found = {name: self._unstratified(own, of) for name, own in groups.items()}
+        else:
+            cells = self._cells(cell_key)
+            found = {name: self._domain(own, of, cells[name]) for name, own in groups.items()}
+        return dict(sorted(found.items()))
+
+    def _unstratified(self, rows: Sequence[Row], of: str) -> Proportion:
+        """Trials of one law; where a second law weights them, sites count by what they should have been."""
+        sites = _tally(rows, lambda row: row.site, of)
+        drawn = {site: n for site, (_, n) in sites.items()}
+        ratios = self._design.ratios or dict.fromkeys(sites, 1.0)
+        shares = [Share(ratios.get(site, 0.0) * drawn[site], failed, n) for site, (failed, n) in sites.items()]
+        merged = shares if self._design.ratios else [Share(1.0, _count(rows, of), len(rows))]
+        return profile_interval(merged, self._confidence)
+
+    def _cells(self, key: Callable[[str, int], Any]) -> dict[Any, dict[tuple[int, str], tuple[float, float]]]:
+        """Return (mass, cases) of each group's part in each (stratum, site)."""
+        found: dict[Any, dict[tuple[int, str], tuple[float, float]]] = defaultdict(dict)
+        for number, part in enumerate(self._design.parts):
+            for site, positions, mass in part.cells:
+                cases = math.inf if part.items is None else part.items * mass / part.mass
+                for bit in positions:
+                    own = found[key(site, bit)]
+                    before = own.get((number, site), (0.0, 0.0))
+                    own[number, site] = before[0] + mass / len(positions), before[1] + cases / len(positions)
+        return found
+
+    def _domain(self, rows: Sequence[Row], of: str, cells: Mapping[tuple[int, str], tuple[float, float]]) -> Proportion:
+        """Estimate one group: within a stratum its trials are a sample of the stratum's part of the group."""
+        tally = _tally(rows, self._design.place, of)
+        masses: dict[int, float] = defaultdict(float)
+        cases: dict[int, float] = defaultdict(float)
+        for (stratum, _), (mass, items) in cells.items():
+            masses[stratum] += mass
+            cases[stratum] += items
+        shares = [Share(mass, *tally.get(number, (0, 0)), round_up(cases[number])) for number, mass in masses.items()]
+        return profile_interval(shares, self._confidence)
+
+
+def round_up(cases: float) -> float:
+    """Return a number of cases that came out of a division as the whole number it is."""
+    return cases if math.isinf(cases) else round(cases)
+
+
+def _count(rows: Iterable[Row], of: str) -> int:
+    wanted = MEASURES[of]
+    return sum(row.outcome in wanted for row in rows)
+
+
+def _tally(rows: Iterable[Row], key: Callable[[Row], Any], of: str) -> dict[Any, tuple[int, int]]:
+    """Return (failed, all) trials by key."""
+    wanted, found = MEASURES[of], dict[Any, tuple[int, int]]()
+    for row in rows:
+        failed, n = found.get(key(row), (0, 0))
+        found[key(row)] = failed + (row.outcome in wanted), n + 1
+    return found
