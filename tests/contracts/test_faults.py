@@ -60,6 +60,7 @@ SPECS = {
     "stuck-at": [f"stuck-at:rate=0.1,value={value}" for value in ("0", "1", "random")],
     "timed": ["timed:fault=bit-flip,passes=3..7", "timed:fault=(transient-errors:rate=0.02),passes=5"],
     "transient-errors": ["transient-errors:rate=0.02"],
+    "fault-list": [f"fault-list:path={Path(__file__).with_name('fault_list.jsonl')}"],
     "fixed-flips": [f"fixed-flips:path={Path(__file__).with_name('fixed_flips.json')}"],
     "protected": [
         f"protected:by={by},fault=bit-errors:rate={rate}"

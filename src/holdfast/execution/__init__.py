@@ -4,6 +4,8 @@ from holdfast.execution.campaign import campaign
 from holdfast.execution.compare import Cause, Comparison, Outcome, compare
 from holdfast.execution.condition import Fault, Flips, Population, faults
 from holdfast.execution.executors import Executor, build_executor, executors
+from holdfast.execution.fault_files import read_fault_list, write_fault_list
+from holdfast.execution.fault_list import FaultList, ListedFaults, ListedTrial
 from holdfast.execution.generation import generate, inject_generation
 from holdfast.execution.guarantee import Guarantee, guarantee, mean_above, published_slack, split_slack
 from holdfast.execution.injection import inject
@@ -21,6 +23,7 @@ from holdfast.execution.plan import describe_fault
 from holdfast.execution.planner import MEASURES
 from holdfast.execution.platform import Platform, describe_platform
 from holdfast.execution.reliability import Reliability, poisson_interval, reliability, zero_event_bound
+from holdfast.execution.replay import Replay, fault_list, replay
 from holdfast.execution.report import CampaignReport
 from holdfast.execution.report_pairs import Paired, paired
 from holdfast.execution.robustness import accuracy, robust_error
@@ -50,10 +53,13 @@ __all__ = [
     "Estimate",
     "Executor",
     "Fault",
+    "FaultList",
     "Flips",
     "Guarantee",
     "Language",
     "LanguageRobustness",
+    "ListedFaults",
+    "ListedTrial",
     "MeanEstimate",
     "Outcome",
     "Paired",
@@ -63,6 +69,7 @@ __all__ = [
     "Proportion",
     "Reading",
     "Reliability",
+    "Replay",
     "Restricted",
     "RobustError",
     "Row",
@@ -83,6 +90,7 @@ __all__ = [
     "describe_platform",
     "edit_distance",
     "executors",
+    "fault_list",
     "faults",
     "generate",
     "groups",
@@ -102,8 +110,10 @@ __all__ = [
     "published_slack",
     "pvf",
     "quantile",
+    "read_fault_list",
     "read_structures",
     "reliability",
+    "replay",
     "robust_error",
     "run",
     "sensitivity",
@@ -112,5 +122,6 @@ __all__ = [
     "trials_for",
     "vulnerability",
     "worst_mean",
+    "write_fault_list",
     "zero_event_bound",
 ]

@@ -7,7 +7,7 @@ faults on the same images (common random numbers), and any executor runs the sam
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -51,12 +51,17 @@ Block = tuple[Trial, ...]
 
 
 def draw_trials(fault: Fault, population: Population, inputs: int, trials: int, seed: int) -> list[Trial]:
-    """Draw ``trials`` independent trials; trial i depends on the seed, i and the population only."""
+    """Draw ``trials`` independent trials, or take the first of a list that has ``listed_trials``."""
+    listed: Callable[[Population, int, int], list[Trial]] | None = getattr(fault, "listed_trials", None)
+    if listed is not None:
+        return listed(population, inputs, trials)
     return [draw_trial(fault, population, inputs, number, seed) for number in range(trials)]
 
 
 def draw_trial(fault: Fault, population: Population, inputs: int, number: int, seed: int) -> Trial:
-    """Draw trial ``number`` as the law of the fault says, and an input for it."""
+    """Draw trial ``number``; it depends on the seed, its number and the population only."""
+    if hasattr(fault, "listed_trials"):
+        return draw_trials(fault, population, inputs, number + 1, seed)[number]
     own = derive(seed, "trial", number)
     image = int(derive(own, "input").numpy().integers(inputs))
     flips = [flip for flip in fault.flips(population, derive(own, "fault")) if len(flip.index)]

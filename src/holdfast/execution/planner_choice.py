@@ -188,7 +188,7 @@ class _Case:
         budget = self._budget(None)
         design = self._design((EVERYTHING,), first=min(32, budget) if self.sequential else budget, budget=budget)
         if self.wish.sampling == "bit-uniform":
-            return design, LawDraws(self.fault, self.population, self.inputs, self.wish.seed)
+            return design, LawDraws(self.fault, self.population, self.inputs, self.wish.seed, most=budget)
         return design, SiteDraws(self.fault, self.population, self.weights, self.inputs, self.wish.seed)
 
     def _design(self, parts: tuple[Part, ...], *, first: int, budget: int, exhaustive: bool = False) -> Design:

@@ -36,7 +36,7 @@ class Becomes:
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule by name, with one row per element."""
-        return {"rule": "becomes", "rows": self.codes.tolist()}
+        return {"rule": "becomes", "rows": [hex(code & (2**64 - 1)) for code in self.codes.tolist()]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,20 @@ def _written(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
+def signed(text: str) -> int:
+    """Return the 64 bits that ``text`` writes in hexadecimal (0x1f) as a signed number; a code or mask of any width.
+
+    Raises:
+        ValueError, TypeError: other text, or no text.
+    """
+    if not text.startswith("0x"):
+        raise ValueError(text)
+    number = int(text, 16)
+    if not 0 <= number < 2**64:
+        raise ValueError(text)
+    return number - (number >> 63 << 64)
+
+
 def rule_to_json(rule: Rewrite) -> list[dict[str, Any]]:
     """Return a rule as JSON, an object for each run of elements that share one.
 
@@ -113,9 +127,7 @@ def rule_from_json(value: Mapping[str, Any]) -> tuple[Rewrite, int]:
         if set(value) - {"rule", "rows", "limits"} or not isinstance(rows, list) or not rows:
             raise KeyError("rows")
         if kind == "becomes":
-            if any(type(row) is not int for row in rows):
-                raise TypeError
-            return Becomes(torch.tensor(rows, dtype=torch.int64)), len(rows)
+            return Becomes(torch.tensor([signed(row) for row in rows], dtype=torch.int64)), len(rows)
         if kind == "scaled":
             limits = tuple(float(item) for item in value["limits"])
             factors = torch.tensor([[float(item) for item in row] for row in rows], dtype=torch.float64)
@@ -124,6 +136,6 @@ def rule_from_json(value: Mapping[str, Any]) -> tuple[Rewrite, int]:
             return Scaled(factors, limits), len(rows)
         if kind == "shifted":
             return Shifted(torch.tensor([float(row) for row in rows], dtype=torch.float64)), len(rows)
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
         raise InvalidConfig("a rule that rewrites codes is malformed") from None
     raise InvalidConfig(f"unknown rule {kind!r}", hint="becomes, scaled or shifted")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from holdfast.errors import InvalidConfig
@@ -75,11 +75,15 @@ class StrataDraws:
 class LawDraws:
     """Faults as their own law draws them, over all of the population: one stratum."""
 
-    def __init__(self, fault: Fault, population: Population, inputs: int, seed: int) -> None:
+    def __init__(self, fault: Fault, population: Population, inputs: int, seed: int, most: int | None = None) -> None:
         self._fault, self._population, self._inputs, self._seed = fault, population, inputs, seed
+        listed: Callable[[Population, int, int | None], list[Trial]] | None = getattr(fault, "listed_trials", None)
+        self._listed = None if listed is None else listed(population, inputs, most)
 
     def trial(self, stratum: int, place: int, number: int) -> Trial:
         """Return trial ``number``."""
+        if self._listed is not None:
+            return self._listed[number]
         return draw_trial(self._fault, self._population, self._inputs, number, self._seed)
 
 
