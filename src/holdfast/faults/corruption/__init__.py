@@ -28,6 +28,7 @@ from holdfast.faults.corruption.shapes import (
     Single,
     SkipX,
 )
+from holdfast.faults.corruption.value_classes import Histogram, ValueClasses, read_value_classes
 
 __all__ = [
     "Block",
@@ -39,6 +40,7 @@ __all__ = [
     "FlipMask",
     "FlippedBits",
     "GemmTile",
+    "Histogram",
     "Infinite",
     "Mbu",
     "NotANumber",
@@ -55,7 +57,9 @@ __all__ = [
     "StuckBits",
     "Uniform",
     "Value",
+    "ValueClasses",
     "Zero",
     "patterns",
+    "read_value_classes",
     "values",
 ]
