@@ -156,6 +156,23 @@ def _rms_norm(
     return _affine((wide * step("rstd", torch.rsqrt(squares + least))).to(input.dtype), weight, None)
 
 
+def _group_norm(
+    step: Step,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Wu & He (2018): the statistics of a layer norm over each group of a sample's channels."""
+    wide = _wide(input).unflatten(1, (num_groups, -1)).flatten(2)
+    centred = wide - step("mean", wide.mean(2, keepdim=True))
+    rstd = step("rstd", torch.rsqrt(centred.square().mean(2, keepdim=True) + eps))
+    shape = (1, -1, *[1] * (input.dim() - 2))
+    scale, shift = (None if item is None else item.view(shape) for item in (weight, bias))
+    return _affine((centred * rstd).view(input.shape).to(input.dtype), scale, shift)
+
+
 def _batch_norm(
     step: Step,
     input: Tensor,
@@ -193,5 +210,6 @@ STEPS: dict[Any, tuple[str, Callable[..., Any]]] = {
     F.multi_head_attention_forward: ("multi_head_attention", _multi_head),
     F.layer_norm: ("layer_norm", _layer_norm),
     F.rms_norm: ("rms_norm", _rms_norm),
+    F.group_norm: ("group_norm", _group_norm),
     F.batch_norm: ("batch_norm", _batch_norm),
 }

@@ -62,15 +62,23 @@ def codes_of(values: Tensor, format: str, width: int) -> Tensor:
     """Return the codes of float64 ``values`` (n,), rounded to nearest even: int64 (n,), bits above ``width`` clear.
 
     Beyond its range a float becomes infinite, or NaN where the format has no infinity; an integer keeps the end of its
-    range. NaN is no integer and becomes zero.
+    range. NaN is one code whatever processor made it, positive and quiet; it is no integer and becomes zero there.
     """
     kind = number_kind(format)
     if isinstance(kind, FloatingPoint):
         cast = bits.int_view(_rounded(values, kind)).to(torch.int64)
+        cast = torch.where(torch.isnan(values), _quiet_nan(kind), cast)
     else:
         low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if kind else (0, 2**width - 1)
         cast = values.nan_to_num(0.0, math.inf, -math.inf).round().clamp(low, high).to(torch.int64)
     return cast if width == 64 else cast & ((1 << width) - 1)
+
+
+def _quiet_nan(kind: FloatingPoint) -> int:
+    mantissa = kind.bits - 1 - kind.exponent
+    if not kind.infinities:  # e4m3fn: the one with all bits set
+        return (1 << (kind.bits - 1)) - 1
+    return ((1 << kind.exponent) - 1) << mantissa | 1 << (mantissa - 1)
 
 
 def _rounded(values: Tensor, kind: FloatingPoint) -> Tensor:

@@ -44,6 +44,16 @@ class MultiHead(nn.Module):
         return self.attention(x, x, x, **self.options)[0]
 
 
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 4)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x[:, :4])
+
+
 MODELS = {
     "attention": Attention(),
     "causal": Attention(is_causal=True),
@@ -61,6 +71,8 @@ MODELS = {
     "layer, norm first": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True),
     "layer norm": nn.Sequential(nn.LayerNorm((5, 8))),
     "rms norm": nn.Sequential(nn.RMSNorm(8)),
+    "group norm": nn.Sequential(nn.Unflatten(1, (5, 1)), nn.GroupNorm(1, 5), nn.Flatten(1, 2)),
+    "groups of channels": nn.Sequential(nn.Linear(8, 6), nn.Unflatten(2, (2, 3)), nn.Flatten(0, 0), Grouped()),
     "batch norm": nn.Sequential(nn.BatchNorm1d(5)),
 }
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.execution import Population
 from holdfast.faults import Corruption
@@ -173,3 +175,34 @@ def test_the_magnitude_of_the_right_value_picks_the_row() -> None:
     assert small == pytest.approx(medium)  # imul: equal rows, but for alpha of the large one
     assert large != medium
     assert all(0.66 < factor < 1.5 for factor in after.tolist())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["weights", "activations", "cache", "moments"]),
+    shape=st.lists(st.integers(1, 6), max_size=5),
+    where=st.sampled_from([*patterns.names(), "row:share=0.4", "block:rows=9,columns=2,share=0.5", "mbu:bits=40"]),
+    address=st.integers(0, 2**31),
+    width=st.sampled_from([4, 8, 16, 64]),
+)
+def test_every_pattern_holds_its_element_and_stays_within_the_site(
+    kind: str, shape: list[int], where: str, address: int, width: int
+) -> None:
+    site = Site(kind, "x", tuple(shape), "any", width)
+    element, bit = divmod(address % site.population, width)
+    region = patterns.build(where).region(site, element, bit, derive(address, "p"))
+    assert region.index.dtype == np.int64
+    assert element in region.index
+    assert region.index[0] >= 0
+    assert region.index[-1] < site.numel
+    assert (np.diff(region.index) > 0).all()
+    if region.bits is not None:
+        assert (region.bits != 0).all()
+        assert region.bits[list(region.index).index(element)] >> bit & 1
+        assert width == 64 or (region.bits >> width == 0).all()
+
+
+def test_one_row_of_a_matrix_product_s_tile_is_not_two() -> None:
+    tall = Site("activations", "x", (3, 7), "fp32", 32)  # tokens by features
+    index = patterns.build("gemm-tile:rows=1,columns=99").region(tall, 10, 0, derive(0, "t")).index
+    assert index.tolist() == list(range(7, 14))
