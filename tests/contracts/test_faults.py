@@ -51,6 +51,7 @@ SPECS = {
         "line-failures:rate=0.5,line=bank,share=0.1,layout=ecc/4x2x72/offset=9",
     ],
     "line-rates": ["line-rates:rates=0/0.1/0.01,layout=linear/4x4x8", "line-rates:rates=0.05,line=row"],
+    "mixture": [f"mixture:path={Path(__file__).with_name('mixture.json')}"],
     "multi-bit-upsets": ["multi-bit-upsets:rate=0.01", "multi-bit-upsets:rate=0.05,shares=two=0.5/entry=0.5"],
     "regional-errors": [
         "regional-errors:rate=0.03,weak=0.2,layout=linear/1x8x16",

@@ -11,6 +11,7 @@ from holdfast.faults.error_map import ErrorMapErrors
 from holdfast.faults.exact import ExactErrors
 from holdfast.faults.map_file import ErrorMap, read_error_map, write_error_map
 from holdfast.faults.memory_profile import SRAM_14NM, MemoryProfile, SramVoltage
+from holdfast.faults.mixture import Mixture, Share
 from holdfast.faults.protection import Protected
 from holdfast.faults.regions import LineFailures, LineRates, RegionalErrors
 from holdfast.faults.streaming import FileInjection, inject_file
@@ -37,9 +38,11 @@ __all__ = [
     "LineFailures",
     "LineRates",
     "MemoryProfile",
+    "Mixture",
     "MultiBitUpsets",
     "Protected",
     "RegionalErrors",
+    "Share",
     "SramVoltage",
     "StuckAt",
     "Timed",
