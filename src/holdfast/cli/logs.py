@@ -14,7 +14,7 @@ from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.soak import Analysis, Imported
-    from holdfast.soak.analysis import Arm, Pair, Pool, Spread
+    from holdfast.soak.analysis import Arm, Pair, Pool
     from holdfast.soak.rates import Change, Rate
 
 app = make_app()
@@ -78,7 +78,7 @@ def _analysis(analysis: Analysis) -> Iterator[str]:
     if analysis.pairs:
         titles = ("against base", "arm", f"critical [{level}]", "p", "Holm", "", "all SDC")
         yield from aligned([titles, *map(_pair_row, analysis.pairs)])
-    yield from _spreads(analysis.spreads)
+    yield from _spreads(analysis)
     yield from _pools(analysis.pools)
 
 
@@ -122,13 +122,17 @@ _BASES = {
 }
 
 
-def _spreads(spreads: Sequence[Spread]) -> Iterator[str]:
-    for item in sorted(spreads, key=lambda spread: -spread.test.index):
+def _spreads(analysis: Analysis) -> Iterator[str]:
+    for item in sorted(analysis.spreads, key=lambda spread: -spread.test.index):
         if item.over:
             index, adjusted = f"{item.test.index:.1f}", f"{item.adjusted:.1g}"
             name = f"{item.subject}{', ' if item.arm else ''}{item.arm}"
             yield f"over-dispersed: {name}: the SDC rate varies {index} times more than Poisson (p = {adjusted}),"
-            yield f"  {_BASES[item.test.basis]}; its intervals are too narrow"
+            wider = analysis.wider(item)
+            allowed = (
+                "" if wider is None else f": allowing for it, [{1e3 * wider[0]:.3g}, {1e3 * wider[1]:.3g}] per 1000 s"
+            )
+            yield f"  {_BASES[item.test.basis]}; its intervals are too narrow{allowed}"
 
 
 def _pools(pools: Sequence[Pool]) -> Iterator[str]:

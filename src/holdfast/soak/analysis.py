@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Measurement
 from holdfast.soak.counts import BASE, Counts
-from holdfast.soak.dispersion import Dispersion, dispersion
+from holdfast.soak.dispersion import Dispersion, dispersion, widened
 from holdfast.soak.rates import Change, Rate, compare_rates, holm
 
 LEVEL = 0.05  # of comparisons, after Holm
@@ -68,6 +68,12 @@ class Spread:
         """Whether the counts vary more than a Poisson law allows, at 1 % after Holm."""
         return self.test.index > 1 and self.adjusted < DISPERSED
 
+    def wider(self, rate: Rate, confidence: float) -> tuple[float, float] | None:
+        """Return the interval of an arm's rate that allows for this spread; None where it was not tested, or 0."""
+        if not self.over or not self.arm or not rate.events:
+            return None
+        return widened(rate.value, rate.events, self.test.index, confidence)
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -89,6 +95,11 @@ class Analysis:
     spreads: tuple[Spread, ...]
     pools: tuple[Pool, ...]
     confidence: float
+
+    def wider(self, spread: Spread) -> tuple[float, float] | None:
+        """Return the SDC rate's interval of a spread's arm that allows for the spread, per second."""
+        rates = [arm.sdc for arm in self.arms if (arm.subject, arm.arm) == (spread.subject, spread.arm)]
+        return spread.wider(rates[0], self.confidence) if rates else None
 
     def measurements(self) -> dict[str, Measurement]:
         """Return the rates per second as a record holds them, by ``outcome@subject@arm``."""

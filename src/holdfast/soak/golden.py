@@ -87,11 +87,19 @@ def golden_tensors(benches: Sequence[Bench]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for bench in benches:
         with torch.no_grad(), evaluating(bench.module):
-            outputs = [bench.run(batch) for batch in range(len(bench.inputs))]
+            outputs = [_finite(bench, bench.run(batch)) for batch in range(len(bench.inputs))]
         found |= {f"{bench.name}/input_{k}": item for k, item in enumerate(bench.inputs)}
         found |= {f"{bench.name}/golden_{k}": item for k, item in enumerate(outputs)}
         found |= {f"{bench.name}/model/{name}": item for name, item in resident_tensors(bench.module).items()}
     return {name: item.detach().cpu().contiguous().clone() for name, item in found.items()}
+
+
+def _finite(bench: Bench, output: Tensor) -> Tensor:
+    if not torch.isfinite(output).all():
+        raise InvalidConfig(
+            f"{bench.name} gives NaN or infinity as it is", hint="soak a model whose answers are numbers"
+        )
+    return output
 
 
 def golden_bytes(benches: Sequence[Bench]) -> bytes:

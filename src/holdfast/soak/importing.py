@@ -87,10 +87,10 @@ def import_logs(
                 "logs have rates and injection results have shares", hint="import them one after the other"
             )
         return _injections(found, digests, confidence)
-    logs = [read_log(path) for path, kind in kinds.items() if kind == "log"]
+    logs, copies = _without_copies([read_log(path) for path, kind in kinds.items() if kind == "log"])
     tables = [read_counts(path) for path, kind in kinds.items() if kind == "counts"]
     how = {"flux": flux, "fluence": fluence, "confidence": confidence, "seed": seed}
-    return _rates(logs, tables, digests, how)
+    return _rates(logs, tables, digests, how, copies)
 
 
 def _files(item: Path | str) -> Iterator[Path]:
@@ -130,6 +130,20 @@ def _sniff(path: Path) -> str | None:
     return "nvbitfi" if any(looks_like_row(line.decode("utf-8", "replace")) for line in lines) else None
 
 
+def _without_copies(logs: Sequence[Log]) -> tuple[list[Log], int]:
+    """Drop the copies that a supervisor or the program keeps of the same run; the one that tells more is kept."""
+    best: dict[str, Log] = {}
+    for log in logs:
+        key = log.fingerprint or str(log.path)
+        if key not in best or _told(log) > _told(best[key]):
+            best[key] = log
+    return list(best.values()), len(logs) - len(best)
+
+
+def _told(log: Log) -> tuple[int, bool, float]:
+    return len(log.dues), log.ending != "cut", -log.unseen
+
+
 def _tool() -> dict[str, str]:
     return {"name": "holdfast", "version": version("holdfast")}
 
@@ -141,14 +155,17 @@ def _subject(digests: Mapping[str, str]) -> Subject:
     return Subject(name, {"blake3": whole})
 
 
-def _rates(logs: Sequence[Log], tables: Sequence[Table], digests: dict[str, str], how: Mapping[str, Any]) -> Imported:
+def _rates(
+    logs: Sequence[Log], tables: Sequence[Table], digests: dict[str, str], how: Mapping[str, Any], copies: int
+) -> Imported:
     rows = [log.counts for log in logs] + [row for table in tables for row in table.rows]
     timed = [row for row in rows if row.seconds + row.unseen > 0]
     if not timed:
         raise InvalidConfig("no log tells any exposure", hint="a run that ended before its first #IT has none")
     analysis = analyse(timed, confidence=how["confidence"], seed=how["seed"])
     flux = how["flux"] if how["fluence"] is None else _flux(analysis, how["fluence"])
-    notes = (*_notes(logs, rows), *(note for table in tables for note in table.notes))
+    repeated = f"{copies} logs tell of the same runs as others (a supervisor's copy) and are left out"
+    notes = (*([repeated] if copies else []), *_notes(logs, rows), *(note for table in tables for note in table.notes))
     record = Record(
         kind=RATES,
         subject=_subject(digests),
@@ -172,7 +189,7 @@ def _facts(analysis: Analysis, flux: float | None, notes: Sequence[str], sources
     return {
         "arms": [_arm_facts(arm, flux) for arm in analysis.arms],
         "pairs": [_pair_facts(pair) for pair in analysis.pairs],
-        "dispersion": [_spread_facts(spread) for spread in analysis.spreads],
+        "dispersion": [_spread_facts(spread, analysis.wider(spread)) for spread in analysis.spreads],
         "pooled": [_plain(asdict(pool)) for pool in analysis.pools],
         "notes": list(notes),
         "sources": list(sources),
@@ -209,8 +226,8 @@ def _pair_facts(pair: Pair) -> dict[str, Any]:
     return plain
 
 
-def _spread_facts(spread: Spread) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain({**asdict(spread), "over": spread.over})
+def _spread_facts(spread: Spread, wider: tuple[float, float] | None) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain({**asdict(spread), "over": spread.over, "wider_sdc": wider})
     return plain
 
 

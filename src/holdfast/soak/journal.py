@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -115,9 +114,8 @@ class Journal:
     def event(self, kind: str, **what: Any) -> None:
         """Append one JSON line."""
         value = {"time": datetime.now().astimezone().isoformat(timespec="milliseconds"), "kind": kind, **what}
-        with suppress(ValueError):  # closed by an interrupt while a last event was on its way
-            self._events.write(canonical.dumps(value) + b"\n")
-            self._events.flush()
+        self._events.write(canonical.dumps(value) + b"\n")
+        self._events.flush()
 
     @property
     def lost(self) -> int:

@@ -48,6 +48,7 @@ class Log:
         dues: what the supervisor did, in its words; what followed an #ABORT or a crash of the program itself is no
             second event, and counted in ``restarts``.
         crashes: exceptions that the program wrote down before it died.
+        fingerprint: digest of its beginning and its timed lines, the same in a supervisor's copy; empty without both.
         lost: errors that the running total (AccErr) counts and no #SDC line shows, as when datagrams get lost.
     """
 
@@ -67,6 +68,7 @@ class Log:
     ending: str
     lost: int
     unread: tuple[Unread, ...]
+    fingerprint: str = ""
 
     @property
     def subject(self) -> str:
@@ -174,6 +176,7 @@ class _Reader:
         self._aborted = self._crashed = False
         self._dues: list[str] = []
         self._ending = "cut"
+        self._marks: list[str] = []
 
     def take(self, line: Line) -> None:
         """Take one line."""
@@ -181,6 +184,8 @@ class _Reader:
             self._ecc = line.ecc
         if is_timed(line):
             self._advance(line)
+        if is_timed(line) or line.kind == "BEGIN":
+            self._marks.append(f"{line.kind} {line.text}")
         handler = getattr(self, f"_on_{line.kind.lower()}", None)
         if handler is not None:
             handler(line)
@@ -258,8 +263,13 @@ class _Reader:
 
     def _close(self, line: Line, ending: str) -> None:
         segment = self._segments[-1]
-        segment.end = line.at if segment.end is None else segment.end
+        if segment.end is None and line.at is not None:
+            segment.end = line.at + (0.0 if line.stamped else 1.0)  # whole seconds, rounded down
         self._ending = ending
+
+    def _fingerprint(self) -> str:
+        begins = [mark for mark in self._marks if mark.startswith("BEGIN")]
+        return digest_bytes("\n".join(self._marks).encode()) if 0 < len(begins) < len(self._marks) else ""
 
     def finish(self, unread: tuple[Unread, ...]) -> Log:
         """Return what the lines told."""
@@ -269,7 +279,7 @@ class _Reader:
             unseen=sum(item.unseen for item in self._segments),
             iterations=sum(item.done for item in self._segments),
             corruptions=tuple(self._found), aborts=self._aborts, dues=tuple(self._dues), restarts=self._restarts,
-            crashes=self._crashes, ending=self._ending, unread=unread,
+            fingerprint=self._fingerprint(), crashes=self._crashes, ending=self._ending, unread=unread,
             lost=sum(max(0, item.errors - item.shown) for item in self._segments),
         )  # fmt: skip
 

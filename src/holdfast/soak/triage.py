@@ -21,7 +21,7 @@ from holdfast.signing.resident.incident import Incident
 from holdfast.soak.benches import Bench
 from holdfast.soak.golden import Golden, Resident, StoredGolden
 
-SHOWN = 509  # elements of one iteration that the log format has room for
+SHOWN = 509  # errors of one iteration that get a line, as in the logs of others
 
 
 class Verdict(StrEnum):
@@ -38,7 +38,8 @@ class Difference:
     """How one output differs from the golden one.
 
     Attributes:
-        lines: the texts of #ERR lines.
+        lines: the texts of #ERR lines, at most 509.
+        rows: the first of the samples (or rows of a kernel's output) that differ, within the batch.
         errors: how many the program counts: changed decisions and differing samples, or differing elements.
         critical: decisions that changed, among finite samples; ``nonfinite`` are the samples with NaN or infinity.
         elements: values with other bits.
@@ -46,6 +47,7 @@ class Difference:
     """
 
     lines: tuple[str, ...]
+    rows: tuple[int, ...]
     errors: int
     critical: int
     nonfinite: int
@@ -67,21 +69,23 @@ def describe_difference(bench: Bench, batch: int, golden: Tensor, observed: Tens
     golden, observed = golden.cpu(), observed.cpu()
     if golden.shape != observed.shape or golden.dtype != observed.dtype:
         text = f"batch:{batch}  shape g:{tuple(golden.shape)} o:{tuple(observed.shape)}"
-        return Difference((text,), 1, int(bench.decides), 0, observed.numel(), 0.0)
+        return Difference((text,), (), 1, int(bench.decides), 0, observed.numel(), 0.0)
     found = compare(golden, observed)
     rows = (~found.bit_equal).nonzero().flatten().tolist()
     changed = [row for row in rows if bench.decides and found.top1_changed[row] and not found.nonfinite[row]]
     places = (bits.int_view(golden.contiguous()) != bits.int_view(observed.contiguous())).nonzero()
     if bench.decides:
-        lines = [_decision(bench, batch, row, golden, observed) for row in changed]
-        lines += [_sample(batch, row, golden[row], observed[row]) for row in rows]
-        errors = len(lines)
+        lines = [_decision(bench, batch, row, golden, observed) for row in changed[:SHOWN]]
+        lines += [_sample(batch, row, golden[row], observed[row]) for row in rows[:SHOWN]]
+        errors = len(changed) + len(rows)
     else:
         lines = [_element(place, golden, observed) for place in places[:SHOWN].tolist()]
         errors = len(places)
     finite = found.max_relative[~found.nonfinite]
     worst = float(finite.max()) if len(finite) else 0.0
-    return Difference(tuple(lines), errors, len(changed), int(found.nonfinite.sum()), len(places), worst)
+    return Difference(
+        tuple(lines[:SHOWN]), tuple(rows[:SHOWN]), errors, len(changed), int(found.nonfinite.sum()), len(places), worst
+    )
 
 
 def _decision(bench: Bench, batch: int, row: int, golden: Tensor, observed: Tensor) -> str:

@@ -177,6 +177,7 @@ class Watchdog:
         kind = message.pop("kind")
         if kind == "ready":
             life.ready, life.heard = True, time.monotonic()
+            life.longest = message["audit"]  # which is a pause that comes again
         elif kind == "it":
             log = self._log(life, message["bench"], iterationinterval=message["every"])
             log.line(iteration_line(message["iteration"], message["kernel"], message["total"]))

@@ -15,7 +15,7 @@ from holdfast.errors import UnreadableArtifact, UsageError
 from holdfast.evidence.record import Record
 from holdfast.seeds import derive
 from holdfast.soak import import_logs
-from holdfast.soak.counts import published, read_counts
+from holdfast.soak.counts import Counts, published, read_counts
 from holdfast.soak.log_lines import file_name, iteration_line, sdc_line
 from holdfast.soak.nvbitfi import Kind, read_results
 
@@ -167,3 +167,68 @@ def test_rows_go_to_parquet(tmp_path: Path):
     [row] = parquet.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert (row["subject"], row["seconds"], row["critical"]) == ("net, ECC OFF, carol", 5.0, True)
     assert parquet.read_table(tmp_path / "out" / "arms.parquet").num_rows == 1
+
+
+def test_a_supervisors_copy_of_a_run_counts_once(tmp_path: Path):
+    path = log_of(tmp_path, 0, "base", [(5.0, True)], 10.0)
+    lines = ["#BEGIN Y:2023 M:12 D:01 Time:00:00:00", *path.read_text().splitlines()]
+    path.write_text("\n".join(lines[:-1]))
+    stamped = [f"2023-12-01 00:00:{k:02}.000 {line}" for k, line in enumerate(lines[:-1])]
+    copy = path.with_name(path.name.replace("00_00_00", "00_00_01"))
+    copy.write_text("\n".join(["#SERVER_HEADER x", *stamped, "#SERVER_DUE:power cycle TIME:2023-12-01-00-01-00"]))
+    found = import_logs([tmp_path])
+    [arm] = found.analysis.arms
+    assert (arm.sessions, arm.sdc.events, arm.due.events) == (1, 1, 1)  # the one that knows of the DUE
+    assert any("supervisor's copy" in note for note in found.notes)
+
+
+def beam_log(folder: Path, row: Counts, events: list[tuple[int, str, bool]]) -> None:
+    """Write ``row`` as one log of a beam run: an #IT line each 10 s, an #SDC for each of (second, image, critical)."""
+    hard = "hardenedid" if row.arm == "hardened" else "None"
+    model = "_".join(row.subject.split()).replace("/", "-")
+    lines = [f"#HEADER framework:PyTorch goldpath={model}_torch_compile_False_hardening_{hard}.pt model={model}"]
+    ticks = [(10.0 * k, None, False) for k in range(1, int(row.seconds) // 10 + 1)]
+    marks = sorted([*ticks, *((float(t), image, critical) for t, image, critical in events)], key=lambda mark: mark[0])
+    for errors, (t, image, critical) in enumerate(marks):
+        if image is None:
+            lines.append(iteration_line(int(t), 1.0, t))
+            continue
+        if critical:
+            lines.append(f"#ERR critical batch:0 imgid:{image}  i:0 g:1 o:2 gt:1")
+        lines.append(f"#ERR batch:0 imgid:{image}  output_t nan:0 inf:0 min:0 max:1")
+        lines.append(sdc_line(int(t), 1.0, t, 1, errors))
+    lines += [iteration_line(int(row.seconds), 1.0, row.seconds), "#END", ""]
+    number = len(list(folder.glob("*.log")))
+    path = folder / file_name(datetime(2023, 12, 1) + timedelta(hours=number), f"PyTorch-{model}", False, "carol")
+    path.write_text("\n".join(lines))
+
+
+def test_logs_with_the_counts_of_december_2023_give_its_table(tmp_path: Path):
+    for row in read_counts(published("december-2023")).rows:
+        times = [round((k + 0.5) * row.seconds / row.sdc) for k in range(row.sdc)]
+        beam_log(tmp_path, row, [(t, str(k), k < row.critical) for k, t in enumerate(times)])
+    found = import_logs([tmp_path]).analysis
+    assert {pair.subject for pair in found.pairs if pair.verdict == "worse"} == {"SwinV2-L_12to16_256, ECC OFF, carol"}
+    pools = {pool.without: pool.change.value for pool in found.pools}
+    assert pools[""] == pytest.approx(-0.920, abs=5e-4)
+    assert pools["ViT-L-14_224, ECC OFF, carol"] == pytest.approx(-0.515, abs=1e-3)
+    worst = max(found.spreads, key=lambda spread: spread.test.index)
+    assert (worst.subject, worst.test.basis) == ("ViT-L-14_224, ECC OFF, carol", "arms")
+    assert worst.test.index == pytest.approx(194.7, abs=0.3)
+
+
+def test_with_logs_an_episode_shows_without_any_assumption_about_hardening(tmp_path: Path):
+    """ViT-L's 343 events in six sessions, 283 of them one corruption that stayed: no second arm is needed."""
+    for session in range(6):
+        row = Counts(subject="ViT-L/14 224", arm="base", seconds=537.0, sdc=0, critical=0)
+        events = [(50 * k + session, f"{session}-{k}", False) for k in range(10)]
+        if session == 3:
+            events += [(100 + k, "stuck", True) for k in range(283)]
+        beam_log(tmp_path, row, events)
+    found = import_logs([tmp_path]).analysis
+    [spread] = found.spreads
+    assert spread.over
+    assert spread.test.basis == "logs"
+    [arm] = found.arms
+    assert (arm.sdc.events, arm.critical.events) == (343, 283)
+    assert arm.episodes < 70

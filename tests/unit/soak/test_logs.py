@@ -183,6 +183,8 @@ def test_sessions_of_one_arm_are_held_against_each_other(tmp_path: Path):
     [spread] = found.spreads
     assert spread.test.basis == "logs"
     assert spread.over
+    low, high = found.wider(spread)
+    assert low < arm.sdc.low < arm.sdc.high < high
     steady = analyse([log.counts for log in logs[:-1]])
     assert not steady.spreads[0].over
 

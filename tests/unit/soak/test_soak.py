@@ -25,6 +25,7 @@ from holdfast.soak.benches import Bench
 from holdfast.soak.devices import usable_cores
 from holdfast.soak.logs import read_log
 from holdfast.soak.run import Soak, SoakReport, soak
+from holdfast.soak.triage import describe_difference
 
 DATA = dataset("digits")
 CORE = f"cpu:{usable_cores()[0]}"
@@ -343,3 +344,59 @@ def test_one_device_may_fail_and_the_others_go_on(tmp_path: Path):
     assert report.tallies[f"cpu{bad}"].given_up
     assert report.tallies[f"cpu{bad}"].events["due"] == 3
     assert report.tallies[f"cpu{usable_cores()[0]}"].iterations == 30
+
+
+def test_time_ends_a_run(tmp_path: Path):
+    report = run(tmp_path, iterations=None, hours=1.5 / 3600)
+    assert report.iterations > 30
+    assert read_log(only_log(report)).ending == "end"
+
+
+def test_another_shape_is_a_wrong_output_and_no_crash(tmp_path: Path):
+    def narrow(bench: Bench) -> None:
+        handle = bench.module.register_forward_hook(lambda module, inputs, output: (handle.remove(), output[:, :5])[1])
+
+    report = run(tmp_path / "out", Once(tmp_path / "flag", 5, narrow))
+    assert (report.events["sdc"], report.events["critical"], report.events["due"]) == (1, 1, 0)
+    assert "shape g:(4, 10) o:(4, 5)" in only_log(report).read_text()
+
+
+def test_a_golden_file_of_another_platform_is_refused(tmp_path: Path):
+    run(tmp_path)
+    path = tmp_path / "golden" / "golden.json"
+    value = json.loads(path.read_text())
+    value["platform"]["cpu"] = "another one"
+    path.write_text(json.dumps(value))
+    with pytest.raises(InvalidConfig, match="another platform: cpu"):
+        run(tmp_path)
+
+
+def test_a_model_that_gives_nan_as_it_is_cannot_be_soaked(tmp_path: Path):
+    model = net()
+    model.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    with pytest.raises(InvalidConfig, match="NaN or infinity"):
+        soak(Soak(devices=CORE, iterations=1, samples=4), out=tmp_path, model=model, data=DATA)
+
+
+def test_a_million_wrong_elements_are_described_at_once():
+    """A layer in a beam shows 630,000 to 670,000 of them; a loop over elements took minutes for each."""
+    golden = torch.zeros(1028, 1024)
+    bench = Bench("layer", nn.Identity(), (golden,), decides=False)
+    begun = time.process_time()
+    found = describe_difference(bench, 0, golden, golden + 1)
+    assert time.process_time() - begun < 5
+    assert (found.elements, found.errors, len(found.lines)) == (1028 * 1024, 1028 * 1024, 509)
+    assert found.lines[0] == "i:(0, 0) g:0.000000e+00 o:1.000000e+00"
+
+
+def test_the_samples_of_a_wrong_batch_are_named(tmp_path: Path):
+    def one_row(bench: Bench) -> None:
+        def spoil(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+            handle.remove()
+            return output + torch.tensor([[0.0], [0.0], [1.0], [0.0]])
+
+        handle = bench.module.register_forward_hook(spoil)
+
+    report = run(tmp_path / "out", Once(tmp_path / "flag", 5, one_row))
+    [event] = events(report, "sdc")
+    assert (event["batch"], event["difference"]["rows"]) == (1, [2])  # sample 1 * 4 + 2 of the data
