@@ -72,7 +72,9 @@ class _Course:
 
 
 @dataclass
-class _Loop:
+class Loop:
+    """The golden loop of one worker; ``heart`` holds the iterations so far and the place of the bench at work."""
+
     orders: Orders
     send: Callable[[dict[str, Any]], None]
     heart: Any  # shared int64 array
@@ -163,7 +165,7 @@ def work(pipe: Connection, foreign: Sequence[Connection], stop: Event, heart: An
     def send(message: dict[str, Any]) -> None:
         pipe.send_bytes(json.dumps(message).encode())
 
-    loop = _Loop(orders, send, heart)
+    loop = Loop(orders, send, heart)
     with suppress(BrokenPipeError), torch.no_grad():  # the watchdog is gone
         try:
             loop.prepare()
