@@ -109,7 +109,7 @@ def _events(events: Mapping[str, int]) -> str:
 
 def _tell(report: SoakReport, out: Path) -> None:
     for device, tally in report.tallies.items():
-        state = "; given up: no worker lives here" if tally.given_up else ""
+        state = "; given up: see events.jsonl" if tally.given_up else ""
         say(f"{device:<8} {tally.iterations:>12,} iterations  {_events(tally.events) or 'nothing wrong'}{state}")
     if report.analysis is not None:
         level = f"{report.analysis.confidence:.0%}"

@@ -20,7 +20,7 @@ from holdfast import errors
 from holdfast.errors import HoldfastError, TrialError
 from holdfast.soak.journal import Journal, LogFile
 from holdfast.soak.log_lines import iteration_line, sdc_line
-from holdfast.soak.worker import BENCH, ITERATIONS, Orders, work
+from holdfast.soak.worker import BENCH, HOPELESS, ITERATIONS, Orders, work
 
 _START = 120.0  # seconds until a worker must have loaded
 _TRIES = 3  # lives in a row without one iteration, after which a device is left alone
@@ -53,6 +53,7 @@ class _Life:
     longest: float = 0.0  # seconds between two beats that were seen
     ready: bool = False
     crash: str = ""
+    hopeless: str = ""
     done: bool = False
 
     @property
@@ -96,7 +97,8 @@ class Watchdog:
         self._context = get_context("fork")
         self._stop = self._context.Event()
         self._lives: dict[str, _Life] = {}
-        self._failures: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()  # lives in a row without an iteration
+        self._hopeless: Counter[str] = Counter()  # lives that gave nothing but errors
         self._told, self._minute = 0.0, time.monotonic()
         self.tallies = {order.device.name: Tally() for order in orders}
         self.interrupted = False
@@ -118,7 +120,7 @@ class Watchdog:
             self.interrupted = True
         finally:
             self._wind_up()
-        if all(tally.given_up for tally in self.tallies.values()):
+        if all(self._failures[device] >= _TRIES for device in self.tallies):
             raise TrialError(
                 f"every worker died {_TRIES} times before its first iteration",
                 hint=f"{self._journal.folder / 'events.jsonl'} says how",
@@ -187,6 +189,8 @@ class Watchdog:
             self._latent(life, message)
         elif kind == "crash":
             life.crash = message["text"]
+        elif kind == "hopeless":
+            life.hopeless = message["bench"]
         elif kind == "done":
             life.done = True
         else:
@@ -225,11 +229,23 @@ class Watchdog:
             self._close(life, "#END")
             self._journal.event("end", device=life.orders.device.name, iterations=int(life.heart[ITERATIONS]))
             self._forget(life)
+        elif life.hopeless:
+            self._aborted(life)
         elif life.crash:
             self._log(life, life.bench).line(f"#INF SETUP_ERROR:{life.crash}")
             self._due(life, "crash", life.crash)
         else:
             self._due(life, "death", f"exit code {life.process.exitcode}")
+
+    def _aborted(self, life: _Life) -> None:
+        """Begin anew where nothing but persistent errors came: it is no DUE, and a few such lives are enough."""
+        device = life.orders.device.name
+        self._log(life, life.hopeless).line(f"#ABORT {HOPELESS} persistent errors in a row")
+        self._close(life, "#END")
+        self.tallies[device].events.update(("aborted",))
+        self._journal.event("aborted", device=device, bench=life.hopeless)
+        self._hopeless[device] += 1
+        self._again(life, hopeless=self._hopeless[device] >= _TRIES)
 
     def _due(self, life: _Life, what: str, words: str) -> None:
         """Count it, close the logs as a supervisor does, and start another worker."""
@@ -243,8 +259,12 @@ class Watchdog:
         beats = int(life.heart[ITERATIONS])
         self._journal.event("due", device=device, bench=bench, what=what, words=words, iterations=beats)
         self._failures[device] = 0 if beats else self._failures[device] + 1
+        self._again(life, hopeless=self._failures[device] >= _TRIES)
+
+    def _again(self, life: _Life, *, hopeless: bool) -> None:
+        device = life.orders.device.name
         self._forget(life)
-        if self._failures[device] >= _TRIES:
+        if hopeless:
             self.tallies[device].given_up = True
             self._journal.event("given-up", device=device)
         elif not self._stop.is_set():

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
@@ -22,17 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import DigestMismatch, HoldfastError, UnreadableArtifact
 from holdfast.execution.run import evaluating
 from holdfast.signing.resident.incident import Incident
 from holdfast.soak.benches import Bench
 from holdfast.soak.devices import Device
 from holdfast.soak.golden import Golden
-from holdfast.soak.triage import Triage, describe_difference
+from holdfast.soak.triage import Triage, Verdict, describe_difference
 
 ITERATIONS, BENCH = 0, 1  # places in the shared heartbeat
 _EACH = 1.0  # seconds between #IT lines, about
 _LEAST = 10  # iterations between them
+HOPELESS = 100  # persistent errors in a row, after which one more says nothing new
 Disturb = Callable[[Bench, int], None]
 
 
@@ -64,6 +65,7 @@ class _Course:
     kernel: float = 0.0
     every: int = _LEAST
     told: int = -1  # the last iteration that got a line
+    stuck: int = 0  # persistent errors in a row
 
     def message(self, kind: str, **more: Any) -> dict[str, Any]:
         """Return a message about the last iteration."""
@@ -80,18 +82,23 @@ class Loop:
     heart: Any  # shared int64 array
     courses: list[_Course] = field(default_factory=list)
     audited: float = 0.0
+    audit_seconds: float = 0.0  # of the first audit
+    hopeless: str = ""  # the bench that gives nothing but persistent errors
 
     def prepare(self) -> None:
-        """Pin this process and load."""
+        """Pin this process, load, and check that memory holds what the golden file was made from."""
         self.orders.device.pin()
         for bench in self.orders.benches:
             self.courses.append(_Course(Triage(bench.on(self.orders.device.torch), self.orders.golden)))
+        begun = time.monotonic()
+        self.audit()
+        self.audit_seconds = time.monotonic() - begun
 
     def run(self, stop: Event) -> None:
         """Compute until told to stop, until the limit, or until nobody listens any more."""
         parent = os.getppid()
         for number, (place, batch) in enumerate(self._schedule()):
-            if stop.is_set() or number == self.orders.limit or os.getppid() != parent:
+            if stop.is_set() or number == self.orders.limit or os.getppid() != parent or self.hopeless:
                 break
             self.heart[BENCH] = place
             self._iteration(self.courses[place], batch)
@@ -125,6 +132,8 @@ class Loop:
             self._tell(course)
         if course.triage.wrong(batch, output):
             self._mismatch(course, batch, output)
+        else:
+            course.stuck = 0
 
     def _tell(self, course: _Course) -> None:
         course.told = course.done - 1
@@ -136,6 +145,9 @@ class Loop:
         found = describe_difference(triage.bench, batch, triage.golden[batch], output)
         verdict, incidents = triage.judge(batch)
         facts = {"difference": found.to_json(), "verdict": str(verdict), "incidents": _json(incidents)}
+        course.stuck = course.stuck + 1 if verdict is Verdict.PERSISTENT else 0
+        if course.stuck >= HOPELESS:
+            self.hopeless = triage.bench.name
         self.send(course.message("sdc", batch=batch, lines=list(found.lines), errors=found.errors, **facts))
 
     def audit(self) -> None:
@@ -168,24 +180,32 @@ def work(pipe: Connection, foreign: Sequence[Connection], stop: Event, heart: An
     loop = Loop(orders, send, heart)
     with suppress(BrokenPipeError), torch.no_grad():  # the watchdog is gone
         try:
-            loop.prepare()
-            begun = time.monotonic()
-            loop.audit()  # memory holds what the golden file was made from
-            send({"kind": "ready", "audit": time.monotonic() - begun})
-            with _all_evaluating(orders.benches):
-                loop.run(stop)
-            send({"kind": "done"})
-        except HoldfastError as error:
-            send({"kind": "refused", "error": type(error).__name__, "message": str(error), "hint": error.hint})
+            if not _refuses(loop.prepare, HoldfastError, send):
+                send({"kind": "ready", "audit": loop.audit_seconds})
+                _live(loop, stop, send)
         except Exception as error:
             send({"kind": "crash", "text": f"{type(error).__name__}: {error}"[:400]})
             raise
 
 
-def _all_evaluating(benches: Sequence[Bench]) -> Any:
-    from contextlib import ExitStack
+def _live(loop: Loop, stop: Event, send: Callable[[dict[str, Any]], None]) -> None:
+    """Run to the end; a golden file that changed is a refusal, every other error of a pass is a crash."""
+    with ExitStack() as modes:
+        for bench in loop.orders.benches:
+            modes.enter_context(evaluating(bench.module))
+        if not _refuses(lambda: loop.run(stop), (DigestMismatch, UnreadableArtifact), send):
+            send({"kind": "hopeless", "bench": loop.hopeless} if loop.hopeless else {"kind": "done"})
 
-    stack = ExitStack()
-    for bench in benches:
-        stack.enter_context(evaluating(bench.module))
-    return stack
+
+def _refuses(
+    call: Callable[[], None],
+    kinds: type[HoldfastError] | tuple[type[HoldfastError], ...],
+    send: Callable[[dict[str, Any]], None],
+) -> bool:
+    """Say whether ``call`` raised one of ``kinds``, and tell the watchdog."""
+    try:
+        call()
+    except kinds as error:
+        send({"kind": "refused", "error": type(error).__name__, "message": str(error), "hint": error.hint})
+        return True
+    return False

@@ -400,3 +400,24 @@ def test_the_samples_of_a_wrong_batch_are_named(tmp_path: Path):
     report = run(tmp_path / "out", Once(tmp_path / "flag", 5, one_row))
     [event] = events(report, "sdc")
     assert (event["batch"], event["difference"]["rows"]) == (1, [2])  # sample 1 * 4 + 2 of the data
+
+
+def test_nothing_but_errors_does_not_fill_the_disk(tmp_path: Path):
+    def worn_out(bench: Bench, iteration: int) -> None:
+        if iteration == 0:
+            bench.module.register_forward_hook(lambda module, inputs, output: output * 2)
+
+    report = run(tmp_path, worn_out, iterations=10_000)
+    assert (report.events["sdc"], report.events["aborted"], report.events["due"]) == (300, 3, 0)
+    assert report.tallies[f"cpu{usable_cores()[0]}"].given_up
+    logs = [read_log(path) for path in report.logs.glob("*.log")]
+    assert [(log.aborts, log.ending, len(log.corruptions)) for log in logs] == [(1, "end", 100)] * 3
+    assert report.analysis.arms[0].episodes == 3
+
+
+def test_an_error_of_ours_in_a_pass_is_a_due_and_does_not_end_the_run(tmp_path: Path):
+    def refuse(bench: Bench) -> None:
+        raise InvalidConfig("a guard gave up")
+
+    report = run(tmp_path / "out", Once(tmp_path / "flag", 5, refuse))
+    assert (report.events["crash"], report.iterations) == (1, 35)
