@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution.condition import Fault, Flips, Population, by_pass
-from holdfast.models import select, stored, tap
+from holdfast.models import Stored, select, stored, tap
 from holdfast.models.cache import cached_tensors
 from holdfast.models.internals import Unfused, no_fast_path, replacing
 from holdfast.models.site import Site
@@ -73,9 +73,9 @@ def applied(model: nn.Module, flips: Sequence[Flips]) -> Iterator[None]:
         for item in flips:
             if item.site.kind in STORED:
                 place = stored(model, item.site)
-                mask = item.against(place.at(item.index))
-                place.xor_(item.index, mask)
-                undo.callback(place.xor_, item.index, mask)
+                before = place.at(item.index).clone()
+                place.xor_(item.index, item.against(before))
+                undo.callback(_put_back, place, item.index, before)
         flowing = {item.site: _every_sample(item) for item in flips if item.site.kind not in STORED}
         undo.enter_context(_tap_all(model, flowing, lambda: flowing))
         yield
@@ -98,6 +98,11 @@ def drawn_in_window(
     if not getattr(fault, "each_read", False):
         return fault.flips(population, seed)
     return drawn_in_pass(fault.on_chip(seed) if hasattr(fault, "on_chip") else fault, population, seed, number)
+
+
+def _put_back(place: Stored, index: Tensor, before: Tensor) -> None:
+    """Restore the codes at ``index`` to what they were, also where a guard has mended them meanwhile."""
+    place.xor_(index, (place.at(index) ^ before).to(torch.int64))
 
 
 @contextmanager

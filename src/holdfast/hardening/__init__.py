@@ -3,6 +3,7 @@
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
 from holdfast.hardening.guards.range_restriction import RangeRestriction
+from holdfast.hardening.guards.weight_codes_guard import WeightCodeGuard, WeightCodes
 from holdfast.hardening.harden import Hardening, Method, harden, methods
 from holdfast.hardening.profile import Bounds, profile
 
@@ -15,6 +16,8 @@ __all__ = [
     "RangeGuard",
     "RangeRestriction",
     "RecomputingRangeGuard",
+    "WeightCodeGuard",
+    "WeightCodes",
     "harden",
     "methods",
     "profile",

@@ -54,6 +54,8 @@ def harden(model: nn.Module, method: Hardening) -> nn.Module:
     installed = method.guards(model)
     hardened = copy.deepcopy(model)
     for guard in installed:
+        if (prepare := getattr(guard, "prepare", None)) is not None:  # codes within the weights are written once
+            prepare(hardened)
         attach_guard(hardened, guard)
     inputs, described = {"model": manifest_of(model).digest}, method.describe()
     if data := described.get("profile"):

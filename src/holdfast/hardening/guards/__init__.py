@@ -3,5 +3,14 @@
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
 from holdfast.hardening.guards.range_restriction import RangeRestriction
+from holdfast.hardening.guards.weight_codes_guard import WeightCodeGuard, WeightCodes
 
-__all__ = ["ChecksumGuard", "Checksums", "RangeGuard", "RangeRestriction", "RecomputingRangeGuard"]
+__all__ = [
+    "ChecksumGuard",
+    "Checksums",
+    "RangeGuard",
+    "RangeRestriction",
+    "RecomputingRangeGuard",
+    "WeightCodeGuard",
+    "WeightCodes",
+]
