@@ -1,6 +1,7 @@
 """Transforms that make a model withstand faults in what it computes and stores."""
 
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
+from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.median_of_three import MedianGuard, MedianOfThree
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
 from holdfast.hardening.guards.range_restriction import RangeRestriction
@@ -12,6 +13,8 @@ __all__ = [
     "Bounds",
     "ChecksumGuard",
     "Checksums",
+    "DuplicateGuard",
+    "Duplication",
     "Hardening",
     "MedianGuard",
     "MedianOfThree",

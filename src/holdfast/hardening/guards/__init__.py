@@ -1,6 +1,7 @@
 """Guards: corrections that run at a site, or around the whole model, on every forward pass."""
 
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
+from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.median_of_three import MedianGuard, MedianOfThree
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
 from holdfast.hardening.guards.range_restriction import RangeRestriction
@@ -9,6 +10,8 @@ from holdfast.hardening.guards.weight_codes_guard import WeightCodeGuard, Weight
 __all__ = [
     "ChecksumGuard",
     "Checksums",
+    "DuplicateGuard",
+    "Duplication",
     "MedianGuard",
     "MedianOfThree",
     "RangeGuard",
