@@ -1,7 +1,7 @@
 """Checksums of linear layers: what they cost, what they find, and how often rounding fools them.
 
 Cost: whole forward passes of a vision transformer with every linear layer checked, against the same without checks;
-fp32 is the headline, the table has bf16 and two widths. Detection: a small transformer trained on the digits, single
+fp32 and one image are the headline, the table has bf16, two widths and a batch of eight. Detection: a small transformer trained on the digits, single
 flipped bits in outputs and in weights of its linear layers; of those that change the top-1 class, or give NaN or
 infinity, how many raise an alarm. False alarms: products without any fault, of many shapes and kinds of input. The
 thresholds are held against two others: the worst case of rounding, gamma_K |x| |W| summed over the row, and a
@@ -38,7 +38,8 @@ PRODUCTS = int(os.environ.get("HOLDFAST_BENCH_PRODUCTS", "100000"))
 TRIALS = int(os.environ.get("HOLDFAST_BENCH_TRIALS", "60000"))
 REPEATS = int(os.environ.get("HOLDFAST_BENCH_REPEATS", "25"))
 DTYPES = (torch.float32, torch.bfloat16)
-WIDTHS = ((768, 12, 2), (384, 6, 3))  # dim, heads, blocks: as ViT-B and ViT-S have them, with fewer blocks
+# dim, heads, blocks, images: as ViT-B and ViT-S have them, with fewer blocks
+WIDTHS = ((768, 12, 2, 1), (384, 6, 3, 1), (768, 12, 2, 8))
 SHAPES = ((16, 64, 192), (17, 64, 256), (17, 256, 64), (32, 128, 10), (8, 384, 96), (5, 1024, 33), (9, 96, 1600))
 ROWS = 64  # faults in outputs that share one pass
 
@@ -53,16 +54,16 @@ def _linear(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
 
 
-def _cost(dim: int, heads: int, depth: int, dtype: torch.dtype) -> _harness.Result:
+def _cost(dim: int, heads: int, depth: int, images: int, dtype: torch.dtype) -> _harness.Result:
     plain = untrained(dim, heads, depth).to(dtype)
-    image = torch.randn(1, 3, 224, 224, generator=derive(0, "image").torch()).to(dtype)
+    image = torch.randn(images, 3, 224, 224, generator=derive(0, "image").torch()).to(dtype)
     other = torch.randn(1, 3, 224, 224, generator=derive(0, "calibration").torch()).to(dtype)
     checksums = Checksums(sites=_linear(plain))
     checked = harden(plain, replace(checksums, quick=smallest_thresholds(plain, checksums, other)))
     with torch.no_grad():
         pairs = _harness.paired(lambda: checked(image), lambda: plain(image), repeats=REPEATS)
     return _harness.summarise(
-        f"checking all {len(_linear(plain))} linear layers of a transformer of width {dim} in {_name(dtype)}",
+        f"checking all {len(_linear(plain))} linear layers of a transformer of width {dim} in {_name(dtype)}, batch {images}",
         pairs,
         peer_name="the same forward pass unchecked",
     )
