@@ -1,11 +1,12 @@
 """Checksums of linear layers: what they cost, what they find, and how often rounding fools them.
 
 Cost: whole forward passes of a vision transformer with every linear layer checked, against the same without checks;
-fp32 and one image are the headline, the table has bf16, two widths and a batch of eight. Detection: a small transformer trained on the digits, single
-flipped bits in outputs and in weights of its linear layers; of those that change the top-1 class, or give NaN or
-infinity, how many raise an alarm. False alarms: products without any fault, of many shapes and kinds of input. The
-thresholds are held against two others: the worst case of rounding, gamma_K |x| |W| summed over the row, and a
-tolerance of 1e-2 relative to the row, as tools without an error model take it.
+fp32 and one image are the headline, the table has bf16, two widths and a batch of eight. Detection: a small
+transformer trained on the digits, single flipped bits in outputs and in weights of its linear layers; of those that
+change the top-1 class, or give NaN or infinity, how many raise an alarm. False alarms: products without any fault, of
+many shapes and kinds of input. The thresholds are held against two others: the worst case of rounding,
+gamma_K |x| |W| summed over the row, and a tolerance of 1e-2 relative to the row, as tools without an error model take
+it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _cost(dim: int, heads: int, depth: int, images: int, dtype: torch.dtype) -> 
     with torch.no_grad():
         pairs = _harness.paired(lambda: checked(image), lambda: plain(image), repeats=REPEATS)
     return _harness.summarise(
-        f"checking all {len(_linear(plain))} linear layers of a transformer of width {dim} in {_name(dtype)}, batch {images}",
+        f"checking all {len(_linear(plain))} linear layers, width {dim}, {_name(dtype)}, batch {images}",
         pairs,
         peer_name="the same forward pass unchecked",
     )
