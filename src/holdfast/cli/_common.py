@@ -89,6 +89,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return ``1 file``, ``2 files``."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def say(text: str) -> None:
     """Tell a human; stdout stays free for JSON. A line feed ends a line; no other control character gets through."""
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
@@ -134,7 +139,7 @@ def password_for(path: str | None) -> bytes | None:
         return getpass.getpass("password of the key: ").encode()
     from holdfast._files import read_bytes
 
-    return read_bytes(Path(path), "password file", limit=1 << 12).rstrip(b"\r\n")
+    return read_bytes(Path(path), "password file", limit=1 << 12, stream=True).rstrip(b"\r\n")
 
 
 @contextmanager

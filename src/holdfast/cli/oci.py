@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, say
+from holdfast.cli._common import Json, counted, emit, make_app, say
 
 app = make_app()
 PlainHttp = Annotated[
@@ -43,7 +43,8 @@ def push(
     from holdfast.distribution import push as push_model
 
     done = push_model(model, reference, plain_http=plain_http, progress=_announce)
-    say(f"pushed {len(done.files)} files and {len(done.attached)} attachments\n{reference} is {done.digest}")
+    what = f"{counted(len(done.files), 'file')} and {counted(len(done.attached), 'attachment')}"
+    say(f"pushed {what}\n{reference} is {done.digest}")
     if json:
         emit({"reference": reference, "digest": done.digest, "files": [*done.files], "attached": [*done.attached]})
 
@@ -54,6 +55,9 @@ def pull(
     out: Annotated[Path, typer.Argument(help="Folder to make; it appears only when everything in it verifies.")],
     trust: Annotated[list[str], typer.Option(help="Who must have signed; repeatable, all of them must have.")],
     policy: Annotated[Path | None, typer.Option(help="Policy it must satisfy, too, before it appears.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most bytes to fetch; what the disk holds by default.", min=0)
+    ] = None,
     plain_http: PlainHttp = False,
     json: Json = False,
 ) -> None:
@@ -61,8 +65,11 @@ def pull(
     from holdfast.distribution import pull as pull_model
 
     accept = None if policy is None else partial(_judge, policy)
-    done = pull_model(reference, out, trust=[*trust], plain_http=plain_http, progress=_announce, accept=accept)
-    say(f"verified: {out}, {len(done.files)} files, signed by {done.proof.signer}\n{reference} is {done.digest}")
+    done = pull_model(
+        reference, out, trust=[*trust], plain_http=plain_http, progress=_announce, accept=accept, limit=limit
+    )
+    say(f"verified: {out}, {counted(len(done.files), 'file')}, signed by {done.proof.signer}")
+    say(f"{reference} is {done.digest}")
     if json:
         names = {"files": [*done.files], "attached": [*done.attached]}
         emit({"path": str(out), "digest": done.digest, "signer": done.proof.signer} | names)

@@ -6,7 +6,7 @@ import io
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from holdfast.errors import (
     UnsupportedVersion,
     VerificationError,
 )
+from holdfast.evidence.beside import SIGNATURE
 from holdfast.signing import (
     Threshold,
     TrustSources,
@@ -40,7 +41,10 @@ from holdfast.signing import (
     verify,
     verify_artifact,
     verify_bundle,
+    verify_listing,
 )
+from holdfast.signing.oms.serialization import FILES
+from holdfast.signing.oms.statement import Listing
 
 MAX_ATTACHMENTS = 256
 ATTACHED_LIMIT = 1 << 30  # bytes of all attachments, which are held in memory
@@ -67,11 +71,13 @@ def pull(
     plain_http: bool = False,
     progress: Progress = lambda _name, _size: None,
     accept: Callable[[Path], object] | None = None,
+    limit: int | None = None,
 ) -> Pulled:
     """Pull the model at ``HOST/NAME[:TAG][@DIGEST]`` into the new folder ``out``, which appears only when it verifies.
 
     Signatures are found as referrers of the model's manifest. Others may have attached theirs, so of several under one
-    name the first that ``trust`` signed is taken.
+    name the first that ``trust`` signed is taken. They are verified first, and against the manifest: of a model that
+    ``trust`` did not sign no file is fetched.
 
     Args:
         reference: a digest in it pins the manifest.
@@ -80,11 +86,12 @@ def pull(
         plain_http: talk without TLS, as to a registry on this machine.
         progress: called with the name and size of each file that is about to come.
         accept: called with the verified folder before anybody can see it; what it raises leaves nothing behind.
+        limit: most bytes of all files together; what the disk holds by default.
 
     Raises:
         VerificationError: a blob, the manifest or the signature does not hold; ``out`` is not made.
         RecordMissing: nobody attached a signature.
-        StorageError: ``out`` exists, or the disk refuses.
+        StorageError: ``out`` exists, the files are more than ``limit`` or the disk holds, or the disk refuses.
         Unavailable: the registry does not answer or refuses.
     """
     out = Path(out)
@@ -93,11 +100,13 @@ def pull(
     repository = Repository(reference, plain_http=plain_http)
     data, subject = repository.manifest(repository.wanted)
     layers = _named(read_layers(data, MODEL))
+    sides = _attachments(repository, subject)
+    _require_promised(layers, sides, trust)
     with _staging(out) as folder:
+        _require_room(folder, layers, limit)
         for name, layer in layers.items():
             progress(name, layer.size)
             _save(repository, layer, folder / name)
-        sides = _attachments(repository, subject)
         names = tuple(sides)
         proof = _verified(folder, tuple(layers), sides, trust)
         if accept is not None:
@@ -119,6 +128,44 @@ def _named(layers: list[Descriptor]) -> dict[str, Descriptor]:
         if is_side_file(name) or any(other.startswith(f"{name}/") for other in result):
             raise UnreadableArtifact(f"the registry holds a file named {name!r} among those of the model")
     return result
+
+
+def _require_promised(layers: Mapping[str, Descriptor], sides: _Sides, trust: TrustSources | Threshold) -> None:
+    """Refuse, before any file is fetched, what no attached signature of ``trust`` promises.
+
+    Raises:
+        VerificationError: of the first signature that was attached.
+        RecordMissing: there is none.
+    """
+    refusals: list[HoldfastError] = []
+    for data in sides[_signature_name(tuple(layers), sides)]:
+        try:
+            _require_listed(layers, verify_listing(data, trust).listing)
+            return
+        except (VerificationError, UnreadableArtifact) as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _require_listed(layers: Mapping[str, Descriptor], listing: Listing) -> None:
+    """Refuse layers other than the files listed; their digests are compared where both sides have SHA-256."""
+    alone = listing.files == {"."} and len(layers) == 1  # a model of one file, as model-signing names it
+    there = {"." if alone else name: layer for name, layer in layers.items()}
+    if more := sorted(there.keys() - listing.files):
+        raise DigestMismatch(f"the registry adds {more[0]}, which was not signed")
+    if lacking := sorted(listing.files - there.keys()):
+        raise DigestMismatch(f"the registry lacks {lacking[0]}, which was signed")
+    if listing.how.method == FILES and listing.how.hash == "sha256":
+        for name, layer in there.items():
+            if layer.digest != f"sha256:{listing.digests[name]}":
+                raise DigestMismatch(f"{name} in the registry is not what was signed")
+
+
+def _require_room(folder: Path, layers: Mapping[str, Descriptor], limit: int | None) -> None:
+    wanted, free = sum(layer.size for layer in layers.values()), shutil.disk_usage(folder).free
+    if wanted > min(free, free if limit is None else limit):
+        room = f"{free} bytes are free" if limit is None or limit > free else f"the limit is {limit}"
+        raise StorageError(f"the registry announces {wanted} bytes, and {room}", hint="nothing was fetched")
 
 
 @contextmanager
@@ -198,11 +245,16 @@ def _is_signed(data: bytes, trust: TrustSources | Threshold) -> bool:
 
 def _subject(folder: Path, files: tuple[str, ...], sides: _Sides) -> tuple[Path, str]:
     """Return what was signed, the folder or its single file, and the name of the signature over it."""
+    name = _signature_name(files, sides)
+    return (folder if name == SIGNATURE else folder / files[0]), name
+
+
+def _signature_name(files: tuple[str, ...], sides: _Sides) -> str:
     if len(files) == 1 and f"{files[0]}.sig" in sides:
-        return folder / files[0], f"{files[0]}.sig"
-    if "model.sig" not in sides:
+        return f"{files[0]}.sig"
+    if SIGNATURE not in sides:
         raise RecordMissing("nobody attached a signature to this model", hint="its maker signs it before the push")
-    return folder, "model.sig"
+    return SIGNATURE
 
 
 def _place(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from holdfast.distribution.layout import DIGEST, INDEX, MANIFEST, MANIFEST_LIMIT, Descriptor
 from holdfast.errors import (
@@ -58,12 +58,21 @@ class Repository:
         self._client.auth.load_configs(self._at)
         # oras repeats a failed request for two minutes; a refused connection should say so at once
         self._send = inspect.unwrap(Registry.do_request).__get__(self._client)
-        self._add_timeouts()
+        self._guard()
 
-    def _add_timeouts(self) -> None:
-        inner = self._client.session.send
+    def _guard(self) -> None:
+        """Send everything with a timeout, nothing in the clear unasked, and the token to this registry alone.
+
+        A registry says where an upload goes, and that may be a store of somebody else's.
+        """
+        inner, home = self._client.session.send, _origin(f"{self._client.prefix}://{self._at.registry}")
 
         def send(request: Any, **options: Any) -> Any:
+            origin = _origin(request.url)
+            if origin[0] != home[0] and home[0] == "https":
+                raise Unavailable(f"the registry {self._at.registry} leads to {origin[1]} without TLS")
+            if origin != home and request.headers.get("Authorization", "").startswith("Bearer"):
+                del request.headers["Authorization"]
             return inner(request, **options | {"timeout": options.get("timeout") or _TIMEOUT})
 
         self._client.session.send = send
@@ -171,6 +180,12 @@ class Repository:
     def _listed(self, subject: Descriptor) -> list[Descriptor]:
         data = self._get("manifests", _fallback(subject), INDEX, ok=(200, 404))
         return _entries(data) if data else []
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _entries(data: bytes) -> list[Descriptor]:
