@@ -1,7 +1,8 @@
 """Signing and verifying a stored model: CPU-seconds and memory, against the tools that do the same, in the same run.
 
-Every job is a process of its own, start-up included. ``HOLDFAST_BENCH_LARGE=1`` adds a model of 4 GiB and signing it
-again after its README was edited.
+Every job is a process of its own, start-up included, with compiled bytecode at hand as an installation has it.
+``HOLDFAST_BENCH_LARGE=1`` adds a model of 4 GiB and signing it again after its README was edited. Jobs called
+``one core`` are bound to one; against the same without, their seconds tell what the others are good for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks import _harness
 
 GIB = 1 << 30
 PYTHON = sys.executable
+BARE = "--no-tensors"
 HOLDFAST = "import sys; from holdfast.cli import main; sys.exit(main(sys.argv[1:]))"
 MODEL_SIGNING = (
     "import sys, runpy; sys.argv[0] = 'model_signing'; runpy.run_module('model_signing', run_name='__main__')"
@@ -54,6 +56,8 @@ def measure() -> Table:
         folder = Path(name)
         _keys(folder)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
         for label, model in _models(folder):
             found = _runs(_jobs(folder, model), repeats=3)
             rows += _rows(label, found)
@@ -136,8 +140,16 @@ def _jobs(folder: Path, model: Path) -> dict[str, list[str]]:
         "openssl dgst -sha256": ["openssl", "dgst", "-sha256", *files],
         "holdfast sign": _holdfast("sign", str(model), "--key", f"file:{key}"),
         "holdfast sign --hash blake3": _holdfast("sign", str(model), "--key", f"file:{key}", "--hash", "blake3"),
+        "holdfast sign blake3, no tensors": [
+            *_holdfast("sign", str(model), "--key", f"file:{key}"),
+            "--hash",
+            "blake3",
+            BARE,
+        ],
         "holdfast verify": _holdfast("verify", str(model), "--trust", public),
     }
+    for tool in ("holdfast sign", "holdfast verify"):
+        jobs |= {f"{tool}, one core": ["taskset", "-c", _first_core(), *jobs[tool]]}
     if importlib.util.find_spec("model_signing"):
         own = ["--ignore-paths", str(model / "model.sig"), "--ignore-paths", str(model / "model.sig2")]
         tool = [PYTHON, "-c", MODEL_SIGNING]
@@ -166,6 +178,10 @@ def _jobs(folder: Path, model: Path) -> dict[str, list[str]]:
     if os.environ.get("HOLDFAST_BENCH_LARGE") and model.name == "four":
         jobs["holdfast resign (README)"] = _holdfast("resign", str(model), "--key", f"file:{key}", "--trust", public)
     return jobs
+
+
+def _first_core() -> str:
+    return str(min(os.sched_getaffinity(0)))
 
 
 def _runs(jobs: dict[str, list[str]], repeats: int) -> Found:

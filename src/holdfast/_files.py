@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,18 +83,39 @@ def _storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path}: {error.strerror or error}", hint="what stood there before is unchanged")
 
 
-def read_bytes(path: Path | str, what: str = "file", *, limit: int | None = None, prefix: int | None = None) -> bytes:
+def read_bytes(
+    path: Path | str,
+    what: str = "file",
+    *,
+    limit: int | None = None,
+    prefix: int | None = None,
+    stream: bool = False,
+) -> bytes:
     """Read a whole file, or the first ``prefix`` bytes of it (fewer where it is shorter).
 
+    A pipe that somebody put in the place of a file would keep the reader waiting for ever, so it is refused; unless
+    ``stream``, for what the user himself names and a shell may hand over as one.
+
     Raises:
-        UnreadableArtifact: missing, a directory, unreadable, or longer than ``limit`` bytes.
+        UnreadableArtifact: missing, a directory, no regular file, unreadable, or longer than ``limit`` bytes.
     """
     wanted = prefix if limit is None else limit + 1
     try:
-        with Path(path).open("rb") as handle:
+        with open(path, "rb", opener=None if stream else _open_regular) as handle:
             data = handle.read() if wanted is None else handle.read(wanted)
     except OSError as error:
         raise UnreadableArtifact(f"cannot read {what} {path}: {error.strerror or error}") from error
     if limit is not None and len(data) > limit:
         raise UnreadableArtifact(f"{what} {path} is longer than {limit} bytes")
     return data
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is not a regular file")

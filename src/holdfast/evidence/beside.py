@@ -39,12 +39,16 @@ def is_beside(name: str) -> bool:
 
 def is_evidence_file(model: Path, name: str) -> bool:
     """Return whether ``name`` is evidence in ``model``; a folder of such a name is none, and what it holds counts."""
-    return is_evidence(name) and not (model / name).is_dir()
+    return is_evidence(name) and _is_no_other_thing(model / name)
 
 
 def is_beside_file(model: Path, name: str) -> bool:
-    """Return whether ``name`` is evidence or the signature in ``model``, and no folder."""
-    return is_beside(name) and not (model / name).is_dir()
+    """Return whether ``name`` is evidence or the signature in ``model``, and no folder, pipe or device."""
+    return is_beside(name) and _is_no_other_thing(model / name)
+
+
+def _is_no_other_thing(path: Path) -> bool:
+    return path.is_file() or not path.exists()
 
 
 def is_beside_any(name: str) -> bool:

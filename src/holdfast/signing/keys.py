@@ -156,7 +156,7 @@ def load_public(source: PublicKey | bytes | Path | str) -> PublicKey:
     """
     if isinstance(source, PublicKey):
         return source
-    data = source if isinstance(source, bytes) else read_bytes(source, "public key", limit=_LIMIT)
+    data = source if isinstance(source, bytes) else read_bytes(source, "public key", limit=_LIMIT, stream=True)
     name = "the public key" if isinstance(source, bytes) else str(source)
     if b"PRIVATE KEY" in data:
         raise UnreadableArtifact(f"{name} is a private key", hint="trust takes the public one")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, HoldfastError, InvalidConfig, SignatureInvalid
-from holdfast.evidence.beside import default_manifest, default_signature, is_evidence
+from holdfast.evidence.beside import SIGNATURE, default_manifest, default_signature, is_evidence
 from holdfast.evidence.digest import Hashed, Wanted, hash_tree
 from holdfast.evidence.hashing import ALGORITHMS, windows
 from holdfast.evidence.model_manifest import ModelManifest
@@ -261,7 +261,7 @@ def _compare(
     """Compare a model with its manifest; return what was compared, and the files that are there unsigned."""
     how = Serialization(hash="blake3", ignore=frozenset(manifest.ignore), allow_symlinks=bool(links))
     listing = Listing(how, {item.name: item.blake3 for item in manifest.files})
-    beside = [default_signature(model).name] if model.is_dir() else []
+    beside = [SIGNATURE] if model.is_dir() and (model / SIGNATURE).is_file() else []
     skip, hidden = verifying_skip(model, default_manifest(model), [*ignore, *beside], listing, links=bool(links))
     found = compare_files(model, manifest, skip, links=Links.INSIDE if links else Links.REFUSE, extra=extra == "allow")
     return listing, tuple(sorted({*hidden, *found}))

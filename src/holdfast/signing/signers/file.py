@@ -8,4 +8,4 @@ from holdfast.signing.keys import KeySigner, parse_private
 
 def file_signer(path: str, *, password: bytes | None = None) -> KeySigner:
     """Read an ECDSA or Ed25519 key; ``password`` decrypts it and never comes from the command line."""
-    return parse_private(read_bytes(path, "private key", limit=1 << 16), password, path)
+    return parse_private(read_bytes(path, "private key", limit=1 << 16, stream=True), password, path)

@@ -54,7 +54,7 @@ class TokenUri:
             raise InvalidConfig("the token's PIN must come from one place", hint=hint)
         pin = password
         if pin is None:
-            pin = read_bytes(self.pin_source, "PIN file", limit=_MAX_PIN).rstrip(b"\r\n")
+            pin = read_bytes(self.pin_source, "PIN file", limit=_MAX_PIN, stream=True).rstrip(b"\r\n")
         try:
             text = pin.decode()
         except UnicodeDecodeError:

@@ -87,7 +87,11 @@ class KeylessSigner:
         if self.interactive:
             return Issuer(config.signing_config.get_oidc_url()).identity_token()
         if self.token_file:
-            raw = read_bytes(self.token_file, "identity token", limit=_LIMIT).decode("ascii", "replace").strip()
+            raw = (
+                read_bytes(self.token_file, "identity token", limit=_LIMIT, stream=True)
+                .decode("ascii", "replace")
+                .strip()
+            )
         else:
             raw = detect_credential() or ""
         if not raw:
