@@ -99,11 +99,11 @@ def test_a_listed_digest_closes_the_gap_and_a_revoked_one_refuses(capsys: pytest
 
 def test_the_tree_is_shown_with_signers_gaps_or_as_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lineage", "show", "tough", *TRUST]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("harden: tough")
     assert lines[-1].lstrip(" └─│├").startswith("model ← build: model")
     assert main(["lineage", "show", "tough", "--trust", "trainer.pub"]) == 0
-    assert "NOT PROVED" in capsys.readouterr().err
+    assert "NOT PROVED" in capsys.readouterr().out
     assert main(["lineage", "show", "tough", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert {item["state"] for item in value["nodes"]} == {"told"}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +74,39 @@ def test_what_is_left_out_is_said_and_weights_are_not_left_out_unasked(capsys: p
     assert "leaves weights.bin unsigned" in capsys.readouterr().err
     assert main(["verify", "m", "--trust", "a.pub", "--ignore", "weights.bin"]) == 0
     assert main(["sign", "m", "--key", "file:a.pem", "--ignore", "../m"]) == 2
+
+
+def test_a_path_to_leave_out_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem", "--ignore", "README.md", "--ignore", "REDME.md"]) == 0
+    told = capsys.readouterr().err
+    assert "m holds no REDME.md to leave out" in told
+    assert "README.md" not in told
+
+
+@pytest.mark.parametrize("words", [["verify", "m", "--trust", "a.pub", "--json"], ["--help"], ["verify", "--help"]])
+def test_a_reader_that_leaves_ends_it_in_silence(words: list[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    code = "import sys; from holdfast.cli import entry; sys.argv[0] = 'holdfast'; entry()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code, *words], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert not [line for line in done.stderr.decode().splitlines() if not line.startswith("verified: m, 2 files")]
+
+
+def test_a_misspelt_kind_of_trust_is_told_apart_from_a_missing_file(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m", "--key", "file:a.pem"]) == 0
+    assert main(["verify", "m", "--trust", "certifcate:roots=a.pub,identity=x"]) == 2
+    assert "did you mean certificate?" in capsys.readouterr().err
+    assert main(["verify", "m", "--trust", "none.pub"]) == 2
+    assert "cannot read public key none.pub" in capsys.readouterr().err
+
+
+def test_one_file_is_one_file(capsys: pytest.CaptureFixture[str]):
+    assert main(["sign", "m/weights.bin", "--key", "file:a.pem"]) == 0
+    assert main(["verify", "m/weights.bin", "--trust", "a.pub"]) == 0
+    assert "weights.bin, 1 file, signed by" in capsys.readouterr().err
 
 
 def test_extra_files_and_links(capsys: pytest.CaptureFixture[str]):

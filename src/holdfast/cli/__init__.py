@@ -6,6 +6,7 @@ The dispatcher is plain Python, so ``holdfast --help`` starts at the cost of the
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 VERBS = {
@@ -80,10 +81,17 @@ def _dispatch(verb: str, arguments: list[str]) -> int:
 
 
 def entry() -> None:
-    """Run the command line and exit; an interrupt while a verb is still imported ends like any other."""
+    """Run the command line and exit; an interrupt while a verb is still imported ends like any other.
+
+    Where nobody reads the output any more, as after ``| head``, it ends in silence and as other tools do: with 141.
+    """
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed on the way out
+        code = 128 + 13
     sys.exit(code)

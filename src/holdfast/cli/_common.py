@@ -47,6 +47,12 @@ def execute(app: typer.Typer, verb: str, arguments: list[str]) -> int:
         return _explain(str(error), error.hint, error.exit_code)
     except KeyboardInterrupt:
         return _explain("interrupted", "finished work is kept; the same call resumes it", 130)
+    except BrokenPipeError:
+        raise
+    except SystemExit:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # how the parser takes it that nobody reads any more
+            raise BrokenPipeError from None
+        raise
     except Exception as error:  # noqa: BLE001  the command line's last line
         return _foreign(error)
     if code == 130:  # the parser's own word for an interrupt

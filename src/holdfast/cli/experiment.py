@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli._common import Json, Seed, emit, make_app, say, stages
+from holdfast.cli._common import Json, Seed, counted, emit, make_app, password_for, say, stages
+from holdfast.cli._lineage import PasswordFile, StepKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,15 +38,19 @@ def run(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data instead of the file's.", min=1)] = None,
     device: Annotated[str, typer.Option(help="Where networks compute: cpu, cuda, cuda:1.")] = "cpu",
     seed: Seed = 0,
+    key: StepKey = None,
+    password_file: PasswordFile = None,
     json: Json = False,
 ) -> None:
     """Run every arm of an experiment.
 
     An interrupted run goes on when the same call is repeated.
     """
+    from holdfast.signing import load_signer
     from holdfast.training.experiments import rows, run_experiment
 
     chosen = _chosen(file, only, scale, epochs)
+    signer = None if key is None else load_signer(key, password=password_for(password_file))
     with stages() as announce:
         results = run_experiment(
             chosen,
@@ -54,6 +59,7 @@ def run(
             seed=seed,
             device=device,
             announce=announce,
+            signer=signer,
             finished=lambda record: _show(rows(record, chosen.rates)),
         )
     say(f"wrote {out}/results.json and {out}/table.md")
@@ -67,7 +73,8 @@ def show(file: File, only: Only = None, scale: ScaleName = "full", json: Json = 
     from holdfast.training.experiments.arms import published
 
     chosen = _chosen(file, only, scale, None)
-    say(f"{chosen.title or chosen.name}: {len(chosen.arms)} arms, {chosen.schedule.epochs} epochs each")
+    size = f"{counted(len(chosen.arms), 'arm')}, {counted(chosen.schedule.epochs, 'epoch')} each"
+    say(f"{chosen.title or chosen.name}: {size}")
     for arm in chosen.arms:
         clean = "" if arm.published is None else f"published clean error {arm.published.clean:g} %"
         say(f"  {arm.name:<24} {arm.title:<28} {clean}".rstrip())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, password_for, say
+from holdfast.cli._common import Json, counted, emit, make_app, password_for, printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,8 @@ def verify(
     """Walk the signed history of a model back to trusted data and models; exit 1 names the first gap."""
     refused = _refused(revoked, revocations, revocation_trust)
     found = _verified(model, trust, origins, leaf, statements, refused)
-    say(f"verified: {model} has a signed history of {len(found.nodes)} things, {len(found.leaves)} of them its origins")
+    things = counted(len(found.nodes), "thing")
+    say(f"verified: {model} has a signed history of {things}, {len(found.leaves)} of them its origins")
     if json:
         from holdfast.signing.lineage.picture import picture_of, to_json
 
@@ -92,10 +93,11 @@ def show(
         picture = picture_of(found)
     else:
         picture = picture_of_steps(stored_steps(model), identify(model).digest["blake3"])
-    for line in tree(picture) or ["this model tells no history"]:
-        say(line)
     if json:
         emit(to_json(picture))
+        return
+    for line in tree(picture) or ["this model tells no history"]:
+        print(printable(line))
 
 
 @app.command(epilog="Example: holdfast lineage export model/ --trust trainer.pub --format cyclonedx -o bom.json")
@@ -123,7 +125,7 @@ def export(
     found = _verified(model, trust, origins, leaf, statements, refused)
     data = exported(found, format, created=created or now())
     write_atomic(out, data)
-    say(f"wrote {out}: {len(found.nodes)} verified things as {format}")
+    say(f"wrote {out}: {counted(len(found.nodes), 'verified thing')} as {format}")
     if json:
         emit({"file": str(out), "format": format, "nodes": len(found.nodes), "blake3": digest_bytes(data)})
 

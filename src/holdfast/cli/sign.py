@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast._files import read_bytes
-from holdfast.cli._common import Json, emit, make_app, password_for, say
+from holdfast.cli._common import Json, emit, make_app, password_for, printable, say
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.signing import (
@@ -73,6 +73,8 @@ def sign(
     _require_possible(add_signature, signature, outboard, timestamp)
     signers = _signers(key, password_file or [])
     left_out = frozenset(ignore or ())
+    for name in sorted(name for name in left_out if not (model / name).exists()):
+        say(f"note: {model} holds no {printable(name)} to leave out; the signature leaves it out all the same")
     base, second = _base(base_model, base_trust), None
     if signature is not None and (base is not None or version is not None):
         raise InvalidConfig("a version or a base stands in the manifest", hint="leave out --signature")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, printable, say
+from holdfast.cli._common import Json, counted, emit, make_app, printable, say
 from holdfast.errors import InvalidConfig
 from holdfast.signing import Identity, Threshold, Verified, VerifiedArtifact, require_threshold
 from holdfast.signing import verify as verify_subject
@@ -55,7 +55,7 @@ def verify(
         allow_symlinks=allow_symlinks,
         legacy=legacy,
     )
-    say(f"verified: {path}, {_facts(proof)['files']} files, signed by {_names(proof, trusted)}")
+    say(f"verified: {path}, {counted(_facts(proof)['files'], 'file')}, signed by {_names(proof, trusted)}")
     _say_notes(proof)
     if json:
         needed = {} if trusted is None else {"needed": trusted.needed, "trusted": len(trusted.members)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, password_for, say
+from holdfast.cli._common import Architecture, Json, Seed, counted, emit, make_app, password_for, say
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _watch(audit: Audit, flips: int, seconds: float, seed: int) -> tuple[float, 
 def _announce(incident: Incident) -> None:
     places = ", ".join(f"{start}-{stop}" for start, stop in incident.ranges) or "somewhere"
     state = "mended" if incident.repaired else "NOT mended"
-    say(f"incident: {incident.tensor}, bytes {places}: {incident.bits} bits differ; {state}")
+    say(f"incident: {incident.tensor}, bytes {places}: {counted(incident.bits, 'bit')} wrong; {state}")
 
 
 def _tell(audit: Audit, latencies: tuple[float, ...], surprises: int) -> None:
@@ -81,12 +81,13 @@ def _tell(audit: Audit, latencies: tuple[float, ...], surprises: int) -> None:
     if whole:
         mean = sum(sweep.seconds for sweep in whole) / len(whole)
         rate = audit.bytes / mean / 1e9
-        size = f"{audit.bytes:,} bytes in {len(audit.roots)} tensors"
-        say(f"watched {size}: {len(whole)} sweeps of {mean:.3f} s, {rate:.2f} GB/s")
+        size = f"{audit.bytes:,} bytes in {counted(len(audit.roots), 'tensor')}"
+        say(f"watched {size}: {counted(len(whole), 'sweep')} of {mean:.3f} s, {rate:.2f} GB/s")
     if latencies:
         mean = sum(latencies) / len(latencies)
-        say(f"drill: {len(latencies)} flips found and mended, {mean:.3f} s on average, {max(latencies):.3f} s at worst")
-    say(f"{surprises} incidents" if surprises else "no incident")
+        flips = counted(len(latencies), "flip")
+        say(f"drill: {flips} found and mended, {mean:.3f} s on average, {max(latencies):.3f} s at worst")
+    say(counted(surprises, "incident") if surprises else "no incident")
 
 
 def _summary(audit: Audit, latencies: tuple[float, ...], surprises: int) -> dict[str, Any]:

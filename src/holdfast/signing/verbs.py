@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
+from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence.beside import PASSPORT, default_manifest
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.signing.artifact import Extra, sign_artifact, verify_artifact
 from holdfast.signing.bundle import Verified, sign_statement, verify_bundle
 from holdfast.signing.oms.comparison import signed_files
-from holdfast.signing.oms.serialization import Serialization
+from holdfast.signing.oms.serialization import FILES, Serialization
 from holdfast.signing.pair import sign_model, verify_model
 from holdfast.signing.signers import Signer, load_signer, require_key
 from holdfast.signing.trusts import Threshold, TrustSources, require_threshold
@@ -176,16 +176,19 @@ def load(path: Path | str, *, arch: str | None = None, trust: Trust | None = Non
 
     if trust is None:
         return read_model(path, arch=arch)
-    if default_manifest(path).is_file():
+    proof = None if default_manifest(path).is_file() else verify_artifact(path, _threshold(trust))
+    if proof is None or (proof.listing.how.method, proof.listing.how.hash) != (FILES, "sha256"):
         with open_verified(path, _threshold(trust)) as opened:
-            return read_model(path, arch=arch, expected=lambda file: _signed_bytes(opened, file.name))
-    proof = verify_artifact(path, _threshold(trust))
+            return read_model(path, arch=arch, expected=lambda file: _signed_bytes(opened, file))
     files = signed_files(proof.statement)
     expected = {Path(path).name: files.get(".", next(iter(files.values())))} if Path(path).is_file() else files
     return read_model(path, arch=arch, expected=expected)
 
 
-def _signed_bytes(opened: VerifiedModel, name: str) -> bytes:
-    if name not in opened.content.files:
-        raise DigestMismatch(f"{name} was not signed")
-    return bytes(opened.file(name))
+def _signed_bytes(opened: VerifiedModel, file: Path) -> bytes:
+    if file.name in opened.content.files:
+        return bytes(opened.file(file.name))
+    if file.exists():
+        raise DigestMismatch(f"{file.name} was not signed")
+    hint = "holdfast loads folders that it saved; of others, name the weights file and its --arch"
+    raise UnreadableArtifact(f"{file.parent} holds no {file.name}, which would describe the model", hint=hint)

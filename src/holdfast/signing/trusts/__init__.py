@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from holdfast._registry import Registry
+from holdfast._registry import Registry, unknown
 from holdfast.errors import InvalidConfig
 from holdfast.signing.keys import PublicKey, load_public
 from holdfast.signing.trust import Trust
@@ -51,6 +52,7 @@ def load_trust(source: TrustSource) -> Trust:
 
     Raises:
         UnreadableArtifact: no PEM public key of a supported kind; a private key is refused by name.
+        UnknownName: no such kind of trust, and no such file.
     """
     if isinstance(source, PublicKey | bytes | Path):
         return KeyTrust(load_public(source))
@@ -59,6 +61,8 @@ def load_trust(source: TrustSource) -> Trust:
     scheme, colon, rest = source.partition(":")
     if colon and scheme in trusts.names() and not Path(source).exists():
         return trusts.build(source) if "=" in rest else trusts.get(scheme)(rest)
+    if colon and re.fullmatch(r"[a-z0-9-]+", scheme) and not Path(source).exists():
+        raise unknown("trust", scheme, trusts.names())
     return KeyTrust(load_public(source))
 
 

@@ -22,6 +22,7 @@ from holdfast.faults import BitErrors
 from holdfast.models import build_architecture, card, load, model_subject, save
 from holdfast.models.whitening import whitening_of
 from holdfast.quantization import quantize
+from holdfast.signing import Signer
 from holdfast.signing.lineage import Circumstances, write_steps
 from holdfast.signing.lineage.origins import resource_of
 from holdfast.training.compute import Compute
@@ -47,6 +48,7 @@ class Setting:
     seed: int
     device: str
     announce: Announce
+    signer: Signer | None = None  # of the lineage of the models
 
     @property
     def augment(self) -> Augmentation | None:
@@ -182,7 +184,9 @@ def _model(setting: Setting, arm: Arm, folder: Path) -> nn.Module:
     )
     result = quantize(trained, arm.format)
     save(result, folder / _MODEL)
-    write_steps(folder / _MODEL, circumstances=Circumstances(known=(resource_of(setting.train, "data"),)))
+    write_steps(
+        folder / _MODEL, setting.signer, circumstances=Circumstances(known=(resource_of(setting.train, "data"),))
+    )
     return result
 
 

@@ -15,6 +15,7 @@ from holdfast.errors import InvalidConfig, MissingDevice, UnknownName, UsageErro
 from holdfast.evidence import canonical
 from holdfast.evidence.record import Record
 from holdfast.execution import Progress
+from holdfast.signing import Signer
 from holdfast.training.experiments.arms import Announce, Setting, run_arm
 from holdfast.training.experiments.experiment import Experiment
 from holdfast.training.experiments.table import comparison, markdown
@@ -32,6 +33,7 @@ def run_experiment(
     device: str = "cpu",
     announce: Announce | None = None,
     finished: Callable[[Record], None] | None = None,
+    signer: Signer | None = None,
 ) -> dict[str, Any]:
     """Train and measure every arm, and return the results as they stand in ``folder/results.json``.
 
@@ -46,6 +48,7 @@ def run_experiment(
         device: where networks compute.
         announce: gives a progress callback for a titled piece of work.
         finished: called with the record of each arm.
+        signer: signs the lineage of every model; it is written unsigned without.
 
     Raises:
         MissingDevice: no such device.
@@ -54,7 +57,7 @@ def run_experiment(
     """
     _require_device(device)
     train, test = (_data(experiment, root, split) for split in ("train", "test"))
-    setting = Setting(experiment, train, test, Path(folder), seed, device, announce or _silent)
+    setting = Setting(experiment, train, test, Path(folder), seed, device, announce or _silent, signer)
     records: list[Record] = []
     diverged: dict[str, str] = {}
     for arm in experiment.arms:

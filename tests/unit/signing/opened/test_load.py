@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import holdfast
-from holdfast.errors import DigestMismatch, SignerUntrusted
+from holdfast.errors import DigestMismatch, SignerUntrusted, UnreadableArtifact, UnsupportedVersion
 from holdfast.models import build_architecture
-from holdfast.signing import generate_key
+from holdfast.signing import Serialization, generate_key, sign_artifact
 from tests.signed_models import KEY, sign_manifest
 
 PUBLIC = KEY.public
@@ -63,6 +63,33 @@ def test_weights_put_in_the_place_of_an_unused_file_are_refused(folder: Path):
     save_file({"x": torch.ones(1)}, folder / "more.safetensors")
     with pytest.raises(DigestMismatch, match="was not signed"):
         holdfast.load(folder, trust=PUBLIC)
+
+
+def test_a_folder_that_describes_no_model_says_so(folder: Path):
+    (folder / "model.json").unlink()
+    sign_manifest(folder)
+    with pytest.raises(UnreadableArtifact, match=r"holds no model\.json, which would describe"):
+        holdfast.load(folder, trust=PUBLIC)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "blake2b", "blake3"])
+def test_without_a_manifest_any_hash_of_whole_files_will_do(folder: Path, algorithm: str):
+    (folder / "model.sig2").unlink()
+    sign_artifact(folder, KEY, how=Serialization(hash=algorithm))
+    assert holdfast.load(folder, trust=PUBLIC).state_dict().keys() == holdfast.load(folder).state_dict().keys()
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(DigestMismatch, match=r"model\.safetensors"):
+        holdfast.load(folder, trust=PUBLIC)
+
+
+def test_a_signature_over_shards_cannot_vouch_for_what_is_loaded(folder: Path):
+    (folder / "model.sig2").unlink()
+    sign_artifact(folder, KEY, how=Serialization(method="shards", shard_size=1000))
+    with pytest.raises(UnsupportedVersion, match="shards") as caught:
+        holdfast.load(folder, trust=PUBLIC)
+    assert caught.value.hint
 
 
 def test_somebody_elses_manifest_is_refused(folder: Path):

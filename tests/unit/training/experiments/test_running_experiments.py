@@ -111,6 +111,19 @@ def test_the_stored_model_gives_the_reported_errors(folder, results):
     assert card(model).lenses.keys() == dict(model.named_parameters()).keys()
 
 
+def test_the_lineage_of_every_model_is_signed_where_a_key_is_given(file, tmp_path, capsys):
+    assert main(["keygen", str(tmp_path / "lab")]) == 0
+    words = ["experiment", "run", str(file), "-o", str(tmp_path / "out"), "--only", "normal", "--epochs", "1"]
+    assert main([*words, "--key", f"file:{tmp_path / 'lab.pem'}"]) == 0
+    capsys.readouterr()
+    model = next(path.parent for path in (tmp_path / "out").rglob("model.json"))
+    assert main(["lineage", "show", str(model), "--trust", str(tmp_path / "lab.pub")]) == 0
+    told = capsys.readouterr().out
+    assert "quantize" in told
+    assert (model / "lineage").is_dir()
+    assert all(path.name.endswith(".bundle.json") for path in (model / "lineage").iterdir())
+
+
 def test_the_same_call_again_does_nothing_twice(file, folder, monkeypatch, capsys):
     monkeypatch.setattr(arms, "train", None)
     monkeypatch.setattr(arms, "robust_error", None)
