@@ -10,9 +10,10 @@ from torch import nn
 
 from holdfast._registry import Registry
 from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig
 from holdfast.evidence.lineage import Step
 from holdfast.models import attach_guard, card, manifest_of
-from holdfast.models.guard_kinds import AnyGuard
+from holdfast.models.guard import AnyGuard
 
 
 @runtime_checkable
@@ -44,21 +45,27 @@ class Method(Protocol):
 methods: Registry[Method] = Registry("hardening", "holdfast.hardenings")
 
 
-def harden(model: nn.Module, method: Hardening) -> nn.Module:
+def harden(model: nn.Module, *hardenings: Hardening) -> nn.Module:
     """Return a hardened copy of ``model``, whose sites keep their names and populations; the argument is unchanged.
 
+    Several hardenings compose: at one place their guards run in the order given. Each adds a step to the lineage.
+
     Raises:
-        NoSuchSite: the method guards a place that the model does not have.
-        InvalidConfig: the method's parameters are out of range.
+        DigestMismatch: bounds that were learnt from another model.
+        NoSuchSite: a hardening guards a place that the model does not have.
+        InvalidConfig: no hardening, or parameters out of range.
     """
-    installed = method.guards(model)
+    if not hardenings:
+        raise InvalidConfig("there is nothing to harden with", hint="pass for example a RangeRestriction")
+    installed = [(hardening, hardening.guards(model)) for hardening in hardenings]
     hardened = copy.deepcopy(model)
-    for guard in installed:
-        if (prepare := getattr(guard, "prepare", None)) is not None:  # codes within the weights are written once
-            prepare(hardened)
-        attach_guard(hardened, guard)
-    inputs, described = {"model": manifest_of(model).digest}, method.describe()
-    if data := described.get("profile"):
-        inputs["data"] = data
-    card(hardened).lineage.append(Step("harden", described, inputs))
+    for hardening, found in installed:
+        described, inputs = hardening.describe(), {"model": manifest_of(hardened).digest}
+        for guard in found:
+            if (prepare := getattr(guard, "prepare", None)) is not None:  # codes within the weights are written once
+                prepare(hardened)
+            attach_guard(hardened, guard)
+        if data := described.get("profile"):
+            inputs["data"] = data
+        card(hardened).lineage.append(Step("harden", described, inputs))
     return hardened

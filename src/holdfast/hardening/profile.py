@@ -14,6 +14,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import Progress, predict
 from holdfast.execution.fit import require_fit
+from holdfast.hardening.binding import values_digest
 from holdfast.models import select, tap
 
 
@@ -24,10 +25,12 @@ class Bounds:
     Attributes:
         ranges: site name -> (low, high, n), n the number of values seen.
         data_digest: digest of the data they were seen on.
+        values_digest: digest of the weights and architecture of the model; empty where nobody recorded it.
     """
 
     ranges: Mapping[str, tuple[float, float, int]]
     data_digest: str = ""
+    values_digest: str = ""
 
     def __getitem__(self, site: str) -> tuple[float, float, int]:
         """Return (low, high, n) of a site."""
@@ -40,7 +43,7 @@ class Bounds:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         ranges = {site: list(found) for site, found in self.ranges.items()}
-        return {"ranges": ranges, "data": self.data_digest}
+        return {"ranges": ranges, "data": self.data_digest, "model": self.values_digest}
 
 
 def profile(
@@ -74,7 +77,7 @@ def profile(
     seen = {site.name: _Range(site.name) for site in found}
     with tap(model, {name: item.watch for name, item in seen.items()}):
         predict(model, data, batch_size=batch_size, progress=progress)
-    return Bounds({name: item.result() for name, item in seen.items()}, data.digest)
+    return Bounds({name: item.result() for name, item in seen.items()}, data.digest, values_digest(model))
 
 
 @dataclass

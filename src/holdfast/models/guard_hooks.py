@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from holdfast.models.card import card
 from holdfast.models.guard_kinds import AnyGuard, Operands, WholeModelGuard, apply_guards, guards_by_site
-from holdfast.models.tap import alike, is_float, operation_name, settle
+from holdfast.models.tap import alike, is_float, operation_name
 
 _KEY = "_holdfast_guard_hooks"
 _operation_name = lru_cache(maxsize=1024)(operation_name)
@@ -153,7 +153,7 @@ class _Port:
         if chain is None:
             return output
         with DisableTorchFunction():  # what a guard computes is no operation of the model
-            return settle(output, apply_guards(chain, output, Operands(call, args, kwargs)), args)
+            return apply_guards(chain, output, Operands(call, args, kwargs))
 
 
 class _LeafHook:

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from holdfast.models.tap import settle
+
 
 @runtime_checkable
 class Guard(Protocol):
@@ -20,11 +22,16 @@ class Guard(Protocol):
         kind: registry name.
         site: name of the guarded place.
         events: int64, shape (batch,): corrected elements of each sample in the last forward; None before the first.
+            An attribute will do.
     """
 
     kind: str
     site: str
-    events: Tensor | None
+
+    @property
+    def events(self) -> Tensor | None:
+        """Corrected elements of each sample, int64, shape (batch,)."""
+        ...
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the checked output; may work in place."""
@@ -61,8 +68,12 @@ class OperandGuard(Protocol):
 
     kind: str
     site: str
-    events: Tensor | None
     operands: bool
+
+    @property
+    def events(self) -> Tensor | None:
+        """Corrected elements of each sample, int64, shape (batch,)."""
+        ...
 
     def __call__(self, x: Tensor, operands: Operands) -> Tensor:
         """Return the checked output; may work in place."""
@@ -84,7 +95,11 @@ class WholeModelGuard(Protocol):
 
     kind: str
     site: str
-    events: Tensor | None
+
+    @property
+    def events(self) -> Tensor | None:
+        """Corrected elements of each sample, int64, shape (batch,)."""
+        ...
 
     def before(self, model: nn.Module) -> None:
         """Check, and may correct, what ``model`` stores; called before each forward pass."""
@@ -109,9 +124,14 @@ def alarms_of(guard: AnyGuard) -> Tensor | None:
 
 
 def apply_guards(chain: Sequence[Guard | OperandGuard], output: Tensor, operands: Operands) -> Tensor:
-    """Return what the guards of one site make of its ``output``, shape (batch, ...), one after the other."""
+    """Return what the guards of one site make of its ``output``, shape (batch, ...), one after the other.
+
+    What an operation in place wrote is replaced in place, since it may have other readers; a guard with a true
+    ``replaces`` leaves it alone, and only later readers of the site see what it returned.
+    """
     for guard in chain:
-        output = guard(output, operands) if getattr(guard, "operands", False) else guard(output)  # type: ignore[call-arg]
+        result = guard(output, operands) if getattr(guard, "operands", False) else guard(output)  # type: ignore[call-arg]
+        output = result if getattr(guard, "replaces", False) else settle(output, result, operands.args)
     return output
 
 

@@ -83,7 +83,7 @@ class Watch:
             if self._functional:
                 self._track(path, module, leaf)
             if leaf and (self._modules is None or path in self._modules):
-                self._handles.append(before_guards(module, self._leaf_hook(path)))
+                self._handles.append(before_guards(module, self._leaf_hook(path), with_kwargs=True))
         if self._functional:
             self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -112,9 +112,9 @@ class Watch:
         self._handles.append(module.register_forward_pre_hook(enter))
         self._handles.append(module.register_forward_hook(leave, always_call=True))
 
-    def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(_: nn.Module, args: Any, output: Any) -> Any:
-            return self._see(path, output, args)
+    def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            return self.see(path, module, (*args, *kwargs.values()), output)
 
         return hook
 
@@ -122,17 +122,19 @@ class Watch:
         """Visit the result of a functional call when a non-leaf module is executing."""
         if not self._stack or self._stack[-1][1]:
             return output
-        return self._see(f"{self._stack[-1][0]}/{operation_name(func)}", output, args)
+        return self.see(f"{self._stack[-1][0]}/{operation_name(func)}", func, args, output)
 
-    def _see(self, place: str, output: Any, args: Any) -> Any:
+    def see(self, place: str, call: Callable[..., Any], args: Any, output: Any) -> Any:
+        """Visit what ``call``, a leaf module or a torch function, computed from all its ``args``."""
         if is_float(output):
             return self._settle(self._numbered(place), output, args)
         if not isinstance(output, tuple | list) or not any(map(is_float, output)):
             return output
-        call = self._calls[place]
+        number = self._calls[place]
         self._calls[place] += 1
         seen = [
-            self._settle(f"{place}#{call}.{i}", item, args) if is_float(item) else item for i, item in enumerate(output)
+            self._settle(f"{place}#{number}.{i}", item, args) if is_float(item) else item
+            for i, item in enumerate(output)
         ]
         same = all(new is old for new, old in zip(seen, output, strict=True))
         return output if same else alike(output, seen)
@@ -157,9 +159,9 @@ def settle(output: Tensor, result: Tensor, args: tuple[Any, ...]) -> Tensor:
     return output.copy_(result)
 
 
-def before_guards(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
+def before_guards(module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> RemovableHandle:
     """Register a forward hook that runs after the hooks there are, but before those of guards."""
-    handle = module.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook, with_kwargs=with_kwargs)
     hooks = module._forward_hooks
     for key in [key for key, item in hooks.items() if getattr(item, "after_taps", False)]:
         hooks[key] = hooks.pop(key)
@@ -177,7 +179,9 @@ class _FunctionWatch(TorchFunctionMode):
         self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._watch.functional(func, args, func(*args, **(kwargs or {})))
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        return self._watch.functional(func, (*args, *kwargs.values()), output)
 
 
 def is_float(value: object) -> bool:

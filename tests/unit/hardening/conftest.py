@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.nets import trained_digits
 from torch import nn
 
 from holdfast.data import Dataset, dataset
+from tests.nets import trained_digits
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.median_of_three import MedianGuard, MedianOfThree
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
+from holdfast.hardening.guards.range_protection import RangeProtection
 from holdfast.hardening.guards.range_restriction import RangeRestriction
 from holdfast.hardening.guards.weight_codes_guard import WeightCodeGuard, WeightCodes
 
@@ -15,6 +16,7 @@ __all__ = [
     "MedianGuard",
     "MedianOfThree",
     "RangeGuard",
+    "RangeProtection",
     "RangeRestriction",
     "RecomputingRangeGuard",
     "WeightCodeGuard",

@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.hardening.guards.range_guard import RangeGuard
+from holdfast.hardening.binding import require_same_values
+from holdfast.hardening.guards.range_guard import RangeGuard, require_fit
 from holdfast.hardening.harden import methods
 from holdfast.hardening.profile import Bounds, profile
 
@@ -39,19 +41,28 @@ class RangeRestriction:
         """Return one guard for each profiled site.
 
         Raises:
-            NoSuchSite: the bounds come from a model with other modules.
+            NoSuchSite: the bounds name modules that the model does not have.
+            DigestMismatch: the bounds come from another model.
         """
         paths = {path for path, _ in model.named_modules()}
         for site in self.bounds.ranges:
             if _module_of(site) not in paths:
                 raise NoSuchSite(f"the bounds name {site}, which this model does not have", hint="profile this model")
-        return [self._guard(site, low, high) for site, (low, high, _) in self.bounds.ranges.items()]
+        require_same_values(model, self.bounds.values_digest)
+        found = [self._guard(site, low, high) for site, (low, high, _) in self.bounds.ranges.items()]
+        return [self._require_fit(model, guard) for guard in found]
 
     def _guard(self, site: str, low: float, high: float) -> RangeGuard:
         """Widen outwards: a bound on the far side of zero grows, one on the near side shrinks towards zero."""
         below = low * self.slack if low < 0 else low / self.slack
         above = high * self.slack if high > 0 else high / self.slack
         return RangeGuard(site=site, low=below, high=above)
+
+    def _require_fit(self, model: nn.Module, guard: RangeGuard) -> RangeGuard:
+        """Refuse at hardening what the numbers that the model computes in cannot hold."""
+        dtype = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
+        require_fit(guard.site, guard.low, guard.high, dtype)
+        return guard
 
     def describe(self) -> dict[str, Any]:
         """Return the parameters; the bounds themselves are in the guards."""
@@ -72,7 +83,7 @@ def _module_of(site: str) -> str:
 
 @methods.register("range-restriction")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RangeMethod:
+class RangeRestrictionMethod:
     """Range guards at the sites that ``at`` selects, with bounds from clean data, widened by ``slack``."""
 
     at: str = "activations:**"

@@ -24,8 +24,9 @@ def plain() -> nn.Module:
 
 
 def hardened() -> nn.Module:
-    bounds = holdfast.profile(plain(), dataset("digits", split="train").take(32))
-    return holdfast.harden(holdfast.quantize(plain(), "int8"), holdfast.RangeRestriction(bounds, slack=1.3))
+    small = holdfast.quantize(plain(), "int8")
+    bounds = holdfast.profile(small, dataset("digits", split="train").take(32))
+    return holdfast.harden(small, holdfast.RangeRestriction(bounds, slack=1.3))
 
 
 MODELS = {
