@@ -8,51 +8,17 @@ from holdfast.errors import NoSuchSite
 from holdfast.hardening.calibration import Calibration
 from holdfast.hardening.capture import Computation, Node
 
-ACTIVATIONS = frozenset(
-    [
-        "relu",
-        "relu6",
-        "leakyrelu",
-        "prelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "swish",
-        "mish",
-        "tanh",
-        "sigmoid",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "softplus",
-        "threshold",
-        "geluactivation",
-        "newgeluactivation",
-        "quickgeluactivation",
-        "quickgelu",
-        "gelutanh",
-        "fastgelu",
-    ]
-)
+ACTIVATIONS = (
+    "relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "tanh",
+    "sigmoid", "hardtanh", "hardswish", "hardsigmoid", "softplus", "threshold", "geluactivation",
+    "newgeluactivation", "quickgeluactivation", "quickgelu", "gelutanh", "fastgelu",
+)  # fmt: skip
 _POOLS = ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "maxpool", "avgpool")
 _POOLS_OF_MODULES = ("adaptivemaxpool", "adaptiveavgpool")
-_MOVES = frozenset(
-    [
-        "cat",
-        "concat",
-        "concatenate",
-        "flatten",
-        "reshape",
-        "view",
-        "squeeze",
-        "unsqueeze",
-        "permute",
-        "transpose",
-        "contiguous",
-    ]
-)
+_MOVES = (
+    "cat", "concat", "concatenate", "flatten", "reshape", "view", "squeeze", "unsqueeze", "permute", "transpose",
+    "contiguous",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
