@@ -1,6 +1,7 @@
 """Transforms that make a model withstand faults in what it computes and stores."""
 
 from holdfast.hardening.calibration import Calibration, SiteRange, calibrate
+from holdfast.hardening.evaluate import FalsePositives, GuardReport, evaluate_guards
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.hardened_identity import HardenedIdentityGuard, identity_census
@@ -21,6 +22,8 @@ __all__ = [
     "Checksums",
     "DuplicateGuard",
     "Duplication",
+    "FalsePositives",
+    "GuardReport",
     "HardenedIdentityGuard",
     "Hardening",
     "MedianGuard",
@@ -35,6 +38,7 @@ __all__ = [
     "WeightCodeGuard",
     "WeightCodes",
     "calibrate",
+    "evaluate_guards",
     "harden",
     "identity_census",
     "method_of",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from holdfast.models.guard_kinds import AnyGuard, Operands, WholeModelGuard, app
 from holdfast.models.tap import alike, is_float, operation_name
 
 _KEY = "_holdfast_guard_hooks"
-_operation_name = lru_cache(maxsize=1024)(operation_name)
 
 
 class GuardHooks:
@@ -174,11 +172,20 @@ class _Scope:
     def __init__(self, hooks: GuardHooks, mode: _Operations) -> None:
         self._hooks, self._mode = hooks, mode
         self.ports: dict[str, _Port] = {}
+        self._found: dict[Any, _Port | None] = {}
         self._inside: frozenset[nn.Module] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy finds its own modules."""
-        return self.__dict__ | {"_inside": None}
+        return self.__dict__ | {"_inside": None, "_found": {}}
+
+    def port_of(self, func: Any) -> _Port | None:
+        """Return the guards of a torch function, if it has any here; called for each operation, so kept by function."""
+        try:
+            return self._found[func]
+        except KeyError:
+            port = self._found[func] = self.ports.get(operation_name(func))
+            return port
 
     def inside(self, owner: nn.Module) -> frozenset[nn.Module]:
         """Return all modules inside ``owner``."""
@@ -228,7 +235,7 @@ class _Operations(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **kwargs) if kwargs else func(*args)
         owner, scope = self._owners[-1]
-        port = scope.ports.get(_operation_name(func))
+        port = scope.port_of(func)
         if port is None or not _runs_innermost(owner, scope):
             return output
         return port.check(output, func, args, kwargs or {})

@@ -15,13 +15,12 @@ from holdfast.hardening.binding import require_same_values
 from holdfast.hardening.calibration import Calibration, SiteRange, calibrate
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard, require_fit
 from holdfast.hardening.harden import methods
-from holdfast.hardening.layout import Per
 from holdfast.hardening.placement import place
 from holdfast.models import select
 from holdfast.models.tap import require_place
 
 Action = Literal["clip", "zero", "resample", "recompute"]
-PLACED = "placed"
+PLACED, BRANCHES = "placed", "branches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,11 @@ class RangeProtection:
 @methods.register("range")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeMethod:
-    """Range guards ``per`` tensor, channel, token or element, ``at`` placed sites or a selection of activations."""
+    """Range guards ``per`` tensor, channel, token or element.
+
+    ``at`` is ``placed`` (every branch output, residual sum and logit, found by graph analysis), ``branches`` (the same
+    without the sums) or a selection of activations.
+    """
 
     at: str = PLACED
     per: Literal["tensor", "channel", "token", "element"] = "tensor"
@@ -99,19 +102,20 @@ class RangeMethod:
         return RangeProtection(calibration=found, slack=self.slack, action=self.action, nan=self.nan)
 
 
-def guarded_sites(model: nn.Module, data: Dataset, at: str, *, per: Per = "tensor") -> tuple[str, ...]:
-    """Return the places that ``at`` means: ``placed`` by graph analysis, or a selection of activations.
+def guarded_sites(model: nn.Module, data: Dataset, at: str) -> tuple[str, ...]:
+    """Return the places that ``at`` means: ``placed`` or ``branches`` by graph analysis, or a selection of activations.
 
     Raises:
         InvalidConfig: a selection of something else.
         NoSuchSite: nothing matches.
     """
-    if at == PLACED:
-        return place(model, data.example).sites
-    found = select(model, at, data.example)
-    if wrong := [site.address for site in found if site.kind != "activations"]:
+    if at in (PLACED, BRANCHES):
+        found = place(model, data.example)
+        return found.sites if at == PLACED else tuple(dict.fromkeys((*found.branches, *found.logits)))
+    selected = select(model, at, data.example)
+    if wrong := [site.address for site in selected if site.kind != "activations"]:
         raise InvalidConfig(f"only activations have a range, not {wrong[0]}", hint="for example activations:**")
-    return tuple(site.name for site in found)
+    return tuple(site.name for site in selected)
 
 
 def _widened(bound: Tensor, slack: float) -> Tensor:
