@@ -16,6 +16,8 @@ from holdfast.execution.language import (
     language_sensitivity,
     perplexity,
 )
+from holdfast.execution.outcomes import by_cause, by_distance, recovered
+from holdfast.execution.outcomes_table import read_rows, write_rows
 from holdfast.execution.over_chips import RobustError
 from holdfast.execution.over_text import LanguageRobustness, edit_distance
 from holdfast.execution.pairs import ChipPairs, pair_chips
@@ -83,6 +85,8 @@ __all__ = [
     "anytime_interval",
     "avf",
     "build_executor",
+    "by_cause",
+    "by_distance",
     "campaign",
     "compare",
     "continue_greedily",
@@ -111,7 +115,9 @@ __all__ = [
     "pvf",
     "quantile",
     "read_fault_list",
+    "read_rows",
     "read_structures",
+    "recovered",
     "reliability",
     "replay",
     "robust_error",
@@ -123,5 +129,6 @@ __all__ = [
     "vulnerability",
     "worst_mean",
     "write_fault_list",
+    "write_rows",
     "zero_event_bound",
 ]
