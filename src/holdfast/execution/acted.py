@@ -24,30 +24,33 @@ class Acted:
     alarms: list[int]
 
 
-def forget(model: nn.Module) -> None:
+def forget(guards: Sequence[AnyGuard]) -> None:
     """Make every guard forget its last pass, so that one that does not run is not taken for one that found nothing."""
-    for guard in _guards(model):
-        guard.events = None
+    for guard in guards:
+        guard.events = None  # type: ignore[misc]
         with suppress(AttributeError):  # not every kind raises alarms
             guard.alarms = None  # type: ignore[union-attr]
 
 
-def counted(model: nn.Module, rows: int) -> Counts:
+def counted(guards: Sequence[AnyGuard], rows: int) -> Counts:
     """Return the events of each guard in the last pass, int64 (rows,); None where it did not run."""
-    return tuple(_per_row(guard.events, rows) for guard in _guards(model))
+    return tuple(_per_row(guard.events, rows) for guard in guards)
 
 
-def acted(model: nn.Module, rows: int, golden: Counts | None = None) -> Acted:
+def acted(guards: Sequence[AnyGuard], rows: int, golden: Counts | None = None) -> Acted:
     """Return what the guards did in the last pass; one that did not run did what it did in the golden pass."""
-    now = counted(model, rows)
+    if not guards:
+        return Acted([0] * rows, [0] * rows, [0] * rows)
+    now = counted(guards, rows)
     golden = (None,) * len(now) if golden is None else golden
     found = zip(now, golden, strict=True)
     events = _sum([before if after is None else after for after, before in found], rows)
-    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in _guards(model)], rows)
+    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in guards], rows)
     return Acted(events.tolist(), (events - _sum(golden, rows)).clamp_min(0).tolist(), alarms.tolist())
 
 
-def _guards(model: nn.Module) -> list[AnyGuard]:
+def guards_of(model: nn.Module) -> list[AnyGuard]:
+    """Return the guards of ``model`` and of models inside it."""
     return [guard for found in cards(model) for guard in found.guards]
 
 

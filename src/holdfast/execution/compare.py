@@ -78,26 +78,38 @@ def compare(golden: Tensor, observed: Tensor) -> Comparison:
     """
     if golden.shape != observed.shape or golden.dtype != observed.dtype or golden.dim() != 2:
         raise InvalidConfig(f"cannot compare {tuple(golden.shape)} with {tuple(observed.shape)}, two (batch, classes)")
+    same = (bits.int_view(golden.contiguous()) == bits.int_view(observed.contiguous())).all(1)
+    if bool(same.all()) and bool(torch.isfinite(golden).all()):
+        return _equal(golden, same)
     nonfinite = ~torch.isfinite(observed).all(1)
-    same = bits.int_view(golden.contiguous()) == bits.int_view(observed.contiguous())
-    absolute = (golden.double() - observed.double()).abs().amax(1)
-    divergence, probability = softmax_distance(golden, observed)
+    before, after = golden.double(), observed.double()
+    absolute = (before - after).abs().amax(1)
+    divergence, probability = softmax_distance(before, after)
+    winner, chosen = golden.argmax(1, keepdim=True), observed.argmax(1, keepdim=True)
 
     def finite(value: Tensor) -> Tensor:
         return torch.where(nonfinite, torch.inf, value)
 
     return Comparison(
-        bit_equal=same.all(1),
+        bit_equal=same,
         max_ulp=finite(bits.ulp_distance(golden, observed).amax(1)),
-        max_relative=finite(absolute / golden.double().abs().amax(1).clamp_min(_TINY)),
-        top1_changed=golden.argmax(1) != observed.argmax(1),
+        max_relative=finite(absolute / before.abs().amax(1).clamp_min(_TINY)),
+        top1_changed=(winner != chosen).squeeze(1),
         nonfinite=nonfinite,
         max_absolute=finite(absolute),
         divergence=finite(divergence),
         probability=finite(probability),
-        top5_left=~(golden.topk(min(5, golden.shape[1])).indices == observed.argmax(1, keepdim=True)).any(1),
-        margin=torch.where(nonfinite, torch.nan, _margin(golden.double(), observed.double())),
+        top5_left=~(golden.topk(min(5, golden.shape[1])).indices == chosen).any(1),
+        margin=torch.where(nonfinite, torch.nan, _margin(before, after, winner)),
     )
+
+
+def _equal(golden: Tensor, same: Tensor) -> Comparison:
+    """Return the comparison of a finite output with itself."""
+    none, no = torch.zeros(len(golden), dtype=torch.float64, device=golden.device), ~same
+    double = golden.double()
+    margin = _margin(double, double, golden.argmax(1, keepdim=True))
+    return Comparison(same, none, none, no, no, none, none, none, no, margin)
 
 
 def softmax_distance(golden: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,11 +123,10 @@ def softmax_distance(golden: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     return divergence, (before.exp() - after.exp()).abs().amax(-1)
 
 
-def _margin(golden: Tensor, observed: Tensor) -> Tensor:
-    """Return the lead of the golden winner over the best other class, observed over golden."""
+def _margin(golden: Tensor, observed: Tensor, winner: Tensor) -> Tensor:
+    """Return the lead of the golden winner, int64 (batch, 1), over the best other class, observed over golden."""
     if golden.shape[1] < 2:
         return torch.full_like(golden[:, 0], torch.nan)
-    winner = golden.argmax(1, keepdim=True)
 
     def lead(scores: Tensor) -> Tensor:
         rest = scores.scatter(1, winner, -torch.inf).amax(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import HoldfastError, InvalidConfig
-from holdfast.execution.acted import counted, forget
+from holdfast.execution.acted import counted, forget, guards_of
 from holdfast.execution.engines import Engine, Hooks
 from holdfast.execution.goldens import Golden, Goldens, proven, require_finite
 from holdfast.execution.injection import STORED
@@ -17,6 +17,7 @@ from holdfast.execution.plan import Block
 from holdfast.execution.state import State
 from holdfast.execution.tasks import Answer, Exam
 from holdfast.execution.watchdog import Hang, Watchdog, deadline
+from holdfast.models.guard_kinds import AnyGuard
 from holdfast.numerics import bits
 
 
@@ -34,9 +35,10 @@ class Passes:
     watchdog: Watchdog | None
     state: State
     golden: Goldens = field(init=False)
+    guards: list[AnyGuard] = field(init=False)  # looked up once: a campaign neither adds nor removes any
 
     def __post_init__(self) -> None:
-        self.golden = Goldens(self._golden)
+        self.golden, self.guards = Goldens(self._golden), guards_of(self.model)
         self._plain = Hooks(self.model, self.exam.batch)
 
     @property
@@ -64,7 +66,7 @@ class Passes:
             Hang: the passes overran their deadline.
             OtherShapeError: the output is none that can be compared.
         """
-        forget(self.model)
+        forget(self.guards)
         with deadline(self._limit(golden)):
             return self._answer(block, golden, self.engine)
 
@@ -87,8 +89,8 @@ class Passes:
 
     def _answer(self, block: Block, golden: Golden, engine: Engine) -> Answer:
         output = self._comparable(engine.faulty(block), golden)
-        if not bool(torch.isfinite(output).flatten(1).all(1).any()):
-            return Answer(output)  # nothing more can be asked of it
+        if golden.answer.text is None or not bool(torch.isfinite(output).flatten(1).all(1).any()):
+            return Answer(output)  # nothing more is asked, or can be
 
         def again(tokens: Tensor) -> object:
             return Hooks(self.model, lambda _: tokens).faulty(block)
@@ -105,10 +107,10 @@ class Passes:
         return found
 
     def _golden(self, inputs: tuple[int, ...]) -> Golden:
-        forget(self.model)
+        forget(self.guards)
         began = time.monotonic()
         answer = self._clean(inputs, self.engine, restore=False)
-        seconds, events = time.monotonic() - began, counted(self.model, len(inputs))
+        seconds, events = time.monotonic() - began, counted(self.guards, len(inputs))
         state = self.state.digest()
         self.state.restore(self.state.moving)
         return Golden(answer, seconds, events, state)

@@ -17,7 +17,7 @@ from holdfast.evidence.digest import digest_bytes
 
 _KEPT = 64 << 20  # bytes of buffers that are copied in case a pass writes them
 
-Mark = Sequence[tuple[int, int]]
+Mark = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,19 @@ class _Entry:
     leaf: str
     original: Tensor | None
     copy: Tensor | None  # of its bits; None for parameters, and for buffers beyond the limit
+    counts: bool  # whether its version can be read; what was made in inference mode cannot be written here
 
     @property
     def now(self) -> Tensor | None:
         return self.owner.get(self.leaf)
+
+    @property
+    def version(self) -> int:
+        """How often it was written; once another tensor hangs here, which."""
+        now = self.owner.get(self.leaf)
+        if now is not self.original:
+            return -id(now)
+        return now._version if now is not None and self.counts else 0
 
 
 class State:
@@ -65,7 +74,7 @@ class State:
 
     def mark(self) -> Mark:
         """Return what :meth:`written` compares with."""
-        return [_version(entry.now) for entry in self._entries.values()]
+        return [entry.version for entry in self._entries.values()]
 
     def written(self, mark: Mark, but: Collection[str] = ()) -> frozenset[str]:
         """Return the names of what has been written since ``mark``, except ``but``."""
@@ -107,17 +116,16 @@ def _entries(model: nn.Module) -> list[_Entry]:
         prefix = f"{path}." if path else ""
         for leaf, parameter in module._parameters.items():
             owner: dict[str, Tensor | None] = module._parameters
-            found.append(_Entry(prefix + leaf, owner, leaf, parameter, None))
+            found.append(_Entry(prefix + leaf, owner, leaf, parameter, None, _counts(parameter)))
         for leaf, buffer in module._buffers.items():
             left -= 0 if buffer is None else buffer.nbytes
             copy = buffer.clone() if buffer is not None and left >= 0 else None
-            found.append(_Entry(prefix + leaf, module._buffers, leaf, buffer, copy))
+            found.append(_Entry(prefix + leaf, module._buffers, leaf, buffer, copy, _counts(buffer)))
     return found
 
 
-def _version(tensor: Tensor | None) -> tuple[int, int]:
-    """Return which tensor it is and how often it was written; one made in inference mode cannot be written here."""
-    return id(tensor), 0 if tensor is None or tensor.is_inference() else tensor._version
+def _counts(tensor: Tensor | None) -> bool:
+    return tensor is not None and not tensor.is_inference()
 
 
 def _bytes(tensor: Tensor | None) -> bytes:

@@ -7,6 +7,7 @@ without faults. :class:`Classification` is here, :class:`~holdfast.execution.tas
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -17,12 +18,16 @@ from torch import Tensor, nn
 from holdfast._registry import Registry, unknown
 from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig
-from holdfast.execution.compare import Cause, Comparison, Outcome, compare
+from holdfast.execution.compare import Cause, Outcome, compare
 from holdfast.execution.fit import require_fit
 from holdfast.execution.row import Verdict
 
 Again = Callable[[Tensor], object]  # another pass over other inputs, one row for each row, under the same condition
 CRITICAL = ("top-1", "top-5", "margin")
+_COLUMNS = (
+    "bit_equal", "nonfinite", "top1_changed", "top5_left", "margin",
+    "max_ulp", "max_relative", "max_absolute", "divergence", "probability",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +152,34 @@ class _Images:
 
     def judge(self, numbers: Sequence[int], golden: Answer, observed: Answer) -> list[Verdict]:
         found = compare(golden.output, observed.output)
-        return [self._verdict(found, row) for row in range(len(golden.output))]
+        columns = [getattr(found, name).tolist() for name in _COLUMNS]
+        return [self._verdict(*values) for values in zip(*columns, strict=True)]
 
-    def _verdict(self, found: Comparison, row: int) -> Verdict:
-        if found.nonfinite[row]:
+    def _verdict(
+        self,
+        same: bool,
+        nonfinite: bool,
+        top1: bool,
+        top5: bool,
+        lead: float,
+        ulp: float,
+        relative: float,
+        absolute: float,
+        divergence: float,
+        probability: float,
+    ) -> Verdict:
+        if nonfinite:
             return Verdict(outcome=Outcome.DUE.value, cause=Cause.NON_FINITE.value)
-        top1, top5 = bool(found.top1_changed[row]), bool(found.top5_left[row])
-        margin = None if torch.isnan(found.margin[row]) else float(found.margin[row])
-        lost = top1 or (margin is not None and margin < self._task.margin)
-        critical = {"top-1": top1, "top-5": top5, "margin": lost}[self._task.critical]
-        outcome = Outcome.CRITICAL if critical else Outcome.SDC
+        critical = {"top-1": top1, "top-5": top5, "margin": top1 or lead < self._task.margin}[self._task.critical]
+        outcome = Outcome.MASKED if same else Outcome.CRITICAL if critical else Outcome.SDC
         return Verdict(
-            outcome=(Outcome.MASKED if found.bit_equal[row] else outcome).value,
-            max_ulp=float(found.max_ulp[row]),
-            max_relative=float(found.max_relative[row]),
-            max_absolute=float(found.max_absolute[row]),
-            divergence=float(found.divergence[row]),
-            probability=float(found.probability[row]),
-            margin=margin,
+            outcome=outcome.value,
+            max_ulp=ulp,
+            max_relative=relative,
+            max_absolute=absolute,
+            divergence=divergence,
+            probability=probability,
+            margin=None if math.isnan(lead) else lead,
             top1=int(top1),
             top5=int(top5),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -154,7 +154,7 @@ class TrialRunner:
     def _judged(self, block: Block, golden: Golden, mark: Mark | None = None) -> list[Row]:
         answer = self._passes.faulty(block, golden)
         verdicts = self.exam.judge([trial.input for trial in block], golden.answer, answer)
-        done = acted(self._model, len(block), golden.events)
+        done = acted(self._passes.guards, len(block), golden.events)
         latent = mark is not None and self._is_latent(block[0], golden, mark)
         rows = [_settled(trial, verdicts[row], done, row, latent=latent) for row, trial in enumerate(block)]
         return self._reran(block, rows, golden)
@@ -178,7 +178,7 @@ class TrialRunner:
         if isinstance(error, IntegrityError):
             if self.exclusive:
                 self._model.recover()  # type: ignore[operator]  # raises when the worker itself lied
-            return _row(trial, Verdict(outcome=Outcome.DETECTED.value), acted(self._model, 1))
+            return _row(trial, Verdict(outcome=Outcome.DETECTED.value), acted(self._passes.guards, 1))
         if isinstance(error, HoldfastError):
             raise error
         if isinstance(error, OtherShapeError):
@@ -232,19 +232,28 @@ def _settled(trial: Trial, verdict: Verdict, done: Acted, row: int, *, latent: b
         outcome = Outcome.CORRECTED.value
     elif outcome == Outcome.MASKED and latent:
         outcome = Outcome.LATENT.value
-    return _row(trial, replace(verdict, outcome=outcome), done, row)
+    return _row(trial, verdict if outcome == verdict.outcome else replace(verdict, outcome=outcome), done, row)
 
 
 def _row(trial: Trial, verdict: Verdict, done: Acted | None = None, row: int = 0) -> Row:
     events, alarms = (0, None) if done is None else (done.events[row], done.alarms[row])
-    site, element, bit = trial.address
     return Row(
-        trial=trial.number,
-        site=site,
-        element=element,
-        bit=bit,
-        input=trial.input,
-        guard_events=events,
-        alarms=alarms,
-        **asdict(verdict),
+        trial.number,
+        *trial.address,
+        trial.input,
+        verdict.outcome,
+        verdict.max_ulp,
+        verdict.max_relative,
+        events,
+        verdict.cause,
+        verdict.max_absolute,
+        verdict.divergence,
+        verdict.probability,
+        verdict.margin,
+        verdict.top1,
+        verdict.top5,
+        verdict.perplexity,
+        verdict.edits,
+        verdict.diverged,
+        alarms,
     )
