@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset, Text
 from holdfast.errors import HoldfastError, IntegrityError, TrialError
 from holdfast.execution.acted import Acted, acted
+from holdfast.execution.board import Board
 from holdfast.execution.compare import Cause, Outcome
 from holdfast.execution.engines import build_engine
 from holdfast.execution.goldens import Golden
@@ -71,6 +73,7 @@ class TrialRunner:
             "watchdog": watchdog,
         }
         self._data = data
+        self._board: Board | None = None
         self._state = State(model)  # before anything runs
         self.exam: Exam = (task or task_for(data)).bind(model, data)
         engine_built = build_engine(engine, model, self.exam.batch)
@@ -109,10 +112,18 @@ class TrialRunner:
 
     def __call__(self, block: Block) -> list[Row]:
         """Return one row per trial of the block, in its order."""
+        board = self._board
         with torch.no_grad():
-            if len(block) > 1 and all(trial.together for trial in block) and not self._state.moving:
+            together = len(block) > 1 and all(trial.together for trial in block) and not self._state.moving
+            if not together or (board is not None and board.is_suspect(block)):
+                return [self._alone(trial) for trial in block]
+            with nullcontext() if board is None else board.running(block):
                 return self._share(block)
-            return [self._alone(trial) for trial in block]
+
+    def survive(self, blocks: Sequence[Block]) -> None:
+        """Prepare for worker processes that die in these blocks: another one will know what they were doing."""
+        numbers = [trial.number for block in blocks for trial in block]
+        self._board = Board(max(numbers, default=0) + 1)
 
     def _share(self, block: Block) -> list[Row]:
         """Run all trials in one forward, one row each; when that fails, find out which trial it was."""
@@ -133,6 +144,14 @@ class TrialRunner:
         return [self._alone(trial) for trial in block]
 
     def _alone(self, trial: Trial) -> Row:
+        if self._board is None:
+            return self._lone(trial)
+        if self._board.was_fatal(trial):
+            return self._failed(trial, Hang(), self._codes(trial))
+        with self._board.running((trial,)):
+            return self._lone(trial)
+
+    def _lone(self, trial: Trial) -> Row:
         golden = self._lone_golden(trial)  # outside: a model that crashes without a fault is no outcome
         mark, codes = self._state.mark(), self._codes(trial)
         try:

@@ -1,8 +1,8 @@
 """A deadline for one forward pass: a fault can turn a loop into one that never ends.
 
 The deadline is ten times what the fault-free pass took, and at least ten seconds, as in NVBitFI (Tsai et al., DSN
-2021). An alarm interrupts the pass between two steps of Python; a single native call that never returns can only be
-ended by ending its process, which the executor ``processes:N`` does.
+2021). An alarm interrupts the pass between two steps of Python. A single native call that never returns can only be
+ended with its process: a worker process of a campaign is ended by the kernel, after three deadlines of processor time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ from types import FrameType
 from holdfast.errors import InvalidConfig
 
 _STARVED = 10  # deadlines of waiting that a pass without processor time is given
+
+
+_MERCY = 3  # deadlines of processor time after which a worker that does not heed the alarm dies
+ENDED = -int(getattr(signal, "SIGVTALRM", 0))  # exit code of a worker that was ended so
+
+
+class _Here:
+    mortal = False  # whether this process may be ended
 
 
 class Hang(BaseException):  # not an Exception: a model that catches those must not catch this
@@ -66,13 +74,21 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, ring)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 4, 1e-3))
+    if _Here.mortal:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _MERCY * seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # whoever had set it waits for it, late rather than never
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
+
+
+def become_mortal() -> None:
+    """Let the kernel end this process where a pass neither returns nor heeds the alarm; for worker processes only."""
+    _Here.mortal = True
 
 
 def can_interrupt() -> bool:

@@ -145,6 +145,42 @@ def test_a_trial_that_hangs_is_a_due_and_the_campaign_goes_on(executor: str) -> 
         campaign(model, FOUR, BitFlip(), **options, strict=True)  # type: ignore[arg-type]
 
 
+def deaf(_: nn.Module, weight: float) -> None:
+    """Compute for minutes in one native call that holds the interpreter: no alarm is heard before it ends."""
+    if weight > 1e6:
+        pow(7, 10**9)
+
+
+class Deaf(nn.Module):
+    """The same where the huge value is one that flows, so that whole batches share the fatal pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[2.0**-100], [0.0]]))
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.linear(x.flatten(1))
+        deaf(self, float(scores.detach().max()))
+        return scores
+
+
+def test_a_native_call_that_never_returns_costs_a_worker_and_not_the_campaign() -> None:
+    model = Scores(deaf)
+    model.weight.data.fill_(2.0**-100)
+    options = {"seed": 0, "executor": "processes:2", "watchdog": Watchdog(floor=0.05)}
+    rows = campaign(model, FOUR, BitFlip(), at="weights", trials=60, **options).rows  # type: ignore[arg-type]
+    hung = [row for row in rows if row.cause == "hang"]
+    assert {row.bit for row in hung} == {30}
+    assert [row.trial for row in rows] == list(range(60))
+    shared = campaign(Deaf(), FOUR, BitFlip(), at="activations:linear", trials=200, batch=8, **options).rows  # type: ignore[arg-type]
+    hung = [row for row in shared if row.cause == "hang"]
+    assert {(row.bit, row.element) for row in hung} == {(30, 0)}
+    assert [row.trial for row in shared] == list(range(200))
+
+
 def count_up(model: nn.Module, weight: float) -> None:
     """Add the weight to a sum that no output depends on."""
     model.get_buffer("seen").add_(weight)

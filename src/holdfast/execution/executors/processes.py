@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,7 @@ from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.plan import Block
 from holdfast.execution.trials import Row, TrialRunner
+from holdfast.execution.watchdog import ENDED, become_mortal
 
 
 @executors.register("processes")
@@ -48,6 +50,7 @@ class Processes:
         """
         if runner.exclusive:
             raise InvalidConfig("a session cannot be shared between processes", hint="use executor='inline'")
+        runner.survive(blocks)
         for _, rows in self.map(lambda place: [astuple(row) for row in runner(blocks[place])], range(len(blocks))):
             yield [Row(*values) for values in rows]
 
@@ -64,7 +67,7 @@ class Processes:
         try:
             for _ in range(min(self.workers, len(items))):
                 _start(pool, task)
-            yield from _distribute(pool, items)
+            yield from _distribute(pool, items, task)
         finally:
             for pipe, process in pool.items():
                 pipe.close()
@@ -72,7 +75,7 @@ class Processes:
                 process.join()
 
 
-def _start(pool: dict[Connection, BaseProcess], task: Callable[[int], Any]) -> None:
+def _start(pool: dict[Connection, BaseProcess], task: Callable[[int], Any]) -> Connection:
     ours, theirs = get_context("fork").Pipe()
     # a worker must not hold the parent's ends, or it would not notice that the parent died
     process = get_context("fork").Process(
@@ -81,6 +84,7 @@ def _start(pool: dict[Connection, BaseProcess], task: Callable[[int], Any]) -> N
     process.start()
     theirs.close()
     pool[ours] = process
+    return ours
 
 
 def _work(pipe: Connection, foreign: list[Connection], task: Callable[[int], Any]) -> None:
@@ -88,37 +92,48 @@ def _work(pipe: Connection, foreign: list[Connection], task: Callable[[int], Any
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
+    become_mortal()
     with suppress(EOFError, OSError):  # the parent is gone or done
         while True:
             pipe.send_bytes(answer(task, int(pipe.recv_bytes())))
 
 
-def _distribute(pool: dict[Connection, BaseProcess], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    waiting, running = iter(items), 0
-    for pipe in pool:
-        running += _hand_out(pipe, waiting)
-    while running:
+def _distribute(
+    pool: dict[Connection, BaseProcess], items: Sequence[int], task: Callable[[int], Any]
+) -> Iterator[tuple[int, Any]]:
+    waiting, held = iter(items), dict[Connection, int]()
+    for pipe in list(pool):
+        _hand_out(pipe, waiting, held)
+    while held:
         ready = set(wait(list(pool)))
-        for pipe in (pipe for pipe in pool if pipe in ready):
-            result = _receive(pipe, pool[pipe])
-            running += _hand_out(pipe, waiting) - 1
-            yield result
+        for pipe in [pipe for pipe in pool if pipe in ready]:
+            result, item = _receive(pipe, pool[pipe]), held.pop(pipe)
+            if result is None:  # the next worker will know what this one was doing
+                del pool[pipe]
+                waiting = chain([item], waiting)
+                pipe = _start(pool, task)
+            _hand_out(pipe, waiting, held)
+            if result is not None:
+                yield result
 
 
-def _hand_out(pipe: Connection, waiting: Iterator[int]) -> int:
+def _hand_out(pipe: Connection, waiting: Iterator[int], held: dict[Connection, int]) -> None:
     item = next(waiting, None)
     if item is None:
-        return 0
+        return
+    held[pipe] = item
     with suppress(BrokenPipeError):  # its death is reported when its answer is read
         pipe.send_bytes(str(item).encode())
-    return 1
 
 
-def _receive(pipe: Connection, process: BaseProcess) -> tuple[int, Any]:
+def _receive(pipe: Connection, process: BaseProcess) -> tuple[int, Any] | None:
+    """Return an answer, or None where the worker was ended because a pass of it hung."""
     try:
         data = pipe.recv_bytes()
     except (EOFError, OSError):
         process.join()
+        if process.exitcode == ENDED:
+            return None
         raise TrialError(
             f"a campaign worker died with exit code {process.exitcode}",
             hint="what was finished is kept; run it again",
