@@ -86,12 +86,16 @@ class Course:
         return math.sqrt(2 * self._limit / self._information) / variance
 
     def goal(self) -> float:
-        """Return the half-width wanted, as a share; a relative one follows the share known so far."""
+        """Return the half-width to aim at: the margin, but never less than what the budget can reach.
+
+        A relative margin follows the share known so far; without one, the budget says what to aim at.
+        """
+        most, guess = np.array([layer.most for layer in self.design.layers]), self.sequence.guesses()
+        spread = float((most * np.sqrt(guess * (1 - guess))).sum())
+        budget = min(self.design.budget, self.design.cases)
+        reachable = max(spread * math.sqrt(2 * self._limit / budget), self._limit / (_BEARABLE * budget))
         margin = self.design.margin or 0.0
-        if not self.design.relative:
-            return margin
-        most = np.array([layer.most for layer in self.design.layers])
-        return margin * float((most * self.sequence.guesses()).sum())
+        return max(reachable, margin * float((most * guess).sum()) if self.design.relative else margin)
 
     @property
     def stopped(self) -> str:
@@ -123,13 +127,9 @@ class Course:
             return np.asarray([part.mass for part in self.design.parts])
         guess = self.sequence.guesses()
         spread = most * np.sqrt(guess * (1 - guess))
-        width = self.goal() if self.design.margin is not None else self._reachable(spread)
+        width = self.goal()
         neyman = 2 * self._limit / width**2 * spread * spread.sum()
         return np.asarray(np.maximum(neyman, self._limit / (_BEARABLE * width) * most * (1 - guess)))
-
-    def _reachable(self, spread: np.ndarray) -> float:
-        budget = min(self.design.budget, self.design.cases)
-        return max(float(spread.sum()) * math.sqrt(2 * self._limit / budget), self._limit / (_BEARABLE * budget))
 
 
 def apportion(weights: np.ndarray, total: int, left: Sequence[float]) -> list[int]:

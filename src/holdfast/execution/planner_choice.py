@@ -28,7 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "leveugle": {"sampling": "bit-uniform", "stratify": "none"},  # DATE 2009: n for p = 0.5, simple random sampling
     "pytorchfi": {"sampling": "layer-uniform", "stratify": "none"},  # a layer first, then a place in it
 }
-_MOST_STRATA = 96
+_MOST_STRATA = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ class _Case:
             return max(1, min(_MOST_STRATA, wish.trials // 8))
         if wish.relative or wish.margin is None:
             return _MOST_STRATA // 2
-        return max(8, min(_MOST_STRATA, int(math.log(2 / (1 - wish.confidence)) / (3 * wish.margin))))
+        return max(8, min(_MOST_STRATA, int(math.log(2 / (1 - wish.confidence)) / (8 * wish.margin))))
 
     def _budget(self, cases: int | None) -> int:
         """Return the number of trials, or the most of a campaign that stops by itself."""

@@ -72,7 +72,7 @@ class Design:
     def layers(self) -> list[Layer]:
         """The strata as the confidence sequence takes them."""
         most = max(self.ratios.values(), default=1.0)
-        return [Layer(part.items, part.mass * most) for part in self.parts]
+        return [Layer(part.items, part.mass * most, part.label.rpartition(" / ")[2]) for part in self.parts]
 
     @property
     def cases(self) -> float:

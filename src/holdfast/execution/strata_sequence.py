@@ -25,15 +25,19 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.statistics import Estimate, check_confidence
 
 _CAP = 0.75  # of the capital, the most that one value may lose
-_WEIGHT = 1.0  # of the pooled guess beside a stratum's own values
+_WEIGHT = 8.0  # values that the guess from the kin counts as, beside a stratum's own
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One stratum of a total: ``items`` values in [0, ``most``], drawn without replacement; None never ends."""
+    """One stratum of a total: ``items`` values in [0, ``most``], drawn without replacement; None never ends.
+
+    Strata of one ``kin`` are guessed to be alike until they show otherwise.
+    """
 
     items: int | None
     most: float
+    kin: str = ""
 
 
 class StratifiedSequence:
@@ -50,6 +54,8 @@ class StratifiedSequence:
         self._most = np.array([layer.most for layer in layers])
         self._items = np.array([math.inf if layer.items is None else layer.items for layer in layers])
         self.n, self._sum = np.zeros(len(layers), dtype=np.int64), np.zeros(len(layers))
+        groups = list(dict.fromkeys(layer.kin for layer in layers))
+        self._kin = np.array([[float(layer.kin == group) for layer in layers] for group in groups])
         self._up, self._down = _Side(), _Side()
         self._low, self._high, self._evidence = 0.0, float(self._most.sum()), 0.0
 
@@ -61,7 +67,8 @@ class StratifiedSequence:
     def guesses(self) -> np.ndarray:
         """Return what the strata's next values are guessed to be on average, in units of ``most``."""
         share = np.divide(self._sum, self._most, out=np.zeros_like(self._sum), where=self._most > 0)
-        pooled = (share.sum() + 0.5) / (self.n.sum() + 1)
+        kin = self._kin
+        pooled = ((kin @ share + 0.5 / len(kin)) / (kin @ self.n + 1 / len(kin))) @ kin
         unseen = 0.5 / len(
             self.n
         )  # half a failure in all: no run of zeros makes the guess, and with it the spread, zero
