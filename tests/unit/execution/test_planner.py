@@ -131,7 +131,7 @@ def test_apportioning() -> None:
 
 
 def test_the_profile_interval_covers_a_sum_of_shares() -> None:
-    generator, misses, runs = np.random.default_rng(0), 0, 400
+    generator, misses, runs = np.random.default_rng(0), 0, 150
     masses, shares, n = (0.1, 0.6, 0.3), (0.8, 0.01, 0.1), (12, 25, 8)
     truth = sum(m * p for m, p in zip(masses, shares, strict=True))
     for _ in range(runs):
