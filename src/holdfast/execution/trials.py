@@ -114,7 +114,7 @@ class TrialRunner:
         """Return one row per trial of the block, in its order."""
         board = self._board
         with torch.no_grad():
-            together = len(block) > 1 and all(trial.together for trial in block) and not self._state.moving
+            together = len(block) > 1 and self._passes.engine.together(block) and not self._state.moving
             if not together or (board is not None and board.is_suspect(block)):
                 return [self._alone(trial) for trial in block]
             with nullcontext() if board is None else board.running(block):

@@ -2,5 +2,6 @@
 
 from holdfast.execution.engines.catalogue import Engine, build_engine, engines
 from holdfast.execution.engines.hooks import Hooks
+from holdfast.execution.engines.suffix import Auto, Suffix
 
-__all__ = ["Engine", "Hooks", "build_engine", "engines"]
+__all__ = ["Auto", "Engine", "Hooks", "Suffix", "build_engine", "engines"]

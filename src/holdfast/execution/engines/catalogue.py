@@ -38,14 +38,19 @@ class Engine(Protocol):
         """Cut trials into blocks of at most ``batch`` that this engine computes fast; depends on nothing else."""
         ...
 
+    def together(self, block: Block) -> bool:
+        """Say whether all trials of ``block`` may be computed in one call of ``faulty``."""
+        ...
+
 
 engines: Registry[Engine] = Registry("engine", "holdfast.engines")
 
 
 def build_engine(name: str, model: nn.Module, images: Images) -> Engine:
-    """Build the engine called ``name``.
+    """Build the engine called ``name``, or ``name:key=value,...`` with options such as ``suffix:memory=512``.
 
     Raises:
         UnknownName: there is none.
+        InvalidConfig: an option it does not take, or out of range.
     """
-    return engines.get(name)(model, images)
+    return engines.build(name, model=model, images=images)

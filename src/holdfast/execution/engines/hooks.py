@@ -45,6 +45,10 @@ class Hooks:
         """Cut trials into blocks of at most ``batch``, of one site where they share a pass."""
         return plan_blocks(trials, batch)
 
+    def together(self, block: Block) -> bool:
+        """Say whether the trials of ``block`` may share a forward: a stored bit is seen by every row."""
+        return all(trial.together for trial in block)
+
 
 @contextmanager
 def faulty_pass(model: nn.Module, block: Block) -> Iterator[None]:

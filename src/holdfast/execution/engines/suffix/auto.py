@@ -1,0 +1,68 @@
+"""The engine ``auto``: suffix re-execution where the model can be captured, whole passes where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from holdfast.errors import InvalidConfig
+from holdfast.execution.engines.catalogue import Engine, Images, engines
+from holdfast.execution.engines.hooks import Hooks
+from holdfast.execution.engines.suffix.engine import MEMORY, Suffix
+from holdfast.execution.plan import Block, Trial
+
+
+@engines.register("auto")
+class Auto:
+    """Chooses an engine at the first use and says which, and why.
+
+    Attributes:
+        chosen: ``suffix`` or ``hooks``; None before the first use.
+        reason: why whole passes are run; None otherwise.
+    """
+
+    name = "auto"
+
+    def __init__(self, model: nn.Module, images: Images, *, memory: int = MEMORY) -> None:
+        self._plain, self._suffix = Hooks(model, images), Suffix(model, images, memory=memory)
+        self.chosen: str | None = None
+        self.reason: str | None = None
+
+    def golden(self, inputs: tuple[int, ...]) -> Tensor:
+        """Return the fault-free output of a batch of inputs."""
+        return self._engine(inputs[0]).golden(inputs)
+
+    def faulty(self, block: Block) -> Tensor:
+        """Return the output in which row k met trial k.
+
+        Raises:
+            NoSuchSite: a site did not compute in the pass.
+        """
+        engine = self._engine(block[0].input)
+        if engine is self._suffix and not all(self._suffix.knows(trial) for trial in block):
+            engine = self._plain
+        return engine.faulty(block)
+
+    def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
+        """Cut trials into blocks; one whose site is not on the tape runs alone, where engines give equal bits."""
+        if not trials or self._engine(trials[0].input) is self._plain:
+            return self._plain.blocks(trials, batch)
+        known = [trial for trial in trials if self._suffix.knows(trial)]
+        rest = [trial for trial in trials if not self._suffix.knows(trial)]
+        return self._suffix.blocks(known, batch) + self._plain.blocks(rest, 1)
+
+    def together(self, block: Block) -> bool:
+        """Say whether the trials of ``block`` may share a pass."""
+        if self._engine(block[0].input) is self._plain:
+            return self._plain.together(block)
+        return all(self._suffix.knows(trial) for trial in block)
+
+    def _engine(self, example: int) -> Engine:
+        if self.chosen is None:
+            try:
+                self._suffix.prepare(example)
+                self.chosen = "suffix"
+            except InvalidConfig as error:
+                self.chosen, self.reason = "hooks", str(error)
+        return self._suffix if self.chosen == "suffix" else self._plain

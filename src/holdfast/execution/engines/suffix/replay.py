@@ -1,0 +1,77 @@
+"""Replaying trials: all of a block march through the tape together, each from its fault on and only where it differs.
+
+Clean cells come from the golden pass, so that a step runs only if it reads something dirty. A trial whose last dirty
+cell turns out bit-equal to the golden one is over: its output is the golden output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.execution.engines.suffix.dirty import Dirty
+from holdfast.execution.engines.suffix.golden import Golden, execute
+from holdfast.execution.engines.suffix.tape import Step, Tape
+from holdfast.execution.engines.suffix.trial import Flight
+from holdfast.execution.plan import Trial
+
+
+class Replay:
+    """Replays blocks of trials on one tape."""
+
+    def __init__(self, model: nn.Module, tape: Tape) -> None:
+        self._model, self._tape = model, tape
+
+    def outputs(self, trials: Sequence[Trial], goldens: Sequence[Golden]) -> Tensor:
+        """Return the outputs of ``trials``, row k that of trial k on the sample of ``goldens[k]``."""
+        pairs = zip(trials, goldens, strict=True)
+        flights = [Flight(self._model, self._tape, golden, trial) for trial, golden in pairs]
+        self._march(flights)
+        self._report(flights)
+        return torch.cat([flight.output() for flight in flights])
+
+    def _march(self, flights: Sequence[Flight]) -> None:
+        steps = self._tape.steps
+        for number in range(min(flight.start for flight in flights), len(steps)):
+            flying = [flight for flight in flights if not flight.masked]
+            if not flying:
+                return
+            for flight in flying:
+                flight.arrive(number)
+            self._step(number, steps[number], [flight for flight in flying if flight.concerned(number, steps[number])])
+        for flight in flights:
+            flight.arrive(len(steps))
+
+    def _step(self, number: int, step: Step, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            self._dense(number, step, flight)
+            flight.leave(number, step)
+            for cell in step.made:
+                if cell in flight.dirty:
+                    flight.settle(cell)
+
+    def _dense(self, number: int, step: Step, flight: Flight) -> None:
+        written = {old for old, _ in step.rewrites}
+        with flight.memory(number):
+            held = {cell: flight.own(cell) if cell in written else flight.value(cell) for cell in step.cells}
+            made = execute(step, held)
+        for cell in written:
+            del flight.dirty[cell]
+        flight.dirty.update((cell, Dirty(holder)) for cell, holder in made.items())
+        if step.guard >= 0:
+            guard = self._tape.guards[step.guard]
+            flight.events[step.guard], flight.alarms[step.guard] = guard.events, getattr(guard, "alarms", None)
+
+    def _report(self, flights: Sequence[Flight]) -> None:
+        """Leave in every guard what it counted, row by row, as one pass of the whole block would."""
+        for number, guard in enumerate(self._tape.guards):
+            guard.events = _rows([flight.events[number] for flight in flights])
+            if hasattr(guard, "alarms"):
+                guard.alarms = _rows([flight.alarms[number] for flight in flights])
+
+
+def _rows(counts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [count for count in counts if count is not None]
+    return torch.cat(known) if len(known) == len(counts) and known else None

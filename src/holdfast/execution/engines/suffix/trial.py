@@ -1,0 +1,165 @@
+"""One trial in flight: its golden pass, the cells in which it differs from it, and the flips that still wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.execution.condition import Flips
+from holdfast.execution.engines.suffix.dirty import Dirty, around, cut, differing, overlap, relative, volume
+from holdfast.execution.engines.suffix.golden import Golden, private
+from holdfast.execution.engines.suffix.tape import Mark, Read, Step, Tape
+from holdfast.execution.injection import STORED, applied, flip_rows
+from holdfast.execution.plan import Trial
+
+_SMALL = 0.5  # part of a cell below which only the box that differs is held
+
+
+class Flight:
+    """The state of one trial between two steps of the tape."""
+
+    def __init__(self, model: nn.Module, tape: Tape, golden: Golden, trial: Trial) -> None:
+        self.golden, self._tape, self._model = golden, tape, model
+        self.dirty: dict[int, Dirty] = {}
+        self.events, self.alarms = list(golden.events), list(golden.alarms)
+        self._memory = [flips for flips in trial.flips if flips.site.kind in STORED]
+        self._waiting: dict[int, list[tuple[Mark, Flips]]] = {}
+        for flips in _by_site(trial):
+            mark = tape.marks[flips.site.kind, flips.site.name]
+            self._waiting.setdefault(mark.position, []).append((mark, flips))
+        # a lens decodes stored scales into the parameter itself, so that is what the steps read
+        self._names = {(_read_kind(flips), _read_name(flips)) for flips in self._memory}
+        self._seeds = {number for name in self._names for number in tape.readers.get(name, ())}
+
+    @property
+    def start(self) -> int:
+        """The first step that can differ."""
+        return min([*self._waiting, *self._seeds], default=len(self._tape.steps))
+
+    @property
+    def masked(self) -> bool:
+        """Whether nothing differs and nothing will."""
+        return not (self.dirty or self._waiting or self._seeds)
+
+    def arrive(self, number: int) -> None:
+        """Apply the flips that wait before step ``number``."""
+        for mark, flips in self._waiting.pop(number, ()):
+            self._flip(mark, flips)
+
+    def concerned(self, number: int, step: Step) -> bool:
+        """Say whether ``step`` computes something else than in the golden pass."""
+        return number in self._seeds or any(cell in self.dirty for cell in step.cells)
+
+    @contextmanager
+    def memory(self, number: int) -> Iterator[None]:
+        """Have the stored bits flipped for the length of step ``number``, if it reads them."""
+        if number not in self._seeds:
+            yield
+            return
+        self._seeds.discard(number)
+        with applied(self._model, self._memory):
+            yield
+
+    def seeded(self, number: int) -> bool:
+        """Say whether step ``number`` reads stored bits that this trial flips."""
+        return number in self._seeds
+
+    def _flip(self, mark: Mark, flips: Flips) -> None:
+        cell = mark.read.cell
+        known, size = self.dirty.get(cell), mark.read.size
+        if mark.read.whole and self._tape.cells[cell].plain and known is None and size:
+            box = around(torch.unravel_index(flips.index, size))
+            if volume(box) < _SMALL * max(1, self.golden.cell(cell).numel()):
+                patch = cut(self.golden.cell(cell), box).clone(memory_format=torch.contiguous_format)
+                shape = patch.shape
+                place = [i - low for i, (low, _) in zip(torch.unravel_index(flips.index, size), box, strict=True)]
+                local = _ravel(place, shape)
+                site = replace(flips.site, shape=tuple(shape))
+                self.dirty[cell] = Dirty(
+                    flip_rows(patch, torch.zeros_like(local), replace(flips, site=site, index=local)), box
+                )
+                return
+        view = mark.read.of(self.own(cell))
+        flipped = flip_rows(view, torch.zeros_like(flips.index), flips)
+        if flipped is not view:
+            view.copy_(flipped)
+
+    def own(self, cell: int) -> Tensor:
+        """Return the whole of a cell, which this trial may write to from now on."""
+        found = self.dirty.get(cell)
+        if found is None or found.box is not None:
+            holder = private(self.golden.cell(cell), self._tape.cells[cell])
+            if found is not None and found.box is not None:
+                cut(holder, found.box).copy_(found.data)
+            found = self.dirty[cell] = Dirty(holder)
+        return found.data
+
+    def value(self, cell: int) -> Tensor:
+        """Return the whole of a cell, not to be written to."""
+        return self.own(cell) if cell in self.dirty else self.golden.cell(cell)
+
+    def inside(self, read: Read, box: tuple[tuple[int, int], ...]) -> Tensor:
+        """Return a contiguous copy of what ``read`` sees inside ``box``; only for a whole plain cell."""
+        found = self.dirty.get(read.cell)
+        if found is not None and found.box is None:
+            return cut(found.data, box).contiguous()
+        if found is not None and found.box == box:
+            return found.data
+        patch = cut(self.golden.cell(read.cell), box).clone(memory_format=torch.contiguous_format)
+        if found is not None and found.box is not None and (common := overlap(found.box, box)) is not None:
+            cut(patch, relative(common, box)).copy_(cut(found.data, relative(common, found.box)))
+        return patch
+
+    def settle(self, cell: int) -> None:
+        """Hold a cell only where it differs from the golden pass, and not at all when it does not."""
+        found, golden = self.dirty[cell], self.golden.kept(cell)
+        if golden is None:
+            return
+        box = differing(found.data, golden if found.box is None else cut(golden, found.box))
+        if box is None:
+            del self.dirty[cell]
+        elif found.box is not None:
+            if volume(box) < volume(found.box):
+                shifted = tuple((a + s, b + s) for (a, b), (s, _) in zip(box, found.box, strict=True))
+                self.dirty[cell] = Dirty(cut(found.data, box).contiguous(), shifted)
+        elif self._tape.cells[cell].plain and volume(box) < _SMALL * found.data.numel():
+            self.dirty[cell] = Dirty(cut(found.data, box).clone(memory_format=torch.contiguous_format), box)
+
+    def leave(self, number: int, step: Step) -> None:
+        """Let go of the cells that no step after ``number`` reads."""
+        for cell in (*step.cells, *step.made):
+            if self._tape.last_use[cell] <= number:
+                self.dirty.pop(cell, None)
+
+    def output(self) -> Tensor:
+        """Return the model's output, shape (1, ...)."""
+        read = self._tape.output
+        return read.of(self.value(read.cell))
+
+
+def _by_site(trial: Trial) -> list[Flips]:
+    """Return the flips in computed values, those of one site as one."""
+    sites: dict[str, list[Flips]] = {}
+    for flips in trial.flips:
+        if flips.site.kind not in STORED:
+            sites.setdefault(flips.site.address, []).append(flips)
+    return [items[0] if len(items) == 1 else Flips.joined(items) for items in sites.values()]
+
+
+def _read_kind(flips: Flips) -> str:
+    return "weights" if flips.site.kind == "qparams" else flips.site.kind
+
+
+def _read_name(flips: Flips) -> str:
+    return flips.site.name.rpartition("/")[0] if flips.site.kind == "qparams" else flips.site.name
+
+
+def _ravel(index: list[Tensor], size: torch.Size) -> Tensor:
+    place = torch.zeros_like(index[0])
+    for step, length in zip(index, size, strict=True):
+        place = place * length + step
+    return place
