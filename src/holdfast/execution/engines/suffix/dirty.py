@@ -75,10 +75,13 @@ def differing(ours: Tensor, golden: Tensor) -> Box | None:
         return ()
     different = left != right
     box = []
-    for dimension in range(ours.dim()):
-        others = [d for d in range(ours.dim()) if d != dimension]
-        line = (different.any(others) if others else different).nonzero()
-        box.append((int(line[0]), int(line[-1]) + 1))
+    for dimension, length in enumerate(ours.shape):
+        if length == 1:
+            box.append((0, 1))
+            continue
+        others = [d for d in range(ours.dim()) if d != dimension and ours.shape[d] > 1]
+        line = (different.any(others) if others else different).flatten().nonzero().flatten().tolist()
+        box.append((line[0], line[-1] + 1))
     return tuple(box)
 
 

@@ -15,6 +15,7 @@ from holdfast.execution.engines.suffix.dirty import Dirty
 from holdfast.execution.engines.suffix.golden import Golden, execute
 from holdfast.execution.engines.suffix.tape import Step, Tape
 from holdfast.execution.engines.suffix.trial import Flight
+from holdfast.execution.engines.suffix.windows import Windows
 from holdfast.execution.plan import Trial
 
 
@@ -23,6 +24,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, tape: Tape) -> None:
         self._model, self._tape = model, tape
+        self._windows = Windows(tape)
 
     def outputs(self, trials: Sequence[Trial], goldens: Sequence[Golden]) -> Tensor:
         """Return the outputs of ``trials``, row k that of trial k on the sample of ``goldens[k]``."""
@@ -45,8 +47,11 @@ class Replay:
             flight.arrive(len(steps))
 
     def _step(self, number: int, step: Step, flights: Sequence[Flight]) -> None:
-        for flight in flights:
+        whole = [flight for flight in flights if not self._windows.take(number, flight)]
+        self._windows.run(number)
+        for flight in self._windows.stack(number, whole):
             self._dense(number, step, flight)
+        for flight in flights:
             flight.leave(number, step)
             for cell in step.made:
                 if cell in flight.dirty:

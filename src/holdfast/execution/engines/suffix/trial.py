@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.execution.condition import Flips
-from holdfast.execution.engines.suffix.dirty import Dirty, around, cut, differing, overlap, relative, volume
+from holdfast.execution.engines.suffix.dirty import (
+    Box,
+    Dirty,
+    around,
+    cut,
+    differing,
+    overlap,
+    relative,
+    reshaped,
+    volume,
+)
 from holdfast.execution.engines.suffix.golden import Golden, private
 from holdfast.execution.engines.suffix.tape import Mark, Read, Step, Tape
 from holdfast.execution.injection import STORED, applied, flip_rows
@@ -102,17 +112,31 @@ class Flight:
         """Return the whole of a cell, not to be written to."""
         return self.own(cell) if cell in self.dirty else self.golden.cell(cell)
 
-    def inside(self, read: Read, box: tuple[tuple[int, int], ...]) -> Tensor:
-        """Return a contiguous copy of what ``read`` sees inside ``box``; only for a whole plain cell."""
-        found = self.dirty.get(read.cell)
+    def inside(self, read: Read, box: Box) -> Tensor:
+        """Return a contiguous copy of what ``read`` sees inside ``box``; only for a plain cell."""
+        size = self._tape.cells[read.cell].size
+        own = reshaped(box, read.size, size)
+        return self._inside(read.cell, own).view([high - low for low, high in box])
+
+    def _inside(self, cell: int, box: Box) -> Tensor:
+        found = self.dirty.get(cell)
         if found is not None and found.box is None:
-            return cut(found.data, box).contiguous()
+            return cut(found.data, box).clone(memory_format=torch.contiguous_format)
         if found is not None and found.box == box:
-            return found.data
-        patch = cut(self.golden.cell(read.cell), box).clone(memory_format=torch.contiguous_format)
+            return found.data.clone()
+        patch = cut(self.golden.cell(cell), box).clone(memory_format=torch.contiguous_format)
         if found is not None and found.box is not None and (common := overlap(found.box, box)) is not None:
             cut(patch, relative(common, box)).copy_(cut(found.data, relative(common, found.box)))
         return patch
+
+    def box(self, read: Read) -> Box | None:
+        """Return where ``read``, of a plain cell, may differ; None when that is everywhere or not known."""
+        found = self.dirty[read.cell]
+        if found.box is None:
+            return None
+        size = self._tape.cells[read.cell].size
+        box = reshaped(found.box, size, read.size)
+        return box if volume(reshaped(box, read.size, size)) == volume(box) else None
 
     def settle(self, cell: int) -> None:
         """Hold a cell only where it differs from the golden pass, and not at all when it does not."""
