@@ -66,6 +66,11 @@ def around(positions: Sequence[Tensor]) -> Box:
     return tuple((int(index.min()), int(index.max()) + 1) for index in positions)
 
 
+def equal(ours: Tensor, golden: Tensor) -> bool:
+    """Say whether all bits are equal."""
+    return torch.equal(bits.int_view(ours), bits.int_view(golden))
+
+
 def differing(ours: Tensor, golden: Tensor) -> Box | None:
     """Return the box around the elements whose bits differ, or None when none do."""
     left, right = bits.int_view(ours), bits.int_view(golden)
@@ -73,16 +78,11 @@ def differing(ours: Tensor, golden: Tensor) -> Box | None:
         return None
     if ours.dim() == 0:
         return ()
-    different = left != right
-    box = []
-    for dimension, length in enumerate(ours.shape):
-        if length == 1:
-            box.append((0, 1))
-            continue
-        others = [d for d in range(ours.dim()) if d != dimension and ours.shape[d] > 1]
-        line = (different.any(others) if others else different).flatten().nonzero().flatten().tolist()
-        box.append((line[0], line[-1] + 1))
-    return tuple(box)
+    if ours.numel() == 1:
+        return whole(ours.shape)
+    index = (left != right).nonzero()
+    low, high = torch.aminmax(index, dim=0)
+    return tuple((a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True))
 
 
 def reshaped(box: Box, size: Sequence[int], target: Sequence[int]) -> Box:

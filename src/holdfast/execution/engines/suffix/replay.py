@@ -6,6 +6,7 @@ cell turns out bit-equal to the golden one is over: its output is the golden out
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 
 from holdfast.execution.engines.suffix.dirty import Dirty
 from holdfast.execution.engines.suffix.golden import Golden, execute
+from holdfast.execution.engines.suffix.rules import ABSORBING, RULES, Linear
 from holdfast.execution.engines.suffix.tape import Step, Tape
 from holdfast.execution.engines.suffix.trial import Flight
 from holdfast.execution.engines.suffix.windows import Windows
 from holdfast.execution.plan import Trial
+
+_PATIENCE = 4
 
 
 class Replay:
@@ -25,6 +29,7 @@ class Replay:
     def __init__(self, model: nn.Module, tape: Tape) -> None:
         self._model, self._tape = model, tape
         self._windows = Windows(tape)
+        self._fruitless: Counter[int] = Counter()  # searches of a step's whole result that narrowed nothing
 
     def outputs(self, trials: Sequence[Trial], goldens: Sequence[Golden]) -> Tensor:
         """Return the outputs of ``trials``, row k that of trial k on the sample of ``goldens[k]``."""
@@ -53,9 +58,26 @@ class Replay:
             self._dense(number, step, flight)
         for flight in flights:
             flight.leave(number, step)
-            for cell in step.made:
-                if cell in flight.dirty:
-                    flight.settle(cell)
+            self._settle(number, step, flight)
+
+    def _settle(self, number: int, step: Step, flight: Flight) -> None:
+        """Compare what a step made with the golden pass, where that may end the trial or narrow what differs."""
+        for cell in step.made:
+            found = flight.dirty.get(cell)
+            if found is None:
+                continue
+            if found.box is not None:
+                narrow = step.call in ABSORBING
+            else:
+                narrow = number in flight.seeds or self._promising(number, step)
+            if narrow or step.call in ABSORBING or len(flight.dirty) == 1:
+                flight.settle(cell, narrow=narrow)
+                if found.box is None and cell in flight.dirty:
+                    self._fruitless[number] += 1 if flight.dirty[cell].box is None else -_PATIENCE
+
+    def _promising(self, number: int, step: Step) -> bool:
+        """Say whether to search the product of a linear layer: behind causal attention early tokens are untouched."""
+        return isinstance(RULES.get(step.call), Linear) and self._fruitless[number] < _PATIENCE
 
     def _dense(self, number: int, step: Step, flight: Flight) -> None:
         written = {old for old, _ in step.rewrites}

@@ -28,8 +28,12 @@ class Rule(Protocol):
     exact: bool
     stacked: bool
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
-        """Yield boxes of the result (of shape ``size``) that hold all that may differ; ``dirty`` is by slot."""
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the box of the result (of shape ``size``) that may differ, or None if the rule does not know."""
+        ...
+
+    def results(self, reach: Box, size: Sequence[int]) -> Iterator[Box]:
+        """Yield boxes of the result that hold ``reach`` and are worth trying, the smallest first."""
         ...
 
     def operands(self, step: Step, box: Box) -> dict[int, Box]:
@@ -53,12 +57,15 @@ class Elementwise:
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact  # one correctly rounded operation, whichever loop computes it
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
-        """Yield the box around all dirty operands, then whole last dimensions of it."""
-        box = hull([_broadcast(dirty[slot], step.reads[slot].size, size) for slot in dirty])
-        yield box
-        if not self.exact and box[-1] != (0, size[-1]):
-            yield (*box[:-1], (0, size[-1]))
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the box around all dirty operands."""
+        return hull([_broadcast(dirty[slot], step.reads[slot].size, size) for slot in dirty])
+
+    def results(self, reach: Box, size: Sequence[int]) -> Iterator[Box]:
+        """Yield the box itself, then whole last dimensions of it."""
+        yield reach
+        if not self.exact and reach[-1] != (0, size[-1]):
+            yield (*reach[:-1], (0, size[-1]))
 
     def operands(self, step: Step, box: Box) -> dict[int, Box]:
         """Return the same place of each operand."""
@@ -82,13 +89,13 @@ class Rows(Elementwise):
     def __init__(self) -> None:
         super().__init__(exact=False)
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
-        """Yield the rows that differ, whole."""
-        lost = len(step.args[1]) if isinstance(step.args[1], tuple | list) else 1
-        if lost == 1 and not isinstance(step.args[1], tuple | list) and step.args[1] not in (-1, len(size) - 1):
-            return
-        kept = len(size) - lost
-        yield (*dirty[0][:kept], *((0, length) for length in size[kept:]))
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the rows that differ, whole."""
+        shape = step.args[1]  # of a norm; of a softmax it is the dimension
+        if not isinstance(shape, tuple | list) and shape not in (-1, len(size) - 1):
+            return None
+        kept = len(size) - (len(shape) if isinstance(shape, tuple | list) else 1)
+        return (*dirty[0][:kept], *((0, length) for length in size[kept:])) if list(dirty) == [0] else None
 
     def operands(self, step: Step, box: Box) -> dict[int, Box]:
         """Return the same rows."""
@@ -102,10 +109,9 @@ class Rows(Elementwise):
 class Channels(Rows):
     """A batch norm with fixed statistics: each element with the numbers of its channel."""
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
-        """Yield the box that differs."""
-        if not step.args[5]:
-            yield dirty[0]
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the box that differs."""
+        return None if step.args[5] else dirty.get(0)
 
     def run(self, step: Step, parts: Sequence[Tensor], box: Box) -> Tensor:
         """Run the operation with the numbers of the box's channels."""
@@ -121,9 +127,13 @@ class Linear:
     def __init__(self, operand: int) -> None:
         self._operand = operand  # slot of the rows
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the rows that differ."""
+        return (dirty[self._operand][0], (0, size[1]))
+
+    def results(self, reach: Box, size: Sequence[int]) -> Iterator[Box]:
         """Yield more and more rows around those that differ."""
-        low, high = dirty[self._operand][0]
+        low, high = reach[0]
         for length in _ROWS:
             if high - low <= length <= size[0]:
                 yield (_placed(low, high, length, size[0]), (0, size[1]))
@@ -147,20 +157,21 @@ class Sliding:
     def __init__(self, *, pool: bool) -> None:
         self.exact, self.stacked, self._pool = pool, not pool, pool
 
-    def results(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Iterator[Box]:
-        """Yield larger and larger windows, square where there is room, around all that sees what differs."""
-        spans, kernel = dirty[0][2:], self._geometry(step)
-        if len(spans) != 2 or len(dirty) != 1 or (not self._pool and step.args[6]):
-            return
-        seen = [_seen(span, *axis, length) for span, axis, length in zip(spans, kernel, size[2:], strict=True)]
-        channels = dirty[0][1] if self._pool else (0, size[1])
-        if any(high <= low for low, high in seen):
-            return  # between the strides: nothing sees it, which the whole pass shows as well
-        need = max(high - low for low, high in seen)
+    def reach(self, step: Step, dirty: Mapping[int, Box], size: Sequence[int]) -> Box | None:
+        """Return the window whose receptive field touches what differs."""
+        spans = dirty[0][2:]
+        if len(spans) != 2 or (not self._pool and step.args[6]):
+            return None  # a convolution along one or three axes, or a transposed one
+        axes = zip(spans, self._geometry(step), size[2:], strict=True)
+        return ((0, 1), dirty[0][1] if self._pool else (0, size[1]), *(_seen(span, *k, n) for span, k, n in axes))
+
+    def results(self, reach: Box, size: Sequence[int]) -> Iterator[Box]:
+        """Yield larger and larger windows, square where there is room, so that those of several faults are alike."""
+        need = max(high - low for low, high in reach[2:])
         for side in [need] if self._pool else [side for side in _SIDES if side >= need]:
-            pairs = zip(seen, size[2:], strict=True)
+            pairs = zip(reach[2:], size[2:], strict=True)
             window = [_placed(low, high, max(high - low, min(side, length)), length) for (low, high), length in pairs]
-            yield ((0, 1), channels, *window)
+            yield (*reach[:2], *window)
 
     def operands(self, step: Step, box: Box) -> dict[int, Box]:
         """Return the receptive field."""
@@ -197,7 +208,8 @@ class Sliding:
 def _seen(span: tuple[int, int], k: int, s: int, p: int, d: int, length: int) -> tuple[int, int]:
     """Return the results whose receptive field touches ``span``."""
     low = -((-(span[0] + p - (k - 1) * d)) // s)
-    return max(0, low), min(length, (span[1] - 1 + p) // s + 1)
+    low, high = max(0, low), min(length, (span[1] - 1 + p) // s + 1)
+    return low, max(low, high)  # empty between the strides
 
 
 def _placed(low: int, high: int, length: int, full: int) -> tuple[int, int]:
@@ -249,6 +261,11 @@ def _rules() -> dict[Any, Rule]:
 
 
 RULES = _rules()
+
+# after these a difference may be gone: a maximum, a bound, or a sum that rounds it away
+ABSORBING = {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default}
+ABSORBING |= {aten.clamp_.default, aten.max_pool2d_with_indices.default, aten.add.Tensor, aten.add_.Tensor}
+ABSORBING |= {aten.native_layer_norm.default, aten.masked_fill.Scalar, aten.where.self}
 
 
 def operand_is_plain(read: Read, plain: bool) -> bool:

@@ -81,16 +81,12 @@ class Step:
     makes: tuple[tuple[int, int], ...]
     stored: frozenset[tuple[str, str]]
     guard: int = -1
+    cells: tuple[int, ...] = field(init=False)  # that it reads
+    made: tuple[int, ...] = field(init=False)  # in place or not
 
-    @property
-    def cells(self) -> tuple[int, ...]:
-        """The cells it reads."""
-        return tuple(dict.fromkeys(read.cell for read in self.reads if read.cell >= 0))
-
-    @property
-    def made(self) -> tuple[int, ...]:
-        """The cells it makes, in place or not."""
-        return (*(new for _, new in self.rewrites), *(cell for cell, _ in self.makes))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(dict.fromkeys(read.cell for read in self.reads if read.cell >= 0)))
+        object.__setattr__(self, "made", (*(new for _, new in self.rewrites), *(cell for cell, _ in self.makes)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from holdfast.execution.engines.suffix.dirty import (
     around,
     cut,
     differing,
+    equal,
     overlap,
     relative,
     reshaped,
@@ -27,10 +28,17 @@ from holdfast.execution.injection import STORED, applied, flip_rows
 from holdfast.execution.plan import Trial
 
 _SMALL = 0.5  # part of a cell below which only the box that differs is held
+_SEARCHED = 1 << 20  # elements beyond which a cell is compared but not searched
 
 
 class Flight:
-    """The state of one trial between two steps of the tape."""
+    """The state of one trial between two steps of the tape.
+
+    Attributes:
+        dirty: the cells that differ from the golden pass.
+        seeds: the steps that read stored bits which the trial flips.
+        events, alarms: what each guard counted.
+    """
 
     def __init__(self, model: nn.Module, tape: Tape, golden: Golden, trial: Trial) -> None:
         self.golden, self._tape, self._model = golden, tape, model
@@ -42,18 +50,19 @@ class Flight:
             mark = tape.marks[flips.site.kind, flips.site.name]
             self._waiting.setdefault(mark.position, []).append((mark, flips))
         # a lens decodes stored scales into the parameter itself, so that is what the steps read
-        self._names = {(_read_kind(flips), _read_name(flips)) for flips in self._memory}
-        self._seeds = {number for name in self._names for number in tape.readers.get(name, ())}
+        names = {(_read_kind(flips), _read_name(flips)) for flips in self._memory}
+        self.seeds = frozenset(number for name in names for number in tape.readers.get(name, ()))
+        self._due = set(self.seeds)
 
     @property
     def start(self) -> int:
         """The first step that can differ."""
-        return min([*self._waiting, *self._seeds], default=len(self._tape.steps))
+        return min([*self._waiting, *self._due], default=len(self._tape.steps))
 
     @property
     def masked(self) -> bool:
         """Whether nothing differs and nothing will."""
-        return not (self.dirty or self._waiting or self._seeds)
+        return not (self.dirty or self._waiting or self._due)
 
     def arrive(self, number: int) -> None:
         """Apply the flips that wait before step ``number``."""
@@ -62,21 +71,17 @@ class Flight:
 
     def concerned(self, number: int, step: Step) -> bool:
         """Say whether ``step`` computes something else than in the golden pass."""
-        return number in self._seeds or any(cell in self.dirty for cell in step.cells)
+        return number in self._due or any(cell in self.dirty for cell in step.cells)
 
     @contextmanager
     def memory(self, number: int) -> Iterator[None]:
         """Have the stored bits flipped for the length of step ``number``, if it reads them."""
-        if number not in self._seeds:
+        if number not in self._due:
             yield
             return
-        self._seeds.discard(number)
+        self._due.discard(number)
         with applied(self._model, self._memory):
             yield
-
-    def seeded(self, number: int) -> bool:
-        """Say whether step ``number`` reads stored bits that this trial flips."""
-        return number in self._seeds
 
     def _flip(self, mark: Mark, flips: Flips) -> None:
         cell = mark.read.cell
@@ -138,20 +143,23 @@ class Flight:
         box = reshaped(found.box, size, read.size)
         return box if volume(reshaped(box, read.size, size)) == volume(box) else None
 
-    def settle(self, cell: int) -> None:
-        """Hold a cell only where it differs from the golden pass, and not at all when it does not."""
+    def settle(self, cell: int, *, narrow: bool) -> None:
+        """Let go of a cell that equals the golden one; with ``narrow``, hold no more of it than what differs."""
         found, golden = self.dirty[cell], self.golden.kept(cell)
         if golden is None:
             return
-        box = differing(found.data, golden if found.box is None else cut(golden, found.box))
+        part = golden if found.box is None else cut(golden, found.box)
+        if not narrow or found.data.numel() > _SEARCHED:
+            if equal(found.data, part):
+                del self.dirty[cell]
+            return
+        box = differing(found.data, part)
         if box is None:
             del self.dirty[cell]
-        elif found.box is not None:
-            if volume(box) < volume(found.box):
-                shifted = tuple((a + s, b + s) for (a, b), (s, _) in zip(box, found.box, strict=True))
-                self.dirty[cell] = Dirty(cut(found.data, box).contiguous(), shifted)
-        elif self._tape.cells[cell].plain and volume(box) < _SMALL * found.data.numel():
-            self.dirty[cell] = Dirty(cut(found.data, box).clone(memory_format=torch.contiguous_format), box)
+        elif volume(box) < _SMALL * found.data.numel() and (found.box is not None or self._tape.cells[cell].plain):
+            corner = [0] * len(box) if found.box is None else [low for low, _ in found.box]
+            shifted = tuple((a + s, b + s) for (a, b), s in zip(box, corner, strict=True))
+            self.dirty[cell] = Dirty(cut(found.data, box).clone(memory_format=torch.contiguous_format), shifted)
 
     def leave(self, number: int, step: Step) -> None:
         """Let go of the cells that no step after ``number`` reads."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from holdfast.execution.engines.suffix.dirty import Box, Dirty, reshaped, volume
+from holdfast.execution.engines.suffix.dirty import Box, Dirty, cut, relative, reshaped, volume
 from holdfast.execution.engines.suffix.rules import RULES, Linear, Rule, Sliding, operand_is_plain, slots_in_order
 from holdfast.execution.engines.suffix.tape import Slot, Step, Tape
 from holdfast.execution.engines.suffix.trial import Flight
@@ -21,7 +22,8 @@ _ALIGNED = 64  # bytes; kernels may treat less aligned rows another way
 class _Job:
     flight: Flight
     rule: Rule
-    box: Box
+    reach: Box  # what may differ
+    box: Box  # what is computed
 
 
 class Windows:
@@ -53,19 +55,23 @@ class Windows:
     def take(self, number: int, flight: Flight) -> bool:
         """Queue a box of step ``number`` for ``flight`` and say so, if there is one that is worth it."""
         step, rule = self._tape.steps[number], self._rules[number]
-        if rule is None or flight.seeded(number):
+        if rule is None or number in flight.seeds:
             return False
         dirty = {slot: flight.box(read) for slot, read in enumerate(step.reads) if read.cell in flight.dirty}
         known = {slot: box for slot, box in dirty.items() if box is not None}
         if len(known) < len(dirty):
             return False
         size = self._tape.cells[step.made[0]].size
-        total = volume(tuple((0, length) for length in size))
-        for box in rule.results(step, known, size):
-            if volume(box) > _WORTH * total or not self._maps(step, rule.operands(step, box)):
+        reach = rule.reach(step, known, size)
+        if reach is None:
+            return False
+        if volume(reach) == 0:
+            return True  # nothing reads what differs
+        for box in rule.results(reach, size):
+            if volume(box) > _WORTH * math.prod(size) or not self._maps(step, rule.operands(step, box)):
                 return False
             if self._trust.boxes(rule, number, box, 1, flight.golden):
-                self._jobs.append(_Job(flight, rule, box))
+                self._jobs.append(_Job(flight, rule, reach, box))
                 return True
         return False
 
@@ -92,7 +98,8 @@ class Windows:
                 for job, result in zip(chunk, results, strict=True):
                     for old, _ in step.rewrites:
                         job.flight.dirty.pop(old, None)
-                    job.flight.dirty[step.made[0]] = Dirty(result.contiguous(), job.box)
+                    part = result if job.reach == job.box else cut(result, relative(job.reach, job.box))
+                    job.flight.dirty[step.made[0]] = Dirty(part.contiguous(), job.reach)
 
     def _chunks(self, number: int, group: list[_Job]) -> Iterator[list[_Job]]:
         while group:
@@ -109,7 +116,7 @@ class Windows:
     def stack(self, number: int, flights: Sequence[Flight]) -> list[Flight]:
         """Compute step ``number`` for several flights in one call where that gives the same bits; return the rest."""
         step, rule = self._tape.steps[number], self._rules[number]
-        ready = [flight for flight in flights if not flight.seeded(number)]
+        ready = [flight for flight in flights if number not in flight.seeds]
         if not isinstance(rule, Linear | Sliding) or not rule.stacked or len(ready) < 2:
             return list(flights)
         slot = next(slot for slot, read in enumerate(step.reads) if read.cell >= 0)
@@ -121,7 +128,7 @@ class Windows:
             self._together(step, slot, ready[:size])
             ready = ready[size:]
         done = {id(flight) for flight in flights} - {id(flight) for flight in ready}
-        return [f for f in flights if id(f) not in done or f.seeded(number)]
+        return [f for f in flights if id(f) not in done or number in f.seeds]
 
     def _together(self, step: Step, slot: int, flights: Sequence[Flight]) -> None:
         read = step.reads[slot]
