@@ -42,6 +42,9 @@ def soak(
     batch_size: Annotated[int, typer.Option(help="Samples in one pass.", min=1)] = 4,
     patience: Annotated[float, typer.Option(help="Seconds without a finished iteration that are a hang.")] = 30.0,
     audit: Annotated[float, typer.Option(help="Seconds between looks at all stored tensors.")] = 60.0,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model in logs; a hardened one of the same name is compared.")
+    ] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Where logs go. [default: OUT/logs]")] = None,
     mirror: Annotated[str | None, typer.Option(help="Send every line to a supervisor too: udp:HOST:PORT.")] = None,
     arch: Architecture = None,
@@ -62,10 +65,10 @@ def soak(
     )  # fmt: skip
     loaded, images = _subject(model, data, arch)
     names = [name.strip() for name in kernels.split(",") if name.strip()] if kernels else []
-    name = "model" if model is None else model.resolve().name
+    called = name or ("model" if model is None else model.resolve().name)
     with _live() as progress:
         report = run_soak(
-            how, out=out, model=loaded, data=images, name=name, kernels=names, progress=progress, announce=say
+            how, out=out, model=loaded, data=images, name=called, kernels=names, progress=progress, announce=say
         )
     _tell(report, out)
     if json:
@@ -94,11 +97,13 @@ def _live() -> Iterator[Callable[[int, Mapping[str, int]], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # without a thread of its own: workers are forked while it shows
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("starting", total=None)
 
         def update(iterations: int, events: Mapping[str, int]) -> None:
             bar.update(task, description=f"{iterations:,} iterations, {_events(events) or 'nothing wrong'}")
+            bar.refresh()
 
         yield update
 

@@ -138,9 +138,16 @@ def _row(values: Mapping[Any, Any], where: str) -> Counts:
         what = f"unknown column {unknown[0]}" if unknown else f"no column {missing[0]}"
         raise UnreadableArtifact(f"{where}: {what}", hint=f"columns are {', '.join(_COLUMNS)}")
     try:
-        numbers = {key: int(values[key]) for key in (*_NUMBERS, "episodes") if key in values}
+        numbers = {key: _whole(values[key]) for key in (*_NUMBERS, "episodes") if key in values}
         times = {key: float(values[key]) for key in ("seconds", "unseen") if key in values}
         texts = {key: str(values[key]) for key in ("subject", "arm", "session") if key in values}
         return Counts(**texts, **numbers, **times)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise UnreadableArtifact(f"{where}: {error}") from error
+
+
+def _whole(value: Any) -> int:
+    """Return a count; half an event is a mistake and not rounded."""
+    if isinstance(value, float | bool):
+        raise TypeError(f"{value} is no count")
+    return int(value)

@@ -8,7 +8,7 @@ give up a night of beam time, and no reason to guess either. What cannot be read
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeGuard
@@ -16,12 +16,14 @@ from typing import TypeGuard
 KINDS = ("HEADER", "BEGIN", "IT", "ERR", "SDC", "INF", "CINF", "ABORT", "END", "SERVER_HEADER", "SERVER_BEGIN",
          "SERVER_END", "SERVER_DUE", "SERVER_UNKNOWN")  # fmt: skip
 ECC_ON, ECC_OFF = b"\x0e", b"\x0d"
-_LINE = re.compile(r"(?:(?P<stamp>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,]\d{3}) )?#(?P<kind>[A-Z_]+)[: ]?(?P<text>.*)")
+_LINE = re.compile(
+    r"(?:(?P<stamp>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,]\d{3}) )?#(?P<kind>[A-Z_]+)[: ]?(?P<text>.*)", re.ASCII
+)
 _PAIR = re.compile(r"(\w+)[:=](\S*)")
-_COUNT = re.compile(r"\d+")
+_COUNT = re.compile(r"\d+", re.ASCII)
 _TIMES = (
-    re.compile(r"Y:(\d+) M:(\d+) D:(\d+) T(?:ime|IME):(\d+):(\d+):(\d+)"),  # of a beginning
-    re.compile(r"TIME:(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)"),  # of an end
+    re.compile(r"Y:(\d+) M:(\d+) D:(\d+) T(?:ime|IME):(\d+):(\d+):(\d+)", re.ASCII),  # of a beginning
+    re.compile(r"TIME:(\d{4})-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)", re.ASCII),  # of an end
 )
 
 
@@ -81,8 +83,8 @@ def parse_line(raw: bytes, number: int = 0) -> Line | Unread | None:
 
 
 def is_timed(line: Line) -> bool:
-    """Say whether a line tells the exposure so far."""
-    return line.kind in ("IT", "SDC") or (line.kind == "INF" and {"Ite", "KerTime", "AccTime"} <= line.fields.keys())
+    """Say whether a line tells the exposure so far; #INF lines may, too."""
+    return line.kind in ("IT", "SDC") or (line.kind == "INF" and _has_numbers(line, ()))
 
 
 def understood(line: Line | Unread | None) -> TypeGuard[Line]:
@@ -91,20 +93,25 @@ def understood(line: Line | Unread | None) -> TypeGuard[Line]:
 
 
 def _whole(line: Line) -> bool:
-    """Say whether what a timed line must tell is there and is a number."""
+    """Say whether what a timed line must tell is there."""
     if line.kind not in ("IT", "SDC"):
         return True
+    return _has_numbers(line, ("KerErr",) if line.kind == "SDC" else ())
+
+
+def _has_numbers(line: Line, counts: Sequence[str]) -> bool:
+    """Say whether the times of a line are finite numbers, and ``counts`` (and AccErr, if there) whole ones."""
+    whole = [*counts, *(["AccErr"] if line.fields.get("AccErr") else [])]
     try:
-        numbers = (line.iteration, line.kernel_seconds, line.total_seconds)
-        extra = int(line.fields["KerErr"]) if line.kind == "SDC" else 0
+        numbers = [line.iteration, line.kernel_seconds, line.total_seconds, *(int(line.fields[key]) for key in whole)]
     except (KeyError, ValueError):
         return False
-    return all(0 <= item < float("inf") for item in (*numbers, extra))
+    return all(0 <= item < float("inf") for item in numbers)
 
 
 def _time(stamp: str | None, text: str) -> float | None:
     if stamp is not None:
-        return _seconds(datetime.fromisoformat(stamp.replace(",", ".")))
+        return _from_parts([int(part) for part in _COUNT.findall(stamp)])
     for pattern in _TIMES:
         if (found := pattern.search(text)) is not None:
             return _from_parts([int(part) for part in found.groups()])
@@ -112,15 +119,13 @@ def _time(stamp: str | None, text: str) -> float | None:
 
 
 def _from_parts(parts: list[int]) -> float | None:
+    """Count seconds of a wall clock without a zone, of which only differences mean anything; a seventh part is ms."""
+    year, month, day, hour, minute, second, *milliseconds = parts
     try:
-        return _seconds(datetime(*parts))  # type: ignore[arg-type]
-    except ValueError:  # a date that does not exist
+        local = datetime(year, month, day, hour, minute, second)
+    except (ValueError, OverflowError):  # a date that does not exist
         return None
-
-
-def _seconds(local: datetime) -> float:
-    """Count seconds of a wall clock without a zone; only differences mean anything."""
-    return (local - datetime(1970, 1, 1)).total_seconds()
+    return (local - datetime(1970, 1, 1)).total_seconds() + sum(milliseconds) / 1000
 
 
 def header_line(text: str) -> str:

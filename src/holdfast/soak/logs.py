@@ -221,7 +221,7 @@ class _Reader:
         segment, details = self._segments[-1], self._details
         errors = int(line.fields["KerErr"])
         segment.shown += errors
-        segment.errors = max(segment.errors, int(line.fields.get("AccErr", "0") or 0))
+        segment.errors = max(segment.errors, int(line.fields.get("AccErr") or 0))
         self._found.append(
             Corruption(
                 iteration=line.iteration,

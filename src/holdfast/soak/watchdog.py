@@ -52,7 +52,6 @@ class _Life:
     beats: int = 0
     longest: float = 0.0  # seconds between two beats that were seen
     ready: bool = False
-    crash: str = ""
     hopeless: str = ""
     done: bool = False
 
@@ -188,7 +187,9 @@ class Watchdog:
         elif kind == "latent":
             self._latent(life, message)
         elif kind == "crash":
-            life.crash = message["text"]
+            # what is left to do in that process is to print, which a fork can hang in
+            self._log(life, life.bench).line(f"#INF SETUP_ERROR:{message['text']}")
+            self._due(life, "crash", message["text"])
         elif kind == "hopeless":
             life.hopeless = message["bench"]
         elif kind == "done":
@@ -231,9 +232,6 @@ class Watchdog:
             self._forget(life)
         elif life.hopeless:
             self._aborted(life)
-        elif life.crash:
-            self._log(life, life.bench).line(f"#INF SETUP_ERROR:{life.crash}")
-            self._due(life, "crash", life.crash)
         else:
             self._due(life, "death", f"exit code {life.process.exitcode}")
 
