@@ -16,6 +16,7 @@ from holdfast.execution.condition import Flips, Population
 from holdfast.execution.statistics import Proportion
 from holdfast.faults import BitFlip
 from holdfast.hardening import ChecksumGuard, Checksums, harden, methods
+from holdfast.hardening.guards.checksum_operations import Located
 from holdfast.models import card, load, manifest_of, save, tap
 from holdfast.models.guard import attach_guard, guard_from_json
 from holdfast.numerics import bits
@@ -102,13 +103,34 @@ def test_detection_counts_alarms_and_leaves_the_output(trained: nn.Module, digit
     with torch.no_grad():
         golden = model(images)
         assert guard.alarms.tolist() == [0, 0, 0, 0]
-        handle = model.fc.register_forward_hook(lambda *_: None)
-        handle.remove()
         model.fc.weight[3, 5] += 10
         found = model(images)
     assert not torch.equal(found, golden)
     assert guard.events.tolist() == [0, 0, 0, 0]
     assert guard.alarms.sum() > 0
+
+
+def test_what_is_wrong_is_located_by_row_and_column(trained: nn.Module, digits: Dataset) -> None:
+    model = harden(trained, Checksums(sites=("fc",)))
+    (guard,) = card(model).guards
+    images = digits.batch(torch.arange(6))[0]
+
+    def hit(output: Tensor) -> Tensor:
+        output[4, 7] += 3
+        return output
+
+    with torch.no_grad():
+        golden = model(images)
+        assert guard.located is None
+        with tap(model, {"fc": hit}):
+            assert bits.bit_equal(model(images), golden)
+        assert guard.located == Located("output", ((4, 7),))
+        model.fc.weight[3, 5] += 10
+        assert bits.bit_equal(model(images), golden)
+        assert guard.located == Located("weight", ((3, 5),))
+        model.fc.bias[2] -= 1
+        assert bits.bit_equal(model(images), golden)
+        assert guard.located == Located("weight", ((3, 5), (2, 16)))
 
 
 def test_refusal_is_a_detected_outcome(trained: nn.Module, digits: Dataset) -> None:

@@ -24,6 +24,7 @@ from holdfast.hardening.guards.checksum_linear import LinearCheck
 from holdfast.hardening.guards.checksum_operations import (
     AnyCheck,
     LayerCheck,
+    Located,
     changed_elements,
     check_of,
     has_checksum,
@@ -53,6 +54,7 @@ class ChecksumGuard:
     Attributes:
         events: int64, shape (batch,): elements of each sample that were set right.
         alarms: int64, shape (batch,): rows of each sample that are wrong and were not set right.
+        located: where a linear layer was last found wrong, by its row and column checksums; None before.
 
     Raises:
         InvalidConfig: an unknown action, or a chance outside (0, 1).
@@ -76,6 +78,7 @@ class ChecksumGuard:
         self.quick = quick
         self.events: Tensor | None = None
         self.alarms: Tensor | None = None
+        self.located: Located | None = None
         self._check: AnyCheck | None = None
         self._device: torch.device | None = None
 
@@ -119,6 +122,8 @@ class ChecksumGuard:
     def _act(self, check: AnyCheck, rows: Tensor, output: Tensor, operands: Operands) -> Tensor:
         if isinstance(check, LayerCheck) and not check.sums.intact():
             return self._without_sums(output, operands)
+        if isinstance(check, LayerCheck):
+            self.located = check.located(operands, output, rows, self.false_alarms)
         if self.action == "refuse":
             raise IntegrityError(f"{self.site} computed {len(rows)} rows that its input does not explain")
         if self.action == "detect":

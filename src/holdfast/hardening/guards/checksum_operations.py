@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from holdfast.errors import IntegrityError, UnsupportedFormat
 from holdfast.hardening.guards.checksum_conv import ConvCheck, is_checkable
-from holdfast.hardening.guards.checksum_linear import LinearCheck
+from holdfast.hardening.guards.checksum_linear import LinearCheck, wrong_columns
 from holdfast.hardening.guards.checksum_product import ATTENTION, PRODUCTS, AttentionCheck, ProductCheck
 from holdfast.hardening.guards.checksum_sums import Sums, weight_and_bias
 from holdfast.models.guard import Operands
@@ -27,6 +27,19 @@ def has_checksum(model: nn.Module, site: str) -> bool:
     if functional and owner in modules:
         return operation in PRODUCTS or operation == ATTENTION
     return isinstance(modules.get(place), nn.Linear) or is_checkable(modules.get(place, model))
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What was wrong with a linear layer.
+
+    Attributes:
+        what: ``output``, computed wrong, or ``weight``, changed since its sums were taken.
+        places: (row, output) of wrong elements, or (output, input) of wrong weights; input K is the bias.
+    """
+
+    what: Literal["output", "weight"]
+    places: tuple[tuple[int, int], ...]
 
 
 @dataclass(slots=True)
@@ -52,8 +65,19 @@ class LayerCheck:
 
     def wrong(self, operands: Operands, output: Tensor) -> Tensor:
         """Return the rows of ``output`` that the layer's input does not explain."""
-        given = operands.args[0] if operands.args else operands.kwargs["input"]
-        return self.inner.wrong(given, output)
+        return self.inner.wrong(_input(operands), output)
+
+    def located(self, operands: Operands, output: Tensor, rows: Tensor, false_alarms: float) -> Located | None:
+        """Return where a linear layer went wrong, from its column checksums; None for other layers."""
+        layer = operands.call
+        if not isinstance(layer, nn.Linear):
+            return None
+        weight, bias = weight_and_bias(layer)
+        columns = wrong_columns(_input(operands), output, weight, bias, false_alarms)
+        if len(columns):
+            return Located("output", tuple((row, column) for row in rows.tolist() for column in columns.tolist()))
+        restored = self.sums.restored(weight, bias)
+        return None if restored is None else Located("weight", restored.places)
 
     def rows(self, output: Tensor) -> int:
         """Return the number of rows that ``output`` has."""
@@ -67,11 +91,16 @@ class LayerCheck:
         restored = self.sums.restored(*weight_and_bias(layer)) if isinstance(layer, nn.Module) else None
         if restored is None:
             return None
-        given = operands.args[0] if operands.args else operands.kwargs["input"]
+        given = _input(operands)
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             convolved: Tensor = layer._conv_forward(given, restored.weight, restored.bias)
             return convolved
         return F.linear(given, restored.weight, restored.bias)
+
+
+def _input(operands: Operands) -> Tensor:
+    given: Tensor = operands.args[0] if operands.args else operands.kwargs["input"]
+    return given
 
 
 @dataclass(frozen=True, slots=True)

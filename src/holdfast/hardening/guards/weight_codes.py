@@ -14,6 +14,7 @@ for k bits of a significand of p, 2**-21 for ``mset`` in fp32 but 2**-6 in bf16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -47,6 +48,19 @@ class Reading:
     right: Tensor
 
     @classmethod
+    def by_pieces(cls, codes: Tensor, wanted: Callable[[Tensor], Tensor], *, right: bool) -> Reading:
+        """Return the reading that turns flat ``codes`` into ``wanted(codes)``, computed in pieces that fit a cache."""
+        index, mask = [codes.new_empty(0, dtype=torch.int64)], [codes.new_empty(0, dtype=torch.int64)]
+        for start in range(0, len(codes), _PIECE):
+            piece = codes[start : start + _PIECE]
+            if not torch.equal(piece, meant := wanted(piece)):
+                found = (piece != meant).nonzero().flatten()
+                index.append(found + start)
+                mask.append((piece[found] ^ meant[found]).to(torch.int64))
+        joined = torch.cat(index)
+        return cls(joined, torch.cat(mask), torch.full_like(joined, right, dtype=torch.bool))
+
+    @classmethod
     def between(cls, codes: Tensor, wanted: Tensor, right: Tensor) -> Reading:
         """Return the reading that turns ``codes`` into ``wanted``, both flat; ``right`` is bool of their shape."""
         index = (codes != wanted).nonzero().flatten()
@@ -77,6 +91,7 @@ class WeightCode(Protocol):
 
 
 weight_codes: Registry[WeightCode] = Registry("weight code", "holdfast.weight_codes")
+_PIECE = 1 << 16  # elements
 _NOTHING = np.empty(0, np.uint8)
 
 
@@ -115,8 +130,7 @@ class EmbeddedParity:
 
     def read(self, codes: Tensor, kept: np.ndarray) -> Reading:
         """Return the weights of odd parity, and how they become zero."""
-        wanted = torch.where(_parity(codes) == 1, torch.zeros_like(codes), codes)
-        return Reading.between(codes, wanted, torch.zeros_like(codes, dtype=torch.bool))
+        return Reading.by_pieces(codes, lambda piece: piece * (1 - _parity(piece)), right=False)
 
 
 @weight_codes.register("mset")
@@ -137,9 +151,11 @@ class TripledExponent:
 
     def read(self, codes: Tensor, kept: np.ndarray) -> Reading:
         """Return the weights whose three bits differ, and how the majority wins."""
-        votes = self._top(codes) + (codes & 1) + (codes >> 1 & 1)
-        wanted = self._with(codes, (votes >= 2).to(codes.dtype))
-        return Reading.between(codes, wanted, torch.ones_like(codes, dtype=torch.bool))
+        return Reading.by_pieces(codes, self._voted, right=True)
+
+    def _voted(self, codes: Tensor) -> Tensor:
+        first, second, third = self._top(codes), codes & 1, codes >> 1 & 1
+        return self._with(codes, first & second | second & third | first & third)
 
     @staticmethod
     def _top(codes: Tensor) -> Tensor:
@@ -177,11 +193,14 @@ class ChunkParity:
 
     def read(self, codes: Tensor, kept: np.ndarray) -> Reading:
         """Return the weights with a chunk of odd parity, and how that becomes zero."""
+        return Reading.by_pieces(codes, self._cleared, right=False)
+
+    def _cleared(self, codes: Tensor) -> Tensor:
         wanted = codes
         for number, chunk in enumerate(self._masks(codes)):
-            odd = _parity(codes & (chunk | 1 << number)) == 1
-            wanted = torch.where(odd, wanted & ~(chunk | 1 << number), wanted)
-        return Reading.between(codes, wanted, torch.zeros_like(codes, dtype=torch.bool))
+            odd = _parity(codes & (chunk | 1 << number))
+            wanted = wanted & ~(-odd & (chunk | 1 << number))  # minus one is all ones
+        return wanted
 
     def _masks(self, codes: Tensor) -> list[int]:
         """Return the bits of each chunk, as numbers that fit the signed dtype of ``codes``."""

@@ -46,7 +46,7 @@ class WeightCodeGuard:
         root: BLAKE3 (hex) of all that is kept beside the weights, from hardening; empty for codes within them.
 
     Attributes:
-        events: int64, shape (1,): elements, or for ``pages`` bytes, given back in the last pass.
+        events: int64, shape (1,): elements given back in the last pass.
         alarms: int64, shape (1,): elements or pages that were wrong and could not be given back; zeroed ones are here.
 
     Raises:
