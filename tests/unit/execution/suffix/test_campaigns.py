@@ -10,7 +10,7 @@ from holdfast.execution import campaign
 from holdfast.execution.trials import Row
 from holdfast.faults import BitFlip
 from holdfast.hardening import harden
-from holdfast.hardening.guards.range_restriction import RangeMethod
+from holdfast.hardening.guards.range_protection import RangeMethod
 from holdfast.quantization import quantize
 
 
@@ -37,7 +37,8 @@ def test_any_executor_gives_the_same_rows(trained: nn.Module, few: Dataset) -> N
 
 
 def test_guards_act_in_the_replay_and_count_what_they_count_in_a_whole_pass(trained: nn.Module, few: Dataset) -> None:
-    tight = RangeMethod(slack=1.0).calibrated(trained, few.take(4))  # so tight that clean values trip it too
+    # so tight that clean values trip it too
+    tight = RangeMethod(at="activations:**", slack=1.0).calibrated(trained, few.take(4))
     guarded = harden(trained, tight)
     plain = table(guarded, few, engine="hooks", batch=1, at="weights,activations")
     assert table(guarded, few, engine="suffix", batch=7, at="weights,activations") == plain

@@ -9,7 +9,8 @@ from holdfast.execution.engines.suffix.golden import Golden
 from holdfast.execution.engines.suffix.recorder import Recorder, refusal
 from holdfast.execution.engines.suffix.tape import Tape
 from holdfast.models.card import card, cards
-from holdfast.models.guard import Guard, without_guards
+from holdfast.models.guard import without_guards
+from holdfast.models.guard_kinds import Guard
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 
@@ -62,7 +63,7 @@ def _chains(model: nn.Module) -> dict[str, list[tuple[int, Guard]]]:
         raise refusal("a model inside it has guards of its own")
     chains: dict[str, list[tuple[int, Guard]]] = {}
     for number, guard in enumerate(own.guards):
-        if getattr(guard, "operands", False) or hasattr(guard, "before"):
+        if not isinstance(guard, Guard) or getattr(guard, "operands", False) or hasattr(guard, "before"):
             raise refusal(f"its guard {guard.kind} sees more than the output of a site")
         chains.setdefault(guard.site, []).append((number, guard))
     return chains

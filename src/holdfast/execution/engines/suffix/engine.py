@@ -12,10 +12,11 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.catalogue import Images, engines
 from holdfast.execution.engines.suffix.capture import capture
 from holdfast.execution.engines.suffix.golden import Golden, total_bytes
-from holdfast.execution.engines.suffix.replay import Replay
+from holdfast.execution.engines.suffix.replay import Replay, leave_counts
 from holdfast.execution.engines.suffix.tape import Tape
 from holdfast.execution.injection import STORED
 from holdfast.execution.plan import Block, Trial
+from holdfast.models import card
 
 MEMORY = 2048  # MiB of golden values
 
@@ -45,7 +46,9 @@ class Suffix:
 
     def golden(self, inputs: tuple[int, ...]) -> Tensor:
         """Return the fault-free outputs, each computed alone, anew."""
-        return torch.cat([self._pass(number, again=True)[0].output() for number in inputs])
+        found = [self._pass(number, again=True)[0] for number in inputs]
+        leave_counts(card(self._model).guards, found)
+        return torch.cat([golden.output() for golden in found])
 
     def faulty(self, block: Block) -> Tensor:
         """Return the output in which row k met trial k, computed as if alone.

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.suffix.tape import Cell, Mark, Read, Slot, Step, Tape
-from holdfast.models.guard import Guard
+from holdfast.models.guard_kinds import AnyGuard
 
 _HINT = "engine='hooks' runs every model; engine='auto' falls back to it by itself"
 
@@ -157,7 +157,7 @@ class Recorder(TorchDispatchMode):
         change = self._rewrite(tensor, True)
         self._steps.append(Step(guard, (Slot(0),), {}, (read,), (change,), (), frozenset(), number))
 
-    def tape(self, output: object, guards: Sequence[Guard]) -> Tape:
+    def tape(self, output: object, guards: Sequence[AnyGuard]) -> Tape:
         """Return what was recorded.
 
         Raises:

@@ -19,6 +19,7 @@ from holdfast.execution.engines.suffix.tape import Step, Tape
 from holdfast.execution.engines.suffix.trial import Flight
 from holdfast.execution.engines.suffix.windows import Windows
 from holdfast.execution.plan import Trial
+from holdfast.models.guard_kinds import AnyGuard
 
 _PATIENCE = 4
 
@@ -36,7 +37,7 @@ class Replay:
         pairs = zip(trials, goldens, strict=True)
         flights = [Flight(self._model, self._tape, golden, trial) for trial, golden in pairs]
         self._march(flights)
-        self._report(flights)
+        leave_counts(self._tape.guards, flights)
         return torch.cat([flight.output() for flight in flights])
 
     def _march(self, flights: Sequence[Flight]) -> None:
@@ -91,12 +92,13 @@ class Replay:
             guard = self._tape.guards[step.guard]
             flight.events[step.guard], flight.alarms[step.guard] = guard.events, getattr(guard, "alarms", None)
 
-    def _report(self, flights: Sequence[Flight]) -> None:
-        """Leave in every guard what it counted, row by row, as one pass of the whole block would."""
-        for number, guard in enumerate(self._tape.guards):
-            guard.events = _rows([flight.events[number] for flight in flights])
-            if hasattr(guard, "alarms"):
-                guard.alarms = _rows([flight.alarms[number] for flight in flights])
+
+def leave_counts(guards: Sequence[AnyGuard], rows: Sequence[Golden | Flight]) -> None:
+    """Leave in every guard what it counted, row by row, as one pass of the whole block would."""
+    for number, guard in enumerate(guards):
+        guard.events = _rows([row.events[number] for row in rows])  # type: ignore[misc]
+        if hasattr(guard, "alarms"):
+            guard.alarms = _rows([row.alarms[number] for row in rows])
 
 
 def _rows(counts: Sequence[Tensor | None]) -> Tensor | None:

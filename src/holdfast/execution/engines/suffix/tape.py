@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from holdfast.models.guard import Guard
+from holdfast.models.guard_kinds import AnyGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Tape:
     cells: tuple[Cell, ...]
     marks: Mapping[tuple[str, str], Mark]
     output: Read
-    guards: tuple[Guard, ...] = ()
+    guards: tuple[AnyGuard, ...] = ()
     last_use: tuple[int, ...] = field(init=False)  # of each cell; len(steps) for the output
     producer: tuple[int, ...] = field(init=False)  # of each cell; -1 for the input
     readers: Mapping[tuple[str, str], tuple[int, ...]] = field(init=False)  # of each stored float
