@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -148,34 +148,22 @@ def password_for(path: str | None) -> bytes | None:
     return read_bytes(Path(path), "password file", limit=1 << 12, stream=True).rstrip(b"\r\n")
 
 
+class Stage(Protocol):
+    """One line of progress."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        ...
+
+    def tell(self, text: str) -> None:
+        """Show one line of text below all bars, in place of the one before."""
+        ...
+
+
 @contextmanager
-def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Yield ``announce(title)``, which adds a progress bar with rate and time left and returns its callback."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def stages() -> Iterator[Callable[[str], Stage]]:
+    """Yield ``announce(title)``, which adds a progress bar with rate and time left and returns what moves it."""
+    from holdfast.cli._bars import Bars
 
-    columns = (
-        TextColumn("{task.description:<26}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-
-        def announce(title: str) -> Callable[[int, int], None]:
-            task = bars.add_task(shorten(title, 36), total=None, rate="")
-
-            def update(done: int, total: int) -> None:
-                speed = next(item.speed for item in bars.tasks if item.id == task)
-                bars.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
-
-            return update
-
-        yield announce
+    with Bars() as bars:
+        yield bars.announce

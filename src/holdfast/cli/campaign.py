@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast._files import making_folder
+from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_data, run_trials
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.errors import UsageError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from holdfast.evidence.record import Record
 
 app = make_app()
-_TEXTS = ("wikitext2:", "text:")
 
 
 @app.command(
@@ -64,7 +64,32 @@ def campaign(
     prompts: Annotated[int, typer.Option(help="That a language model continues.", min=1)] = 8,
     collapse: Annotated[float, typer.Option(help="Times the clean perplexity at which a model is lost.")] = 10.0,
     confidence: Annotated[float, typer.Option(help="Of the intervals, 0..1.")] = 0.95,
-    executor: Annotated[str, typer.Option(help="inline or processes:N.")] = "inline",
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(help="Harden a second arm, met by the same faults: preset:maximals, checksum. Repeatable."),
+    ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="Clean data for --guard. [default: the training part of --data]")
+    ] = None,
+    relative: Annotated[bool, typer.Option(help="--margin is a part of the share itself: 10% of it.")] = False,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="Law: bit-uniform, layer-uniform, neuron-uniform, mac-weighted. [default: bit-uniform]"),
+    ] = None,
+    stratify: Annotated[
+        str | None, typer.Option(help="layer-class, layer-bit, layer, class, bit, none. [default: by --margin]")
+    ] = None,
+    bits: Annotated[str | None, typer.Option(help="Only these bits: 30,29 or sign, exponent-high, mantissa.")] = None,
+    exhaustive: Annotated[bool, typer.Option(help="Every bit with every input, once: exact shares.")] = False,
+    preset: Annotated[str | None, typer.Option(help="Published plans: leveugle, pytorchfi.")] = None,
+    rerun: Annotated[bool, typer.Option(help="Run what went wrong again: transient or persistent?")] = False,
+    faults: Annotated[
+        Path | None, typer.Option(help="Meet exactly these faults: a list that holdfast faults wrote.")
+    ] = None,
+    traces: Annotated[int, typer.Option(help="Failures to follow through the model, for the page.", min=0)] = 3,
+    engine: Annotated[str, typer.Option(help="auto, suffix or hooks; all give the same table.")] = "auto",
+    batch: Annotated[int | None, typer.Option(help="Trials per forward pass. [default: 32]", min=1)] = None,
+    executor: Annotated[str, typer.Option(help="inline, processes:N or ray[:ADDRESS].")] = "inline",
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
@@ -77,25 +102,34 @@ def campaign(
     """
     over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by,
                   "--images": images}  # fmt: skip
+    over_trials = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None, "--preset": preset,
+                   "--guard": guard, "--sampling": sampling, "--stratify": stratify, "--bits": bits,
+                   "--relative": relative or None, "--rerun": rerun or None, "--faults": faults}  # fmt: skip
     common = {"confidence": confidence, "seed": seed, "executor": executor}
-    reading = {"windows": windows, "prompts": prompts, "collapse": collapse}
-    if _chosen(over_chips, {"--trials": trials, "--margin": margin}, data):
-        what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
-        points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
-        wanted = None if half_width is None else _share(half_width, "--half-width")
-        most = chips or (50 if wanted is None else 10)
-        if wanted is not None and max_chips < most:
-            raise UsageError(
-                f"--half-width begins with {most} chips (--chips, 10 if not given), more than --max-chips {max_chips}",
-                hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
-            )
-        sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips}
-        sizes["images"] = images
-        record = _chips(what, points, sizes | common, reading)
-    else:
-        sizes = {"at": at or "activations", "trials": trials}
-        sizes["margin"] = None if margin is None else _share(margin, "--margin")
-        record = _trials(_What(model, arch, data, fault or "bit-flip", out), sizes | common)
+    if not _chosen(over_chips, over_trials, data):
+        plan: dict[str, Any] = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine}
+        plan |= {"margin": None if margin is None else _share(margin, "--margin"), "exhaustive": exhaustive}
+        plan |= {"preset": preset, "rerun": rerun, "bits": _positions(bits)} | common
+        plan |= {key: value for key, value in (("sampling", sampling), ("stratify", stratify)) if value is not None}
+        plan |= {} if batch is None else {"batch": batch}
+        asked = TrialRequest(model=model, arch=arch, data=data, fault=fault or "bit-flip", out=out, plan=plan,
+                             guards=tuple(guard or ()), calibrate=calibrate, faults=faults, traces=traces)  # fmt: skip
+        records = run_trials(asked)
+        if json:
+            emit(records[-1])
+        return
+    _refuse_over_text(over_chips, data)
+    what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
+    points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
+    wanted = None if half_width is None else _share(half_width, "--half-width")
+    most = chips or (50 if wanted is None else 10)
+    if wanted is not None and max_chips < most:
+        raise UsageError(
+            f"--half-width begins with {most} chips (--chips, 10 if not given), more than --max-chips {max_chips}",
+            hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
+        )
+    sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips, "images": images}
+    record = _chips(what, points, sizes | common, {"windows": windows, "prompts": prompts, "collapse": collapse})
     if json:
         emit(record)
 
@@ -112,7 +146,7 @@ class _What:
 
 
 def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object], data: str) -> bool:
-    """Say whether the options ask for chips.
+    """Say whether the options ask for chips, as those of a text do that ask for nothing in particular.
 
     Raises:
         UsageError: they contradict each other.
@@ -123,11 +157,21 @@ def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object],
         raise UsageError(f"{one[0]} and {other[0]} contradict each other", hint=hint)
     if over_chips["--by"] is not None and (also := {"--rates", "--compare"} & set(one)):
         raise UsageError(f"--by and {min(also)} contradict each other", hint="one model and one rate at a time")
-    if data.startswith(_TEXTS):
-        for name in {"--half-width", "--compare", "--images", "--trials", "--margin"} & {*one, *other}:
-            raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
-        return True
-    return bool(one)
+    return bool(one) or (data.startswith(TEXTS) and not other)
+
+
+def _refuse_over_text(over_chips: Mapping[str, object], data: str) -> None:
+    if data.startswith(TEXTS):
+        for name in ("--half-width", "--compare", "--images"):
+            if over_chips[name] is not None:
+                raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
+
+
+def _positions(text: str | None) -> tuple[int, ...] | str | None:
+    """Read ``30,29`` as bit positions; a word is a class of bits."""
+    if text is None or not text.replace(",", "").isdecimal():
+        return text
+    return tuple(int(part) for part in text.split(",") if part)
 
 
 def _share(text: str, option: str) -> float:
@@ -139,19 +183,6 @@ def _share(text: str, option: str) -> float:
     return value / 100 if text.strip().endswith("%") else value
 
 
-def _trials(what: _What, options: dict[str, Any]) -> Record:
-    from holdfast.assessment.campaigns import campaign_record
-    from holdfast.data import dataset
-    from holdfast.models import load
-
-    with stages() as announce:
-        model, images = load(what.model, arch=what.arch), dataset(what.data)
-        record = campaign_record(model, images, what.fault, folder=what.out, progress=announce("trials"), **options)
-    for name, item in record.measured.items():
-        say(f"{name:<16} {item.value:.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}")
-    return record
-
-
 def _chips(what: _What, rates: list[float], options: dict[str, Any], reading: dict[str, Any]) -> Record:
     from holdfast.assessment.chips import ChipOptions
     from holdfast.models import load
@@ -159,7 +190,7 @@ def _chips(what: _What, rates: list[float], options: dict[str, Any], reading: di
     with stages() as announce, making_folder(what.out):
         sizes = ChipOptions(folder=what.out, announce=announce, **options)
         model = load(what.model, arch=what.arch)
-        measure = _over_text if what.data.startswith(_TEXTS) else _over_images
+        measure = _over_text if what.data.startswith(TEXTS) else _over_images
         record, lines = measure(what, model, rates, sizes, reading)
     for line in lines:
         say(line)
@@ -188,11 +219,9 @@ def _over_text(
 ) -> tuple[Record, Iterator[str]]:
     from holdfast.assessment.language import language_record
     from holdfast.cli._tables import language_table
-    from holdfast.data import text
     from holdfast.execution import Reading
 
-    beside = sorted(what.model.glob("tok*.bin")) if what.model.is_dir() else []
-    words = text(what.data, tokenizer=beside[0] if len(beside) == 1 else None)
+    words = evaluation_data(what.data, what.model)
     how = Reading(windows=reading["windows"], prompts=reading["prompts"])
     record = language_record(
         model, words, what.fault, sizes, rates=rates, by=what.by, reading=how, collapse=reading["collapse"]

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.execution.condition import Flips
 from holdfast.execution.engines.hooks import faulty_pass
 from holdfast.execution.plan import Trial
+from holdfast.execution.row import Row
 from holdfast.execution.run import evaluating, one_thread
+from holdfast.models.site import Site
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
+from holdfast.numerics.bits import one_bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Ripple:
     place: str
     changed: float
     largest: float
+
+
+def one_bit_trial(site: Site, row: Row) -> Trial:
+    """Return the trial whose one flipped bit a row of the table tells."""
+    mask = one_bit(torch.tensor([row.bit]))
+    return Trial(row.trial, (Flips(site, torch.tensor([row.element]), mask),), row.input)
 
 
 def propagation(model: nn.Module, data: Dataset, trial: Trial) -> list[Ripple]:

@@ -9,6 +9,7 @@ from html import escape
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
 
+_STEPS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0)
 Scale = Callable[[float], float]
 
 
@@ -74,14 +75,16 @@ def figure(title: str, description: str, parts: Iterable[str], *, height: float 
 
 def percent_axis(y: Scale, top: float) -> list[str]:
     """Return horizontal grid lines with percent labels from zero to ``top``."""
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0) if top / s <= 5)
+    step = next(s for s in (0.0002, 0.0005, 0.001, 0.002, *_STEPS) if top / s <= 5.01)
     parts = []
     for k in range(int(top / step + 1e-9) + 1):
         parts.append(line(LEFT, y(k * step), WIDTH - RIGHT, y(k * step)))
-        parts.append(text(LEFT - 8, y(k * step) + 4, f"{k * step:.0%}", anchor="end"))
+        parts.append(text(LEFT - 8, y(k * step) + 4, f"{k * step * 100:.3g}%", anchor="end"))
     return parts
 
 
 def nice_top(value: float) -> float:
     """Return a round share at or above ``value``, at most 1, for the end of an axis."""
-    return next((top for top in (0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0) if value <= top), 1.0)
+    return next(
+        (top for top in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75) if value <= top), 1.0
+    )

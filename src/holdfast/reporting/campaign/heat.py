@@ -60,23 +60,22 @@ def _worst(table: Heat) -> str:
 
 
 def vulnerability_against_cost(sites: Mapping[str, Mapping[str, float]]) -> str:
-    """Share of all failures that begin at each site against the share of the computation that it is.
+    """How likely a fault begins at each site and hurts, against the share of the computation that the site is.
 
-    Sites above the diagonal give more failures than their cost: protect these first.
+    Sites to the upper left are cheap to protect and worth it.
 
     Args:
-        sites: site -> ``cost`` (share of all multiply-accumulates, 0..1), ``share`` of all failures with ``low`` and
-            ``high``.
+        sites: site -> ``cost`` (share of all multiply-accumulates, 0..1) and ``share``, the chance that a fault
+            anywhere begins here and ends critical or DUE, with ``low`` and ``high``.
     """
     right = max((item["cost"] for item in sites.values()), default=1.0)
     top = svg.nice_top(max((item["high"] for item in sites.values()), default=1.0))
     x = svg.linear(0, right * 1.05 or 1.0, svg.LEFT + 4, svg.WIDTH - svg.RIGHT - 90)
     y = svg.linear(0, top, svg.HEIGHT - svg.BOTTOM, svg.TOP)
-    end = min(right * 1.05, top)
-    parts = [*svg.percent_axis(y, top), svg.line(x(0), y(0), x(end), y(end), "grid")]
+    parts = svg.percent_axis(y, top)
     parts += [svg.text(x(right), svg.HEIGHT - svg.BOTTOM + 20, f"{right:.1%}", anchor="middle")]
     parts.append(svg.text(svg.LEFT, svg.HEIGHT - 6, "share of the multiply-accumulates", kind="axis"))
-    named = sorted(sites, key=lambda name: sites[name]["low"] - sites[name]["cost"], reverse=True)[:5]
+    named = sorted(sites, key=lambda name: sites[name]["low"] / max(sites[name]["cost"], 1e-6), reverse=True)[:5]
     for name, item in sites.items():
         parts += _point(name, item, x, y, named=name in named)
     return svg.figure("Vulnerability against cost", f"first to protect: {', '.join(named)}", parts)
@@ -85,7 +84,7 @@ def vulnerability_against_cost(sites: Mapping[str, Mapping[str, float]]) -> str:
 def _point(name: str, item: Mapping[str, float], x: svg.Scale, y: svg.Scale, *, named: bool) -> list[str]:
     at = x(item["cost"])
     tip = (
-        f"{name}: {item['share']:.1%} [{item['low']:.1%}, {item['high']:.1%}] of the failures, "
+        f"{name}: {item['share']:.3%} [{item['low']:.3%}, {item['high']:.3%}] of all faults begin here and hurt, "
         f"{item['cost']:.1%} of the cost"
     )
     parts = [

@@ -20,8 +20,8 @@ _HEAT = (
     "computation) and which bit (columns, most significant first). Grey cells met no fault: nothing is known of them."
 )
 _COST = (
-    "Each dot is a place: how much of the computation it is, and how many of all failures began there. Above the line, "
-    "protection pays more than it costs."
+    "Each dot is a place: how much of the computation it is (right), and how likely a fault anywhere begins there and "
+    "hurts (up). What lies to the upper left is cheap to protect and worth it."
 )
 _ARMS = "Every outcome with its interval. All arms met the same faults on the same inputs."
 

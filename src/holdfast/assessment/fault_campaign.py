@@ -1,0 +1,165 @@
+"""Campaigns over trials and their records: one model, or the same faults with and without guards, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from holdfast._files import making_folder, write_atomic
+from holdfast.assessment.campaign_facts import facts_of
+from holdfast.assessment.context import Announce, silent, tool
+from holdfast.data import Dataset, Text
+from holdfast.errors import InvalidConfig
+from holdfast.evidence.record import Measurement, Record
+from holdfast.execution import MEASURES, CampaignReport, Fault, campaign, describe_platform, faults, paired
+from holdfast.hardening import harden, methods
+from holdfast.models import card, model_subject
+
+STORE = "campaign.sqlite"
+KINDS = ("fault-campaign", "fault-campaign-hardened")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """What a campaign over trials takes.
+
+    Attributes:
+        folder: receives the store, a record per arm and the page.
+        plan: keywords of :func:`holdfast.campaign`: ``at``, ``trials`` or ``margin``, ``seed``, ``executor``, ...
+        guards: specifications of hardenings, which make a second arm.
+        calibration: clean data that the hardenings learn from; never the data that judge them.
+        traces: how many faults of each arm are followed through the model.
+        command: what the user typed, for the page.
+        announce: gets a title for each arm.
+        watch: gets the report so far, now and then.
+    """
+
+    folder: Path
+    plan: Mapping[str, Any]
+    guards: tuple[str, ...] = ()
+    calibration: Dataset | None = None
+    traces: int = 3
+    command: str = "holdfast campaign"
+    announce: Announce = silent
+    watch: Callable[[CampaignReport], None] | None = None
+    law: Fault | None = field(default=None, repr=False)  # in place of the specification, for a list of faults
+
+
+def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions) -> list[Record]:
+    """Run one campaign, and a second one on the hardened model if there are guards; write records and page.
+
+    Both arms draw the same faults and inputs, so their difference is paired.
+
+    Args:
+        model: any module.
+        data: inputs are drawn from it.
+        fault: specification, e.g. ``bit-errors:rate=0.001``.
+        options: where, how many, and which guards.
+
+    Raises:
+        InvalidConfig: calibration data that the guards would be judged by.
+    """
+    _require_apart(data, options)
+    with making_folder(options.folder):
+        arms = [("plain", model)]
+        if options.guards:
+            arms.append((" + ".join(options.guards), _hardened(model, options)))
+        reports = [_run(arm, data, fault, options, name) for (_, arm), name in zip(arms, KINDS, strict=False)]
+    records = []
+    for (title, arm), report in zip(arms, reports, strict=True):
+        facts = facts_of(arm, data, report, traces=options.traces) | {"arm": title}
+        if report is not reports[0]:
+            facts["against"] = _against(reports[0], report)
+        records.append(_record(arm, data, fault, options, report, facts))
+    _write(records, options, title=data.name)
+    return records
+
+
+def _require_apart(data: Dataset | Text, options: TrialOptions) -> None:
+    if options.guards and options.calibration is not None and options.calibration.digest == data.digest:
+        raise InvalidConfig(
+            "the guards would be calibrated on the very data that judge them",
+            hint="name another split or dataset with --calibrate",
+        )
+
+
+def _hardened(model: nn.Module, options: TrialOptions) -> nn.Module:
+    built = [methods.build(spec).calibrated(model, options.calibration) for spec in options.guards]
+    for method in built:
+        model = harden(model, method)
+    return model
+
+
+def _run(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions, name: str) -> CampaignReport:
+    return campaign(
+        model,
+        data,
+        options.law or faults.build(fault),
+        store=options.folder / STORE,
+        name=name,
+        progress=options.announce("trials" if name == KINDS[0] else "trials, hardened"),
+        watch=options.watch,
+        **options.plan,
+    )
+
+
+def measures(report: CampaignReport) -> dict[str, Measurement]:
+    """Return the share of every outcome, and of critical and DUE together, under the campaign's law."""
+    return {name: report[name].measurement() for name in MEASURES}
+
+
+def _against(first: CampaignReport, second: CampaignReport) -> dict[str, float]:
+    found = paired(first, second)
+    return {
+        "value": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+        "only_first": found.only_first,
+        "only_second": found.only_second,
+        "n": found.n,
+    }
+
+
+def _record(
+    model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions, report: CampaignReport,
+    facts: dict[str, Any],
+) -> Record:  # fmt: skip
+    hardened = report.name == KINDS[1]
+    inputs = {"evaluation": data.digest}
+    if hardened and options.calibration is not None:
+        inputs["calibration"] = options.calibration.digest
+    asked = {key: value for key, value in options.plan.items() if key not in ("seed", "executor", "trials")}
+    return Record(
+        kind=report.name,
+        subject=model_subject(model),
+        procedure={"type": "fault-campaign", "version": 2, "fault": fault, "trials": report.trials}
+        | {key: list(value) if isinstance(value, tuple) else value for key, value in asked.items() if value is not None}
+        | ({"guards": list(options.guards)} if hardened else {}),
+        measured=measures(report),
+        inputs=inputs,
+        facts=facts,
+        seed=options.plan["seed"],
+        platform=describe_platform().to_json(),
+        lineage=tuple(step.to_json() for step in card(model).lineage),
+        tool=tool(),
+    )
+
+
+def _write(records: Sequence[Record], options: TrialOptions, *, title: str) -> None:
+    from holdfast.reporting.campaign import render_campaign
+
+    for record in records:
+        write_atomic(options.folder / f"{record.kind}.json", record.to_bytes())
+    name = records[0].subject.name
+    extra = {
+        "title": f"{name} on {title}",
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": options.command,
+    }
+    write_atomic(options.folder / "report.html", render_campaign(records, extra))

@@ -1,0 +1,122 @@
+"""A campaign over trials as the command line runs and tells it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.cli._common import Stage, say, stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.assessment.fault_campaign import TrialOptions
+    from holdfast.data import Dataset, Text
+    from holdfast.evidence.record import Record
+    from holdfast.execution import CampaignReport, Fault
+
+TEXTS = ("wikitext2:", "text:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRequest:
+    """What the user asked for; ``plan`` holds keywords of :func:`holdfast.campaign`."""
+
+    model: Path
+    arch: str | None
+    data: str
+    fault: str
+    out: Path
+    plan: dict[str, Any]
+    guards: tuple[str, ...]
+    calibrate: str | None
+    faults: Path | None
+    traces: int
+
+
+def run_trials(asked: TrialRequest) -> list[Record]:
+    """Run the campaign, tell its shares, and return the record of each arm."""
+    from holdfast.assessment.fault_campaign import TrialOptions, campaign_records
+    from holdfast.models import load
+
+    with stages() as announce:
+        bars: list[Stage] = []
+
+        def begin(title: str) -> Stage:
+            bars.append(announce(title))
+            return bars[-1]
+
+        model, data = load(asked.model, arch=asked.arch), evaluation_data(asked.data, asked.model)
+        options = TrialOptions(
+            folder=asked.out,
+            plan=asked.plan,
+            guards=asked.guards,
+            calibration=_calibration(asked) if asked.guards else None,
+            traces=asked.traces,
+            command=shlex.join(["holdfast", *sys.argv[1:]]),
+            announce=begin,
+            watch=_newsreader(bars),
+            law=_listed(asked.faults),
+        )
+        records = campaign_records(model, data, asked.fault, options)
+    for line in _lines(records, options):
+        say(line)
+    return records
+
+
+def evaluation_data(spec: str, model: Path) -> Dataset | Text:
+    """Return the images or the text of ``spec``; a tokenizer that lies beside the model reads the text."""
+    from holdfast.data import dataset, text
+
+    if not spec.startswith(TEXTS):
+        return dataset(spec)
+    beside = sorted(model.glob("tok*.bin")) if model.is_dir() else []
+    return text(spec, tokenizer=beside[0] if len(beside) == 1 else None)
+
+
+def _calibration(asked: TrialRequest) -> Dataset | None:
+    from holdfast.data import dataset
+
+    if asked.calibrate is None and asked.data.startswith(TEXTS):
+        return None
+    return dataset(asked.calibrate or asked.data, split="train")
+
+
+def _listed(path: Path | None) -> Fault | None:
+    if path is None:
+        return None
+    from holdfast.execution import read_faults
+
+    return read_faults(path)
+
+
+def _newsreader(bars: Sequence[Stage]) -> Callable[[CampaignReport], None]:
+    """Return what shows the counts so far and the current interval below the last bar."""
+
+    def tell(report: CampaignReport) -> None:
+        share = report["critical-or-due"]
+        counts = ", ".join(f"{name} {count}" for name, count in report.counts.items() if count)
+        bars[-1].tell(f"critical or DUE {share.value:.3%} [{share.low:.3%}, {share.high:.3%}]   {counts}")
+
+    return tell
+
+
+def _lines(records: Sequence[Record], options: TrialOptions) -> Iterator[str]:
+    yield from records[0].facts["plan"]
+    for record in records:
+        if len(records) > 1:
+            yield f"\n{record.facts['arm']}:"
+        for name, item in record.measured.items():
+            yield f"{name:<16} {item.value:.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}"
+    for record in records[1:]:
+        found = record.facts["against"]
+        yield (
+            f"\ncritical or DUE against {records[0].facts['arm']}: {found['value']:+.4%} "
+            f"[{found['low']:+.4%}, {found['high']:+.4%}], p = {found['p_value']:.2g}; "
+            f"{found['only_first']} pairs failed only without the guards, {found['only_second']} only with them"
+        )
+    yield f"page: {options.folder / 'report.html'}"
