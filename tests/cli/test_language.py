@@ -71,7 +71,6 @@ def test_fields_over_text(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--compare", "m", "--rates", "0.1"], "--compare takes images"),
         (["--half-width", "0.1"], "--half-width takes images"),
-        (["--trials", "5"], "--trials takes images"),
         (["--rates", "1.5"], "between 0 and 1"),
         (["--rates", "0.1", "--collapse", "0.5"], "collapses above"),
         (["--rates", "0.1", "--at", "activations"], "flows"),

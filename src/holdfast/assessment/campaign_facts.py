@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from holdfast.data import Dataset, Text
-from holdfast.errors import HoldfastError
-from holdfast.execution import CampaignReport, propagation
+from holdfast.errors import HoldfastError, InvalidConfig
+from holdfast.execution import CampaignReport, FaultList, ListedTrial, propagation
 from holdfast.execution.report import FAILURES
 from holdfast.execution.sampling import masses
 from holdfast.execution.sampling_macs import count_macs
@@ -107,3 +107,20 @@ def _followed(model: nn.Module, data: Dataset, sites: tuple[Site, ...], row: Row
     if len(trace) > _LONGEST:
         return []
     return [[step.place, step.changed, step.largest if math.isfinite(step.largest) else None] for step in trace]
+
+
+def faults_of(model: nn.Module, data: Dataset, report: CampaignReport) -> FaultList:
+    """Return the trials of a campaign of single-bit faults as a list that another campaign can meet.
+
+    Raises:
+        InvalidConfig: faults of several bits, which the table does not hold.
+    """
+    if any(row.bit < 0 for row in report.rows):
+        raise InvalidConfig(
+            "the table holds no faults of several bits", hint="write them with holdfast.execution.fault_list instead"
+        )
+    sites = {site.address: site for site in select(model, str(report.plan["at"]), data.example)}
+    trials = (propagation.one_bit_trial(sites[row.site], row) for row in report.rows)
+    about = {"at": report.plan["at"], "inputs": len(data), "model": report.plan["model"], "data": data.digest}
+    about |= {"fault": report.plan["fault"], "seed": report.plan["seed"]}
+    return FaultList(tuple(ListedTrial(trial, (None,)) for trial in trials), about)

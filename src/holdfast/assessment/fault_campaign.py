@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from holdfast._files import making_folder, write_atomic
-from holdfast.assessment.campaign_facts import facts_of
+from holdfast.assessment.campaign_facts import facts_of, faults_of
 from holdfast.assessment.context import Announce, silent, tool
 from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Measurement, Record
-from holdfast.execution import MEASURES, CampaignReport, Fault, campaign, describe_platform, faults, paired
+from holdfast.execution import MEASURES, CampaignReport, campaign, describe_platform, faults, paired, write_fault_list
 from holdfast.hardening import harden, methods
 from holdfast.models import card, model_subject
 
@@ -37,6 +37,7 @@ class TrialOptions:
         command: what the user typed, for the page.
         announce: gets a title for each arm.
         watch: gets the report so far, now and then.
+        save_faults: .jsonl or .parquet file for the faults of the first arm, which are those of the second.
     """
 
     folder: Path
@@ -47,7 +48,7 @@ class TrialOptions:
     command: str = "holdfast campaign"
     announce: Announce = silent
     watch: Callable[[CampaignReport], None] | None = None
-    law: Fault | None = field(default=None, repr=False)  # in place of the specification, for a list of faults
+    save_faults: Path | None = None
 
 
 def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions) -> list[Record]:
@@ -76,6 +77,8 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         if report is not reports[0]:
             facts["against"] = _against(reports[0], report)
         records.append(_record(arm, data, fault, options, report, facts))
+    if options.save_faults is not None and isinstance(data, Dataset):
+        write_fault_list(options.save_faults, faults_of(model, data, reports[0]))
     _write(records, options, title=data.name)
     return records
 
@@ -99,7 +102,7 @@ def _run(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptio
     return campaign(
         model,
         data,
-        options.law or faults.build(fault),
+        faults.build(fault),
         store=options.folder / STORE,
         name=name,
         progress=options.announce("trials" if name == KINDS[0] else "trials, hardened"),

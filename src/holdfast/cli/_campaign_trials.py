@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.assessment.fault_campaign import TrialOptions
     from holdfast.data import Dataset, Text
     from holdfast.evidence.record import Record
-    from holdfast.execution import CampaignReport, Fault
+    from holdfast.execution import CampaignReport
 
 TEXTS = ("wikitext2:", "text:")
 
@@ -34,7 +34,7 @@ class TrialRequest:
     plan: dict[str, Any]
     guards: tuple[str, ...]
     calibrate: str | None
-    faults: Path | None
+    save_faults: Path | None
     traces: int
 
 
@@ -60,7 +60,7 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             command=shlex.join(["holdfast", *sys.argv[1:]]),
             announce=begin,
             watch=_newsreader(bars),
-            law=_listed(asked.faults),
+            save_faults=asked.save_faults,
         )
         records = campaign_records(model, data, asked.fault, options)
     for line in _lines(records, options):
@@ -69,11 +69,16 @@ def run_trials(asked: TrialRequest) -> list[Record]:
 
 
 def evaluation_data(spec: str, model: Path) -> Dataset | Text:
-    """Return the images or the text of ``spec``; a tokenizer that lies beside the model reads the text."""
-    from holdfast.data import dataset, text
+    """Return the images or the text of ``spec``."""
+    from holdfast.data import dataset
 
-    if not spec.startswith(TEXTS):
-        return dataset(spec)
+    return evaluation_text(spec, model) if spec.startswith(TEXTS) else dataset(spec)
+
+
+def evaluation_text(spec: str, model: Path) -> Text:
+    """Return the text of ``spec``; a tokenizer that lies beside the model reads it."""
+    from holdfast.data import text
+
     beside = sorted(model.glob("tok*.bin")) if model.is_dir() else []
     return text(spec, tokenizer=beside[0] if len(beside) == 1 else None)
 
@@ -84,14 +89,6 @@ def _calibration(asked: TrialRequest) -> Dataset | None:
     if asked.calibrate is None and asked.data.startswith(TEXTS):
         return None
     return dataset(asked.calibrate or asked.data, split="train")
-
-
-def _listed(path: Path | None) -> Fault | None:
-    if path is None:
-        return None
-    from holdfast.execution import read_faults
-
-    return read_faults(path)
 
 
 def _newsreader(bars: Sequence[Stage]) -> Callable[[CampaignReport], None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast._files import making_folder
-from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_data, run_trials
+from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, run_trials
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.errors import UsageError
 
@@ -83,8 +83,9 @@ def campaign(
     exhaustive: Annotated[bool, typer.Option(help="Every bit with every input, once: exact shares.")] = False,
     preset: Annotated[str | None, typer.Option(help="Published plans: leveugle, pytorchfi.")] = None,
     rerun: Annotated[bool, typer.Option(help="Run what went wrong again: transient or persistent?")] = False,
-    faults: Annotated[
-        Path | None, typer.Option(help="Meet exactly these faults: a list that holdfast faults wrote.")
+    save_faults: Annotated[
+        Path | None,
+        typer.Option(help="Write the faults (.jsonl, .parquet), which --fault fault-list:path=... repeats."),
     ] = None,
     traces: Annotated[int, typer.Option(help="Failures to follow through the model, for the page.", min=0)] = 3,
     engine: Annotated[str, typer.Option(help="auto, suffix or hooks; all give the same table.")] = "auto",
@@ -104,7 +105,7 @@ def campaign(
                   "--images": images}  # fmt: skip
     over_trials = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None, "--preset": preset,
                    "--guard": guard, "--sampling": sampling, "--stratify": stratify, "--bits": bits,
-                   "--relative": relative or None, "--rerun": rerun or None, "--faults": faults}  # fmt: skip
+                   "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults}  # fmt: skip
     common = {"confidence": confidence, "seed": seed, "executor": executor}
     if not _chosen(over_chips, over_trials, data):
         plan: dict[str, Any] = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine}
@@ -112,8 +113,18 @@ def campaign(
         plan |= {"preset": preset, "rerun": rerun, "bits": _positions(bits)} | common
         plan |= {key: value for key, value in (("sampling", sampling), ("stratify", stratify)) if value is not None}
         plan |= {} if batch is None else {"batch": batch}
-        asked = TrialRequest(model=model, arch=arch, data=data, fault=fault or "bit-flip", out=out, plan=plan,
-                             guards=tuple(guard or ()), calibrate=calibrate, faults=faults, traces=traces)  # fmt: skip
+        asked = TrialRequest(
+            model=model,
+            arch=arch,
+            data=data,
+            fault=fault or "bit-flip",
+            out=out,
+            plan=plan,
+            guards=tuple(guard or ()),
+            calibrate=calibrate,
+            save_faults=save_faults,
+            traces=traces,
+        )
         records = run_trials(asked)
         if json:
             emit(records[-1])
@@ -221,7 +232,7 @@ def _over_text(
     from holdfast.cli._tables import language_table
     from holdfast.execution import Reading
 
-    words = evaluation_data(what.data, what.model)
+    words = evaluation_text(what.data, what.model)
     how = Reading(windows=reading["windows"], prompts=reading["prompts"])
     record = language_record(
         model, words, what.fault, sizes, rates=rates, by=what.by, reading=how, collapse=reading["collapse"]

@@ -1,0 +1,91 @@
+"""``holdfast campaign`` over trials: arms, plans, the page, and lists of faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast.cli import main
+from holdfast.models import build_architecture, save
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "net"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        save(build_architecture("digits-cnn:channels=4").eval(), folder)
+    return folder
+
+
+def _run(model: Path, out: Path, *options: str, code: int = 0) -> None:
+    call = ["campaign", str(model), "--data", "digits", "-o", str(out), "--seed", "1", *options]
+    assert main(call) == code
+
+
+def _record(folder: Path, kind: str = "fault-campaign") -> dict[str, Any]:
+    return dict(json.loads((folder / f"{kind}.json").read_bytes()))
+
+
+def test_guards_make_a_second_arm_that_meets_the_same_faults(model: Path, tmp_path: Path) -> None:
+    _run(model, tmp_path / "run", "--trials", "60", "--guard", "range", "--traces", "1")
+    hard = _record(tmp_path / "run", "fault-campaign-hardened")
+    assert hard["facts"]["against"]["n"] == 60
+    assert hard["facts"]["arm"] == hard["procedure"]["guards"][0] == "range"
+    assert hard["inputs"]["calibration"] != hard["inputs"]["evaluation"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Where they hurt, plain" in page
+    assert "Where they hurt, range" in page
+
+
+def test_the_data_that_judge_do_not_calibrate(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.cli import _campaign_trials
+
+    monkeypatch.setattr(
+        _campaign_trials, "_calibration", lambda asked: _campaign_trials.evaluation_data("digits", model)
+    )
+    _run(model, tmp_path / "run", "--trials", "4", "--guard", "range", code=2)
+    assert "calibrated on the very data" in capsys.readouterr().err
+
+
+def test_saved_faults_are_met_again(model: Path, tmp_path: Path) -> None:
+    _run(model, tmp_path / "one", "--trials", "40", "--at", "weights", "--save-faults", str(tmp_path / "f.jsonl"))
+    listed = f"fault-list:path={tmp_path / 'f.jsonl'}"
+    _run(model, tmp_path / "two", "--trials", "40", "--at", "weights", "--fault", listed)
+    one, two = (_record(tmp_path / name) for name in ("one", "two"))
+    assert one["facts"]["table"] == two["facts"]["table"]
+
+
+def test_all_engines_and_executors_give_one_table(model: Path, tmp_path: Path) -> None:
+    calls = (("--engine", "hooks", "--batch", "1"), ("--engine", "suffix"), ("--executor", "processes:2"))
+    for number, call in enumerate(calls):
+        _run(model, tmp_path / str(number), "--trials", "50", "--at", "weights,activations", *call)
+    tables = {_record(tmp_path / str(number))["facts"]["table"] for number in range(len(calls))}
+    assert len(tables) == 1
+
+
+def test_a_margin_stops_by_itself_and_says_how(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(model, tmp_path / "run", "--margin", "5%", "--at", "weights", "--json")
+    captured = capsys.readouterr()
+    share = json.loads(captured.out)["measured"]["critical-or-due"]
+    assert (share["high"] - share["low"]) / 2 <= 0.05
+    assert "Neyman allocation" in captured.err
+
+
+def test_every_bit_of_a_small_site_once(model: Path, tmp_path: Path) -> None:
+    _run(model, tmp_path / "run", "--exhaustive", "--at", "weights:fc.bias", "--bits", "sign", "--data", "digits")
+    record = _record(tmp_path / "run")
+    assert record["procedure"]["trials"] == 10 * 500
+    share = record["measured"]["critical-or-due"]
+    assert share["low"] == share["value"] == share["high"]
+
+
+def test_chips_and_trials_contradict_each_other(model: Path, tmp_path: Path) -> None:
+    _run(model, tmp_path / "run", "--chips", "2", "--guard", "range", code=2)
+    assert not (tmp_path / "run").exists()
