@@ -86,9 +86,13 @@ def _arm_row(arm: Arm) -> tuple[str, ...]:
     due = "not counted" if arm.due is None else f"{arm.due.events}  {_interval(arm.due)}"
     sdc = str(arm.sdc.events) + ("" if arm.episodes is None else f" in {arm.episodes} episodes")
     return (
-        arm.subject, arm.arm, str(arm.sessions), f"{arm.seconds:,.0f}", sdc, str(arm.critical.events),
+        arm.subject, arm.arm, str(arm.sessions), _seconds(arm.seconds), sdc, str(arm.critical.events),
         _interval(arm.critical), due,
     )  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _interval(rate: Rate) -> str:

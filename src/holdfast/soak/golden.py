@@ -23,6 +23,7 @@ from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, U
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.run import evaluating
+from holdfast.models.identity import manifest_of
 from holdfast.models.tensor_file import TensorSpan, tensor_spans
 from holdfast.models.tensors import resident_tensors
 from holdfast.signing.resident.repair import digest_of
@@ -39,6 +40,7 @@ class Golden:
     folder: Path
     platform: Mapping[str, Any]
     benches: Mapping[str, int]  # name -> batches
+    manifests: Mapping[str, str]  # of each bench's module: structure, formats and guards, beside its tensors
     digests: Mapping[str, str]
 
     def source(self, prefix: str) -> StoredGolden:
@@ -119,6 +121,7 @@ def keep_golden(folder: Path, data: bytes, benches: Sequence[Bench], platform: M
         "platform": dict(platform),
         "platform_digest": digest_bytes(canonical.dumps(platform)),
         "benches": {bench.name: len(bench.inputs) for bench in benches},
+        "manifests": _manifests(benches),
         "digests": digests,
     }
     write_atomic(folder / DESCRIPTION, canonical.dumps(value))
@@ -140,7 +143,7 @@ def open_golden(folder: Path) -> Golden:
     if digest_bytes(data) != value.get("tensors"):
         raise DigestMismatch(f"{TENSORS} in {folder} is not the file that {DESCRIPTION} was written for")
     try:
-        return Golden(folder, value["platform"], value["benches"], value["digests"])
+        return Golden(folder, value["platform"], value["benches"], value["manifests"], value["digests"])
     except KeyError as error:
         raise UnreadableArtifact(f"{DESCRIPTION} in {folder} lacks {error}") from error
 
@@ -160,6 +163,13 @@ def require_same(golden: Golden, benches: Sequence[Bench], platform: Mapping[str
     for name, tensor in _computed_from(benches).items():
         if golden.digests.get(name) != digest_of(tensor):
             raise InvalidConfig(f"{golden.folder} was made with another {name}", hint=hint)
+    changed = [name for name, digest in _manifests(benches).items() if golden.manifests.get(name) != digest]
+    if changed:  # the same weights, but in another structure, or behind guards
+        raise InvalidConfig(f"{golden.folder} was made with another model than this {changed[0]}", hint=hint)
+
+
+def _manifests(benches: Sequence[Bench]) -> dict[str, str]:
+    return {bench.name: manifest_of(bench.module).digest for bench in benches}
 
 
 def _computed_from(benches: Sequence[Bench]) -> dict[str, Tensor]:

@@ -245,7 +245,7 @@ def test_another_model_and_a_changed_golden_file_are_refused(tmp_path: Path):
 def test_a_model_that_is_not_deterministic_is_refused(tmp_path: Path):
     class Dice(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(1)[:, :10] * (1 + os.getpid() / 7 + time.time_ns() % 97)
+            return x.flatten(1)[:, :10] * int.from_bytes(os.urandom(3), "big")
 
     with pytest.raises(InvalidConfig, match="had other bits, the first"):
         soak(Soak(devices=CORE, iterations=1, samples=4), out=tmp_path, model=Dice(), data=DATA)
@@ -421,3 +421,14 @@ def test_an_error_of_ours_in_a_pass_is_a_due_and_does_not_end_the_run(tmp_path: 
 
     report = run(tmp_path / "out", Once(tmp_path / "flag", 5, refuse))
     assert (report.events["crash"], report.iterations) == (1, 35)
+
+
+def test_the_same_weights_behind_guards_are_another_model(tmp_path: Path):
+    from holdfast.hardening import RangeRestriction, harden, profile
+
+    run(tmp_path)
+    hardened = harden(net(), RangeRestriction(profile(net(), DATA.take(16), at="activations:**"), slack=1.3))
+    with pytest.raises(InvalidConfig, match="another model than this digits"):
+        soak(Soak(devices=CORE, iterations=1, samples=8), out=tmp_path, model=hardened, data=DATA, name="digits")
+    report = soak(Soak(devices=CORE, iterations=4, samples=8), out=tmp_path / "hard", model=hardened, data=DATA)
+    assert read_log(only_log(report)).arm == "hardened"
