@@ -5,9 +5,19 @@
 
 from holdfast.testing.attacks import check_attack
 from holdfast.testing.contract import ContractBroken
+from holdfast.testing.corruptions import check_pattern, check_value
 from holdfast.testing.faults import check_fault
 from holdfast.testing.formats import check_format
 from holdfast.testing.signers import check_signer
 from holdfast.testing.trusts import check_trust
 
-__all__ = ["ContractBroken", "check_attack", "check_fault", "check_format", "check_signer", "check_trust"]
+__all__ = [
+    "ContractBroken",
+    "check_attack",
+    "check_fault",
+    "check_format",
+    "check_pattern",
+    "check_signer",
+    "check_trust",
+    "check_value",
+]

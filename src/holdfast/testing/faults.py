@@ -15,6 +15,7 @@ from holdfast.seeds import derive
 from holdfast.testing.contract import require
 
 SEEDS = 8
+PASSES = 6
 
 
 def check_fault(fault: Fault) -> None:
@@ -45,15 +46,26 @@ def _check_realisation(fault: Fault, population: Population, number: int) -> Non
     before = _global_state()
     drawn = fault.flips(population, seed)
     require(_global_state() == before, fault, "must draw from its seed alone, not from a global generator")
-    require(_same(drawn, fault.flips(population, seed)), fault, "the same seed must give the same flips")
+    require(same_flips(drawn, fault.flips(population, seed)), fault, "the same seed must give the same flips")
     sites = [item.site for item in drawn]
     require(len(set(sites)) == len(sites), fault, "gives one entry per site")
     require(set(sites) <= set(population.sites), fault, "stays within the population")
     for item in drawn:
-        _check_flips(fault, item)
+        check_flips(fault, item)
+    if (in_pass := getattr(fault, "in_pass", None)) is not None:
+        for passed in range(PASSES):
+            now = in_pass(population, seed, passed)
+            require(same_flips(now, in_pass(population, seed, passed)), fault, "a pass must always meet the same flips")
+            for item in now:
+                check_flips(fault, item)
 
 
-def _check_flips(fault: Fault, item: Flips) -> None:
+def check_flips(fault: object, item: Flips) -> None:
+    """Check the changes of one site that ``fault`` gave.
+
+    Raises:
+        ContractBroken: the first law that does not hold.
+    """
     index, width = item.index, item.site.bits
     columns = [column for column in (item.mask, item.rise, item.fall) if column is not None]
     require(index.dtype == torch.int64 and index.dim() == 1, fault, "positions are int64, shape (n,)")
@@ -76,7 +88,8 @@ def _check_flips(fault: Fault, item: Flips) -> None:
     require(overlap == int(bits.popcount(union).sum()), fault, "no bit both flips and is set or cleared")
 
 
-def _same(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
+def same_flips(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
+    """Say whether two draws change the same bits."""
     return len(one) == len(other) and all(
         a.site == b.site
         and torch.equal(a.index, b.index)
@@ -86,7 +99,7 @@ def _same(one: Sequence[Flips], other: Sequence[Flips]) -> bool:
     )
 
 
-def _check_rewrite(fault: Fault, item: Flips) -> None:
+def _check_rewrite(fault: object, item: Flips) -> None:
     if item.rewrite is None:
         return
     held = _held(item)

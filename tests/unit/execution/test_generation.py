@@ -98,6 +98,7 @@ def test_one_struck_cell_of_the_cache_is_struck_for_good(llama: nn.Module, promp
     assert differs == [3, 3, 3]  # one element of every sample, in this step and all later ones
 
 
+@pytest.mark.slow
 def test_models_of_transformers_make_the_same_text_and_take_the_same_faults(prompts: Tensor) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
