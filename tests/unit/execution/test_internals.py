@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.execution import Flips, campaign
-from holdfast.faults import BitFlip
+from holdfast.faults import BitFlip, Corruption
 from holdfast.numerics import bits
 
 
@@ -48,4 +48,22 @@ def test_a_campaign_inside_fused_operators_says_so(digits: Dataset) -> None:
     assert {row.site for row in report.rows} == {"internals:1/layer_norm/mean", "internals:1/layer_norm/rstd"}
     assert {row.outcome for row in report.rows} >= {"sdc", "critical"}
     assert report.rows == campaign(model, digits, BitFlip(), at="internals", trials=60, seed=0).rows
+    forked = campaign(model, digits, BitFlip(), at="internals", trials=60, seed=0, executor="processes:2")
+    assert forked.rows == report.rows
     assert "operators" not in campaign(model, digits, BitFlip(), at="activations", trials=1, seed=0).plan
+
+
+def test_guards_see_the_same_places_when_operators_run_unfused(digits: Dataset) -> None:
+    """A guard at a norm corrects what a fault in that norm's statistics did to its output."""
+    from holdfast.hardening import RangeRestriction, harden, profile
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 10)).eval()
+    bounds = profile(model, digits, at="activations:1")
+    guarded = harden(model, RangeRestriction(bounds, slack=1.0))
+    law = Corruption(what="(bit-flip:bit=30)")  # tiny or huge, so mostly a norm that explodes
+    options = {"at": "internals:1/**/rstd", "trials": 40, "seed": 0}
+    plain, tough = (campaign(item, digits, law, **options) for item in (model, guarded))
+    assert {row.site for row in tough.rows} == {row.site for row in plain.rows} == {"internals:1/layer_norm/rstd"}
+    assert sum(row.guard_events for row in tough.rows) > 0
+    assert sum(row.guard_events for row in plain.rows) == 0
