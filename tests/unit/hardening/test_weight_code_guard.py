@@ -143,6 +143,16 @@ def test_quantised_codes_are_guarded_as_they_are_stored(trained: nn.Module, digi
     assert report.guarded == 80
 
 
+def test_checksums_are_of_the_weights_with_their_code(trained: nn.Module, digits: Dataset) -> None:
+    model = coded(coded(trained, "weight-code:code=mset"), "checksum")
+    predict(model, digits)
+    (guard,) = [item for item in card(model).guards if item.site == "fc"]
+    guard.learn(nn.Linear(16, 10))
+    guard.prepare(model)
+    golden = predict(coded(trained, "weight-code:code=mset"), digits)
+    assert bits.bit_equal(predict(model, digits), golden)
+
+
 def test_what_it_refuses(trained: nn.Module) -> None:
     for spec, what in [("period=0", "every 0 passes"), ("action=hope", "option 'action'"), ("at=qparams", "no site")]:
         with pytest.raises((InvalidConfig, NoSuchSite), match=what):

@@ -31,6 +31,7 @@ from holdfast.hardening.guards.checksum_operations import (
     per_sample,
 )
 from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, deviations
+from holdfast.hardening.guards.checksum_sums import digest_of, weight_and_bias
 from holdfast.hardening.harden import methods
 from holdfast.models import card, select
 from holdfast.models.guard import Operands, guards, without_guards
@@ -93,6 +94,12 @@ class ChecksumGuard:
         self._device = next(layer.parameters()).device
         if isinstance(self._check, LayerCheck):
             self.weights = self._check.sums.weights
+
+    def prepare(self, model: nn.Module) -> None:
+        """Take the sums of the layer as it is in the hardened ``model``: a code may have been written into it."""
+        layer = dict(model.named_modules()).get(self.site.partition("#")[0])
+        if self.weights and layer is not None and digest_of(*weight_and_bias(layer)) != self.weights:
+            self.learn(layer)
 
     def __call__(self, output: Tensor, operands: Operands) -> Tensor:
         """Return the output (batch, ...), checked.

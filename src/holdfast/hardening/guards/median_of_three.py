@@ -73,7 +73,7 @@ class MedianGuard:
         self._finish()
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise InvalidConfig("a median takes a model that returns one tensor of floats")
-        with DisableTorchFunction():  # what a vote computes is no operation of the model
+        with DisableTorchFunction():  # what is computed again is no operation of the pass
             second = model.forward(*args, **kwargs)
             if bits.bit_equal(output.contiguous(), second.contiguous()):
                 self.events = self.alarms = torch.zeros(len(output), dtype=torch.int64)
