@@ -4,6 +4,7 @@ from holdfast.hardening.calibration import Calibration, SiteRange, calibrate
 from holdfast.hardening.evaluate import FalsePositives, GuardReport, evaluate_guards
 from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
 from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
+from holdfast.hardening.guards.duplication_channels import ChannelGuard
 from holdfast.hardening.guards.hardened_identity import HardenedIdentityGuard, identity_census
 from holdfast.hardening.guards.median_of_three import MedianGuard, MedianOfThree
 from holdfast.hardening.guards.range_guard import RangeGuard, RecomputingRangeGuard
@@ -18,6 +19,7 @@ from holdfast.hardening.profile import Bounds, profile
 __all__ = [
     "Bounds",
     "Calibration",
+    "ChannelGuard",
     "ChecksumGuard",
     "Checksums",
     "DuplicateGuard",

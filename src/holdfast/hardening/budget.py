@@ -22,6 +22,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution import CampaignReport, Proportion
 from holdfast.execution.report import FAILURES
 from holdfast.execution.run import evaluating
+from holdfast.execution.trials import Row
 from holdfast.models.guard import without_guards
 from holdfast.models.tap import Watch
 
@@ -59,8 +60,16 @@ class Selection:
     coverage: Proportion
 
 
+Place = Callable[[Row], str]
+
+
+def site_of(row: Row) -> str:
+    """Return the name of the site where a trial's fault struck."""
+    return row.site.removeprefix("activations:")
+
+
 def select_within(
-    report: CampaignReport, costs: Mapping[str, float], budget: float, *, bound: Bound = "low"
+    report: CampaignReport, costs: Mapping[str, float], budget: float, *, bound: Bound = "low", place: Place = site_of
 ) -> Selection:
     """Return the ``activations`` sites whose protection spares most failures for at most ``budget``.
 
@@ -69,30 +78,34 @@ def select_within(
         costs: site -> cost of protecting it, as a share of one forward pass; other sites cannot be protected.
         budget: share of one forward pass, such as 0.03.
         bound: which end of the interval counts as a site's gain.
+        place: what a trial's fault struck, by the names in ``costs``.
 
     Raises:
         InvalidConfig: a budget that is not positive, no trial at a site with a cost, or an unknown bound.
     """
     if not budget > 0 or bound not in get_args(Bound):
         raise InvalidConfig(f"no selection within {budget} by {bound!r}", hint="a budget of 0.03 is 3 % more time")
-    found = candidates(report, costs, half=0)
+    found = candidates(report, costs, half=0, place=place)
     gains = [getattr(item.gain, bound) if item.gain.successes or bound == "high" else 0.0 for item in found]
     chosen = knapsack([item.cost for item in found], gains, budget)
     sites = tuple(found[number].site for number in chosen)
-    failed = _failures(report, half=1)
+    failed = _failures(report, half=1, place=place)
     covered = sum(failed[site] for site in sites)
     coverage = Proportion.clopper_pearson(covered, sum(failed.values()), report.confidence)
     return Selection(sites, sum(costs[site] for site in sites), coverage)
 
 
-def candidates(report: CampaignReport, costs: Mapping[str, float], *, half: int | None = None) -> list[Candidate]:
+def candidates(
+    report: CampaignReport, costs: Mapping[str, float], *, half: int | None = None, place: Place = site_of
+) -> list[Candidate]:
     """Return the sites with a cost at which faults were injected; ``half`` 0 or 1 takes every other trial.
 
     Raises:
         InvalidConfig: there are none.
     """
-    failed, rows = _failures(report, half=half), [row for row in report.rows if half is None or row.trial % 2 == half]
-    seen = {row.site.removeprefix("activations:") for row in rows}
+    failed = _failures(report, half=half, place=place)
+    rows = [row for row in report.rows if half is None or row.trial % 2 == half]
+    seen = {place(row) for row in rows}
     result = [
         Candidate(site, costs[site], Proportion.clopper_pearson(failed[site], len(rows), report.confidence))
         for site in sorted(seen & costs.keys())
@@ -102,11 +115,9 @@ def candidates(report: CampaignReport, costs: Mapping[str, float], *, half: int 
     return result
 
 
-def _failures(report: CampaignReport, *, half: int | None) -> Counter[str]:
+def _failures(report: CampaignReport, *, half: int | None, place: Place) -> Counter[str]:
     return Counter(
-        row.site.removeprefix("activations:")
-        for row in report.rows
-        if row.outcome in FAILURES and (half is None or row.trial % 2 == half)
+        place(row) for row in report.rows if row.outcome in FAILURES and (half is None or row.trial % 2 == half)
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import CampaignReport, campaign, predict
 from holdfast.faults import BitFlip
-from holdfast.hardening import Duplication, harden, methods
+from holdfast.hardening import ChannelGuard, DuplicateGuard, Duplication, harden, methods
 from holdfast.hardening.budget import candidates, knapsack, macs, seconds, select_within
-from holdfast.models import card, load, save
+from holdfast.models import attach_guard, card, load, save, tap
+from holdfast.models.guard import guard_from_json
 from holdfast.numerics import bits
 from holdfast.seeds import derive
 
@@ -114,11 +116,53 @@ def test_what_it_refuses(trained: nn.Module, digits: Dataset, baseline: tuple[Pa
         harden(trained, Duplication.within(trained, report, budget=1e-9, example=digits.example))
 
 
+def test_channels_cost_less_than_their_layers_and_spare_what_they_promise(
+    trained: nn.Module, digits: Dataset, baseline: tuple[Path, CampaignReport]
+) -> None:
+    _, report = baseline
+    method = Duplication.within(trained, report, budget=0.1, example=digits.example, per="channel")
+    model = harden(trained, method)
+    assert all("@" in site for site in method.selection.sites)
+    assert method.selection.cost <= 0.1
+    assert {guard.kind for guard in card(model).guards} == {"duplicate-channels"}
+    assert bits.bit_equal(predict(model, digits), predict(trained, digits))
+    at = ",".join(f"activations:{guard.site}" for guard in card(model).guards)
+    plain, hard = (campaign(net, digits, BitFlip(), at=at, trials=1500, seed=9) for net in (trained, model))
+    chosen = {(f"activations:{guard.site}", channel) for guard in card(model).guards for channel in guard.channels}
+    failed = [row for row in plain.rows if row.outcome in FAILURES]
+    sizes = {"activations:conv1": 64, "activations:conv2": 64, "activations:conv3": 16, "activations:fc": 1}
+    guarded = [row for row in failed if (row.site, row.element // sizes[row.site]) in chosen]
+    assert len(guarded) > 5
+    left = {row.trial for row in hard.rows if row.outcome in FAILURES}
+    assert left == {row.trial for row in failed} - {row.trial for row in guarded}
+
+
+def hit(channel: int, value: float, last: bool, output: torch.Tensor) -> torch.Tensor:
+    (output.movedim(-1, 1) if last else output)[3, channel, 4] = value
+    return output
+
+
+def test_every_element_of_a_guarded_channel_is_given_back() -> None:
+    torch.manual_seed(0)
+    for layer, x in [(nn.Linear(300, 40), torch.randn(5, 7, 300)), (nn.Conv2d(16, 12, 3), torch.randn(5, 16, 9, 9)),
+                     (nn.Conv1d(8, 12, 3), torch.randn(5, 8, 9))]:  # fmt: skip
+        for dtype in (torch.float32, torch.bfloat16):
+            model, given = nn.Sequential(layer.to(dtype)), x.to(dtype)
+            attach_guard(model, ChannelGuard("0", [2, 9]))
+            (guard,) = card(model).guards
+            last = isinstance(layer, nn.Linear)
+            with torch.no_grad():
+                golden = model(given).clone()
+                assert guard.events.tolist() == guard.alarms.tolist() == [0] * 5
+                for channel, value in [(2, torch.nan), (9, 1e4), (2, torch.inf), (3, 1e4)]:
+                    with tap(model, {"0": partial(hit, channel, value, last)}):
+                        assert bits.bit_equal(model(given), golden) == (channel in (2, 9))
+            assert guard_from_json(guard.to_json()).to_json() == guard.to_json()
+            card(model).guards.clear()
+
+
 def test_operations_in_place_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
-    from holdfast.hardening.guards.duplication import DuplicateGuard
-    from holdfast.models.guard import attach_guard
-
     attach_guard(model, DuplicateGuard("1"))
     with pytest.raises(InvalidConfig, match="in place"), torch.no_grad():
         model(torch.zeros(2, 4))

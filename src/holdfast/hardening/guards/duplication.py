@@ -7,7 +7,7 @@ outvote it. A fault in a weight is in all three; checksums and codes are for tho
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,12 +17,18 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import CampaignReport
-from holdfast.hardening.budget import Bound, Selection, Timer, macs, seconds, select_within
+from holdfast.execution.trials import Row
+from holdfast.hardening.budget import Bound, Selection, Timer, macs, seconds, select_within, site_of
 from holdfast.hardening.guards.checksum import example_of
+from holdfast.hardening.guards.duplication_channels import ChannelGuard, channel_of, has_channels
 from holdfast.hardening.guards.median_of_three import median_of_three
 from holdfast.hardening.harden import methods
+from holdfast.models import select
 from holdfast.models.guard import Operands, guards
 from holdfast.numerics import bits
+
+Per = Literal["site", "channel"]
+_MARK = "@"  # between a site and its channel in a selection
 
 
 @guards.register("duplicate")
@@ -92,6 +98,7 @@ class Duplication:
         example: Tensor,
         bound: Bound = "low",
         timer: Timer | None = None,
+        per: Per = "site",
     ) -> Duplication:
         """Return the duplication that spares most of the failures that ``report`` saw, for at most ``budget``.
 
@@ -102,20 +109,29 @@ class Duplication:
             example: one sample.
             bound: which end of the interval of a site's failures counts.
             timer: measure costs with it, ``time.process_time`` for example; None counts multiply-accumulates.
+            per: ``site``, or ``channel`` of linear layers and convolutions; a campaign that is to tell channels apart
+                has to be larger.
         """
         costs = macs(model, example) if timer is None else seconds(model, example, timer)
         repeatable = {site: cost for site, cost in costs.items() if _repeatable(model, site)}
-        return cls(select_within(report, repeatable, budget, bound=bound))
+        if per == "site":
+            return cls(select_within(report, repeatable, budget, bound=bound))
+        shares, place = _channels(model, repeatable, example)
+        return cls(select_within(report, shares, budget, bound=bound, place=place))
 
-    def guards(self, model: nn.Module) -> Sequence[DuplicateGuard]:
-        """Return one guard per selected site.
+    def guards(self, model: nn.Module) -> Sequence[DuplicateGuard | ChannelGuard]:
+        """Return one guard per selected site, or per site with selected channels.
 
         Raises:
             NoSuchSite: nothing fits the budget.
         """
         if not self.selection.sites:
             raise NoSuchSite("no vulnerable site is cheap enough to compute twice", hint="allow a larger budget")
-        return [DuplicateGuard(site) for site in self.selection.sites]
+        whole = [DuplicateGuard(site) for site in self.selection.sites if _MARK not in site]
+        some: dict[str, list[int]] = {}
+        for site, _, channel in (name.rpartition(_MARK) for name in self.selection.sites if _MARK in name):
+            some.setdefault(site, []).append(int(channel))
+        return [*whole, *(ChannelGuard(site, channels) for site, channels in some.items())]
 
     def describe(self) -> dict[str, Any]:
         """Return the sites, their cost and what they cover."""
@@ -134,6 +150,27 @@ def _repeatable(model: nn.Module, site: str) -> bool:
     return "." not in site.partition("#")[2] and not getattr(module, "inplace", False)
 
 
+def _channels(
+    model: nn.Module, costs: Mapping[str, float], example: Tensor
+) -> tuple[dict[str, float], Callable[[Row], str]]:
+    """Return the cost of each channel of layers that have some, and the channel that a trial's fault struck."""
+    modules = {site: layer for site, layer in model.named_modules() if site in costs and has_channels(layer)}
+    flowing = {site.name: site for site in select(model, "activations:**", example)}
+    shares = {
+        f"{site}{_MARK}{channel}": costs[site] / len(layer.get_parameter("weight"))
+        for site, layer in modules.items()
+        for channel in range(len(layer.get_parameter("weight")))
+    }
+
+    def place(row: Row) -> str:
+        site = site_of(row)
+        if site not in modules:
+            return site
+        return f"{site}{_MARK}{channel_of(modules[site], flowing[site], row.element)}"
+
+    return shares, place
+
+
 @methods.register("duplicate")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateMethod:
@@ -144,6 +181,7 @@ class DuplicateMethod:
     budget: float = 0.03
     bound: Bound = "low"
     cost: Literal["macs", "seconds"] = "macs"
+    per: Per = "site"
 
     def calibrated(self, model: nn.Module, data: Dataset | None) -> Duplication:
         """Return the selection for ``model``; ``data`` gives an input to count or time operations on.
@@ -159,4 +197,5 @@ class DuplicateMethod:
             example=example_of(model, data),
             bound=self.bound,
             timer=timer if self.cost == "seconds" else None,
+            per=self.per,
         )
