@@ -19,6 +19,7 @@ UNSAFE_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
 MAY_IMPORT_PICKLE = {"holdfast.data.cifar", "holdfast.models.artifact", "holdfast.testing.signers"}
 MAY_CATCH_EVERYTHING = {
     "holdfast.execution.trials",
+    "holdfast.execution.passes",
     "holdfast.cli._common",
     "holdfast.testing.signers",
     "holdfast.testing.trusts",

@@ -77,12 +77,14 @@ class State:
         return [entry.version for entry in self._entries.values()]
 
     def written(self, mark: Mark, but: Collection[str] = ()) -> frozenset[str]:
-        """Return the names of what has been written since ``mark``, except ``but``."""
+        """Return the names of what has been written since ``mark``, except ``but`` and what shares memory with it."""
         now = self.mark()
         if now == mark:
             return frozenset()
-        changed = (name for name, before, after in zip(self._entries, mark, now, strict=True) if before != after)
-        return frozenset(changed) - set(but)
+        entries = zip(self._entries.values(), mark, now, strict=True)
+        changed = [entry for entry, before, after in entries if before != after]
+        known = {_place(self._entries[name].now) for name in but if name in self._entries}
+        return frozenset(entry.name for entry in changed if entry.name not in but and _place(entry.now) not in known)
 
     def digest(self) -> str:
         """Return the digest of the bits of everything that moves; empty where nothing does."""
@@ -126,6 +128,11 @@ def _entries(model: nn.Module) -> list[_Entry]:
 
 def _counts(tensor: Tensor | None) -> bool:
     return tensor is not None and not tensor.is_inference()
+
+
+def _place(tensor: Tensor | None) -> int:
+    """Return where a tensor keeps its elements; tied weights are one tensor under two names, or two in one place."""
+    return -1 if tensor is None else tensor.untyped_storage().data_ptr()
 
 
 def _bytes(tensor: Tensor | None) -> bytes:

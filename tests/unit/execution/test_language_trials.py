@@ -109,6 +109,29 @@ def test_a_tolerance_of_edits_is_a_tolerance() -> None:
     assert count(0) > 0
 
 
+class Tied(nn.Module):
+    """One matrix embeds and scores, as in GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.embed, self.head = nn.Embedding(8, 8), nn.Linear(8, 8, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens))
+
+
+def test_tied_weights_are_one_site_and_are_put_back() -> None:
+    model = Tied()
+    before = model.head.weight.detach().clone()
+    report = campaign(model, COUNTING, BitFlip(), at="weights", trials=120, seed=0, task=SHORT, rerun=True)
+    assert {row.site for row in report.rows} == {"weights:embed.weight"}
+    assert torch.equal(model.head.weight, before)
+    assert {row.rerun for row in report.rows if row.outcome == "critical"} == {"persistent"}
+
+
 class Wrapped(nn.Module):
     """Returns an object with logits, as transformers do."""
 
