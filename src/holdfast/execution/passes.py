@@ -46,6 +46,11 @@ class Passes:
         """Whether the model holds a connection that only this process may use."""
         return hasattr(self.model, "offload_sites")
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether passes are whole ones; an engine that chooses says what it has chosen."""
+        return getattr(self.engine, "chosen", self.engine.name) == self._plain.name
+
     def prove(self, inputs: tuple[int, ...]) -> str:
         """Ask for these inputs twice without a fault; return the digest of the answer.
 
@@ -54,7 +59,10 @@ class Passes:
         """
         if not self.exclusive:
             self.state.learn(lambda: self._plain.golden(inputs))
-        if self.state.moving and self.engine.name != self._plain.name:
+        if self.state.moving:
+            self.engine.golden(inputs[:1])  # an engine that chooses does so now
+            self.state.restore(self.state.moving)
+        if self.state.moving and not self._is_plain:
             what = f"a pass of the model writes {min(self.state.moving)}"
             raise InvalidConfig(what, hint="use engine='hooks', which puts it back after every trial")
         return proven(inputs, self._clean(inputs, self._plain), self._clean(inputs, self._plain))
@@ -75,7 +83,7 @@ class Passes:
 
         What is stored stays flipped, what flowed has gone by.
         """
-        if self.engine.name != self._plain.name and len(block) > 1:  # engines agree on every bit for one row only
+        if not self._is_plain and len(block) > 1:  # engines agree on every bit for one row only
             return [self.recovers((trial,), self.golden((trial.input,)))[0] for trial in block]
         kept = tuple(replace(trial, flips=tuple(f for f in trial.flips if f.site.kind in STORED)) for trial in block)
         try:

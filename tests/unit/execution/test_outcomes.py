@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, TrialError, UnknownName
 from holdfast.execution import Classification, Row, Watchdog, campaign, compare
+from holdfast.execution.engines import Hooks, engines
 from holdfast.faults import BitFlip
 from holdfast.models import attach_guard
 from tests.unit.execution.gate import images
@@ -225,6 +226,33 @@ def test_a_state_that_every_pass_writes_is_compared_with_the_golden_one_and_put_
     assert found[0].outcome == "latent"  # the sum is one place off
     twice = campaign(model, FOUR, BitFlip(), at="inputs", trials=20, seed=0)
     assert twice["masked"].value == 1  # nothing of an input reaches sum or scores
+
+
+class Chooser(Hooks):
+    """An engine of another name that has chosen whole passes, or not."""
+
+    name, chosen = "test-chooser", "hooks"
+
+
+class Other(Hooks):
+    """An engine that would not know what a pass writes."""
+
+    name = "test-other"
+
+
+def test_a_state_that_every_pass_writes_needs_whole_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Chooser, Other):
+        monkeypatch.setitem(engines._known, kind.name, kind)
+
+    def react(model: nn.Module, weight: float) -> None:
+        count_up(model, weight)
+
+    options = {"at": "weights", "trials": 40, "seed": 0, "rerun": True}
+    plain = campaign(Scores(react), FOUR, BitFlip(), **options)  # type: ignore[arg-type]
+    assert campaign(Scores(react), FOUR, BitFlip(), **options, engine="test-chooser").rows == plain.rows  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="a pass of the model writes seen") as caught:
+        campaign(Scores(react), FOUR, BitFlip(), **options, engine="test-other")  # type: ignore[arg-type]
+    assert "engine='hooks'" in caught.value.hint
 
 
 def test_a_model_that_writes_its_weights_is_refused() -> None:
