@@ -16,6 +16,7 @@ from holdfast.execution import (
     MEASURES,
     CampaignReport,
     Progress,
+    Proportion,
     accuracy,
     campaign,
     describe_platform,
@@ -149,4 +150,11 @@ def _tables(report: CampaignReport) -> dict[str, Any]:
         "table": report.digest,
         "by_site": report.by_site(),
         "by_bit": {str(bit): list(counts) for bit, counts in report.by_bit().items()},
+        "plan": report.words,
+        "site_shares": {site: _share(share) for site, share in report.site_shares().items()},
+        "bit_shares": {str(bit): _share(share) for bit, share in report.bit_shares().items()},
     }
+
+
+def _share(share: Proportion) -> list[float]:
+    return [share.value, share.low, share.high, share.n]

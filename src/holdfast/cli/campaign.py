@@ -46,7 +46,9 @@ def campaign(
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials; or give --margin.", min=1)] = None,
-    margin: Annotated[str | None, typer.Option(help="Half-width wanted for every share of trials, 0..1 or %.")] = None,
+    margin: Annotated[
+        str | None, typer.Option(help="Half-width wanted for the share of critical-or-due faults, 0..1 or %.")
+    ] = None,
     chips: Annotated[
         int | None, typer.Option(help="Evaluate all data on so many simulated chips, instead of trials.", min=1)
     ] = None,
