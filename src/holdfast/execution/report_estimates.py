@@ -35,6 +35,7 @@ class Estimates:
         self._rounds = [] if design.simple else rounds(design, rows)
         self._rows = list(rows) if design.simple else [row for one in self._rounds for row in one]
         self._known: dict[str, Proportion] = {}
+        self._by_stratum: dict[str, dict[int, float]] = {}
 
     def share(self, of: str) -> Proportion:
         """Return the share of an outcome, or of ``critical-or-due``, under the target law."""
@@ -163,8 +164,18 @@ class Estimates:
         for (stratum, _), (mass, items) in cells.items():
             masses[stratum] += mass
             cases[stratum] += items
-        shares = [Share(mass, *tally.get(number, (0, 0)), round_up(cases[number])) for number, mass in masses.items()]
+        shares = [
+            Share(mass, *tally.get(number, (0, 0)), round_up(cases[number]), self._likely(of).get(number))
+            for number, mass in masses.items()
+        ]
         return profile_interval(shares, self._confidence)
+
+    def _likely(self, of: str) -> dict[int, float]:
+        """Return the share of each stratum: what a site of it that was not tried is likely to have."""
+        if of not in self._by_stratum:
+            cells = _tally(self._rows, self._design.place, of)
+            self._by_stratum[of] = {number: failed / n for number, (failed, n) in cells.items()}
+        return self._by_stratum[of]
 
 
 def round_up(cases: float) -> float:

@@ -22,29 +22,38 @@ _STEPS = 60
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``failed`` of ``n`` trials in a part of the population of probability ``mass``; ``items`` where it is finite."""
+    """``failed`` of ``n`` trials in a part of the population of probability ``mass``.
+
+    ``items`` is its number of cases where that is finite. ``likely`` is what stands in for the share of a part without
+    a trial: in the value only, as its interval is all of 0 .. 1.
+    """
 
     mass: float
     failed: int
     n: int
     items: float = math.inf
+    likely: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The share seen, or else the likely one."""
+        return self.failed / self.n if self.n else self.likely
 
 
 def profile_interval(shares: Sequence[Share], confidence: float = 0.95) -> Proportion:
     """Return the share of failures over all parts, weighted by their masses, which are scaled to sum to one.
 
-    Parts without a trial may be anything; parts that were tried to the last case are known. The value leaves out parts
-    without a trial.
+    Parts without a trial may be anything; parts that were tried to the last case are known.
     """
     check_confidence(confidence)
     total = math.fsum(share.mass for share in shares)
-    tried = math.fsum(share.mass for share in shares if share.n)
+    told = [(share.mass, share.value) for share in shares if share.value is not None]
     n, failed = sum(share.n for share in shares), sum(share.failed for share in shares)
-    if not tried:
+    if not n:
         return Proportion(0.0, 0.0, 1.0, 0, 0)
     known = math.fsum(share.mass / total * share.failed / share.n for share in shares if share.n >= share.items)
     open_ = [share for share in shares if share.n < share.items]
-    value = math.fsum(share.mass / tried * share.failed / share.n for share in shares if share.n)
+    value = math.fsum(mass * part for mass, part in told) / math.fsum(mass for mass, _ in told)
     mass = np.array([share.mass / total for share in open_])
     k = np.array([share.failed for share in open_], dtype=float)
     count = np.array([share.n for share in open_], dtype=float)

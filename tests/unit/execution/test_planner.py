@@ -150,5 +150,8 @@ def test_the_profile_interval_at_its_ends() -> None:
     assert nothing.high == pytest.approx(1 - all_.low)
     half = profile_interval([Share(0.5, 2, 4, 4.0), Share(0.5, 0, 0)])
     assert (half.low, half.high) == (pytest.approx(0.25), pytest.approx(0.75))  # one half known, the other not at all
+    told = profile_interval([Share(0.5, 2, 4), Share(0.5, 0, 0, likely=0.1)])
+    assert told.value == pytest.approx(0.3)
+    assert told.high > 0.75
     exact = profile_interval([Share(0.5, 2, 4, 4.0), Share(0.5, 0, 3, 3.0)])
     assert exact.low == exact.high == exact.value == 0.25
