@@ -212,11 +212,12 @@ class _Case:
     def _most_strata(self) -> int:
         """As many strata as the trials can fill: no campaign that stops early pays for strata it cannot learn about."""
         wish = self.wish
-        if wish.trials is not None:
-            return max(1, min(_MOST_STRATA, wish.trials // 8))
-        if wish.relative or wish.margin is None:
-            return _MOST_STRATA // 2
-        return max(8, min(_MOST_STRATA, int(math.log(2 / (1 - wish.confidence)) / (8 * wish.margin))))
+        filled = max(1, min(_MOST_STRATA, (wish.trials or wish.max_trials) // 8))
+        if wish.trials is not None or wish.margin is None:
+            return filled
+        if wish.relative:
+            return min(filled, _MOST_STRATA // 2)
+        return min(filled, max(8, int(math.log(2 / (1 - wish.confidence)) / (8 * wish.margin))))
 
     def _budget(self, cases: int | None) -> int:
         """Return the number of trials, or the most of a campaign that stops by itself."""

@@ -84,6 +84,14 @@ def test_a_sample_of_it_holds_the_exact_share(trained: nn.Module, digits: Datase
     assert every["critical-or-due"].low == every["critical-or-due"].high == pytest.approx(truth)
 
 
+def test_a_margin_out_of_reach_spends_its_trials_and_says_so(trained: nn.Module, digits: Dataset) -> None:
+    report = campaign(trained, digits, BitFlip(), at="weights", margin=0.001, of="sdc", max_trials=100, seed=0)
+    assert (report.stopped, report.trials) == ("trials spent", 100)
+    assert report["sdc"].high - report["sdc"].low > 0.002
+    assert "at most 100 trials" in report.words
+    assert "share of sdc" in report.words
+
+
 def test_positions_and_classes_restrict_the_population(trained: nn.Module, digits: Dataset) -> None:
     few = digits.take(2)
     one = campaign(trained, few, BitFlip(), at="weights:fc.bias", bits=(30,), exhaustive=True)
