@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import NoSuchSite
 from holdfast.execution.condition import Flips
 from holdfast.execution.engines.suffix.dirty import (
     Box,
@@ -47,7 +48,11 @@ class Flight:
         self._memory = [flips for flips in trial.flips if flips.site.kind in STORED]
         self._waiting: dict[int, list[tuple[Mark, Flips]]] = {}
         for flips in _by_site(trial):
-            mark = tape.marks[flips.site.kind, flips.site.name]
+            mark = tape.marks.get((flips.site.kind, flips.site.name))
+            if mark is None:
+                raise NoSuchSite(
+                    f"{flips.site.address} is not on the tape", hint="engine='auto' runs it as a whole pass"
+                )
             self._waiting.setdefault(mark.position, []).append((mark, flips))
         # a lens decodes stored scales into the parameter itself, so that is what the steps read
         names = {(_read_kind(flips), _read_name(flips)) for flips in self._memory}
