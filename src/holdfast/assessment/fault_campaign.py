@@ -17,7 +17,7 @@ from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import MEASURES, CampaignReport, campaign, describe_platform, faults, paired, write_fault_list
-from holdfast.hardening import harden, methods
+from holdfast.hardening import harden, method_of
 from holdfast.models import card, model_subject
 
 STORE = "campaign.sqlite"
@@ -92,7 +92,7 @@ def _require_apart(data: Dataset | Text, options: TrialOptions) -> None:
 
 
 def _hardened(model: nn.Module, options: TrialOptions) -> nn.Module:
-    built = [methods.build(spec).calibrated(model, options.calibration) for spec in options.guards]
+    built = [method_of(spec).calibrated(model, options.calibration) for spec in options.guards]
     for method in built:
         model = harden(model, method)
     return model
