@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import UnsupportedFormat
 from holdfast.hardening.guards.checksum_rounding import Rounding, deviations
-from holdfast.hardening.guards.checksum_sums import Sums, random_signs, weight_and_bias
+from holdfast.hardening.guards.checksum_sums import Sums, kept_signs, weight_and_bias
 
 _PART = 8  # the first look squares one output channel in eight
 
@@ -65,7 +65,7 @@ class ConvCheck:
 
     def _residual(self, x: Tensor, y: Tensor, work: torch.dtype) -> Tensor:
         """Return the residual of each line, shape (batch, lines)."""
-        across = random_signs(y.shape[3], "columns").to(y.device, work)
+        across = kept_signs(y.shape[3], "columns", work, y.device)
         seen = torch.matmul(self.sums.signs.to(work), torch.matmul(y.to(work), across))
         expected = self._lines(x.to(work), self._column.to(work), across, y.shape[2])
         return seen - expected - self._bias * float(across.sum())

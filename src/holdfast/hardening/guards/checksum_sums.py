@@ -10,6 +10,7 @@ to their dtype gives the very bits. A digest of the weights, taken with the sums
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,12 @@ def random_signs(count: int, *path: str | int) -> Tensor:
     """Return ``count`` independent signs, fp64, the same for the same path."""
     drawn = torch.randint(0, 2, (count,), generator=derive(0, "checksum", *path).torch())
     return drawn.to(torch.float64) * 2 - 1
+
+
+@functools.lru_cache(maxsize=256)
+def kept_signs(count: int, path: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return :func:`random_signs` as a tensor that is made once; not to be written to."""
+    return random_signs(count, *filter(None, [path])).to(device, dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
