@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -214,6 +215,16 @@ def test_a_copy_has_hooks_of_its_own(model):
     assert len(guard.seen) == 1
     assert [len(item.seen) for item in card(twin).guards] == [2, 2]
     assert len(twin.fc._forward_hooks) == len(twin.first._forward_hooks) == 1
+
+
+@torch.no_grad()
+def test_a_guarded_model_can_be_pickled_as_worker_processes_do(model):
+    attach_guard(model, Look("first/add"))
+    attach_guard(model, Look("fc"))
+    golden = model(x)
+    again = pickle.loads(pickle.dumps(model))
+    assert bit_equal(again(x), golden)
+    assert [len(item.seen) for item in card(again).guards] == [2, 2]
 
 
 @torch.no_grad()
