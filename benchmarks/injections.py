@@ -6,7 +6,7 @@ replays the captured pass. Ours has to give the bits of a whole pass of ours wit
 Where PyTorchFI is not installed, the peer is that whole pass. Two laws: a layer is drawn uniformly and then a neuron in
 it, or all neurons alike. Capture, golden pass and the trying-out of kernels happen once and are reported, not timed.
 
-    python -m benchmarks.injections --model resnet18 --law layer-uniform [--json]
+    python -m benchmarks.injections [--model resnet18] [--law layer-uniform] [--all] [--json]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,14 +159,28 @@ def main() -> None:
     parser.add_argument("--law", choices=LAWS, default=LAWS[0])
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--all", action="store_true", help="all networks and laws, under `cases`; about five minutes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    started = time.process_time()
-    result, extra = measure(options.model, options.law, pairs=options.pairs, trials=options.trials)
-    extra["benchmark_s"] = time.process_time() - started
+    first = case(options.model, options.law, options.pairs, options.trials, quiet=options.json)
+    if options.all:
+        rest = [(name, law, size) for law in LAWS for name, size in (("resnet18", 64), ("vit-s", 32), ("vit-b", 16))]
+        first |= {"cases": [case(name, law, options.pairs, size, quiet=options.json) for name, law, size in rest]}
     if options.json:
-        print(json.dumps(asdict(result) | extra, sort_keys=True))
-        return
+        print(json.dumps(first, sort_keys=True))
+
+
+def case(name: str, law: str, pairs: int, trials: int, *, quiet: bool) -> dict[str, Any]:
+    """Measure one network under one law; return it as JSON, and print it unless ``quiet``."""
+    started = time.process_time()
+    result, extra = measure(name, law, pairs=pairs, trials=trials)
+    extra["benchmark_s"] = time.process_time() - started
+    if not quiet:
+        _tell(result, extra)
+    return asdict(result) | extra
+
+
+def _tell(result: _harness.Result, extra: dict[str, float]) -> None:
     print(f"{result.claim}\n  ours {result.ours:.4g}, {result.peer_name} {result.peer:.4g}")
     print(f"  ratio {result.ratio:.3g} (95 % interval {result.low:.3g} .. {result.high:.3g}, n={result.n})")
     print(f"  {', '.join(f'{key} {value:.4g}' for key, value in extra.items())}")

@@ -56,7 +56,7 @@ def campaign(
     max_trials: int = 1_000_000,
     seed: int = 0,
     executor: str = "inline",
-    engine: str = "hooks",
+    engine: str = "auto",
     store: Path | str | None = None,
     name: str = "baseline",
     batch: int = 32,
@@ -95,7 +95,8 @@ def campaign(
         max_trials: where a campaign with a margin gives up.
         seed: root of all draws.
         executor: ``inline`` or ``processes:N``.
-        engine: how trials are computed: ``hooks`` runs whole forward passes.
+        engine: how trials are computed: ``hooks`` runs whole forward passes, ``suffix`` only what a fault changes,
+            ``auto`` the latter where the model allows it.
         store: SQLite file that takes the rows block by block; a killed campaign resumes from it.
         name: of this campaign in the store.
         batch: trials per block.
