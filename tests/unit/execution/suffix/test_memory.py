@@ -43,3 +43,17 @@ def test_old_passes_make_room_for_new_ones() -> None:
     assert 1 <= len(suffix._passes) < 15
     assert same(golden[:3], golden[3:6])
     assert same(suffix.golden((0, 1, 2)), golden[:3])
+
+
+def test_an_input_is_computed_anew_twice_and_then_taken_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    plain = Golden._run
+    model, samples = build("vit")
+    _, suffix = engines_of(model, samples)
+    suffix.prepare(0)  # captures, with passes of its own
+    monkeypatch.setattr(Golden, "_run", lambda self: (ran.append(self), plain(self)))
+    for expected in ([0, 1], [0, 1, 0, 1], [0, 1, 0, 1]):
+        suffix.golden((0, 1, 0, 0))
+        assert len(ran) == len(expected)
+    suffix.faulty(tuple(draw(sites(model, samples[0])[:4], 1)))
+    assert len(ran) == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +19,7 @@ from holdfast.execution.plan import Block, Trial
 from holdfast.models import card
 
 MEMORY = 2048  # MiB of golden values
+_ANEW = 2
 
 
 @engines.register("suffix")
@@ -42,13 +43,18 @@ class Suffix:
             raise InvalidConfig(f"a memory of {memory} MiB holds no golden pass")
         self._model, self._images, self._budget = model, images, memory * 2**20
         self._replays: dict[tuple[object, ...], tuple[Tape, Replay]] = {}
+        self._asked: Counter[int] = Counter()
         self._passes: OrderedDict[int, tuple[Golden, Replay]] = OrderedDict()
 
     def golden(self, inputs: tuple[int, ...]) -> Tensor:
-        """Return the fault-free outputs, each computed alone, anew."""
-        found = [self._pass(number, again=True)[0] for number in inputs]
-        leave_counts(card(self._model).guards, found)
-        return torch.cat([golden.output() for golden in found])
+        """Return the fault-free outputs, each computed alone; anew the first two times, so that a difference shows."""
+        found = {}
+        for number in dict.fromkeys(inputs):
+            self._asked[number] += 1
+            found[number] = self._pass(number, again=self._asked[number] <= _ANEW)[0]
+        rows = [found[number] for number in inputs]
+        leave_counts(card(self._model).guards, rows)
+        return torch.cat([golden.output() for golden in rows])
 
     def faulty(self, block: Block) -> Tensor:
         """Return the output in which row k met trial k, computed as if alone.
