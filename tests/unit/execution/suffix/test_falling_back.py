@@ -104,7 +104,7 @@ def test_auto_runs_whole_passes_then_and_says_why() -> None:
 def test_auto_replays_a_model_that_can_be_captured() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
     images = lambda numbers: torch.ones(len(numbers), 6)
-    auto, plain = build_engine("auto", model, images), build_engine("hooks", model, images)
+    auto, plain = build_engine("auto:least=0", model, images), build_engine("hooks", model, images)
     trials = draw(sites(model, torch.ones(6)), 1)
     (block,) = auto.blocks(trials, 100)
     assert same(auto.faulty(block), torch.cat([plain.faulty((trial,)) for trial in trials]))
@@ -124,3 +124,10 @@ def test_options_of_an_engine_are_checked() -> None:
         build_engine("suffix:memory=0", nn.Linear(2, 2), torch.zeros)
     with pytest.raises(UnknownName, match="sufix"):
         build_engine("sufix", nn.Linear(2, 2), torch.zeros)
+
+
+def test_auto_runs_small_nets_in_batches_of_whole_passes() -> None:
+    auto = build_engine("auto", nn.Linear(6, 4).eval(), lambda numbers: torch.ones(len(numbers), 6))
+    auto.golden((0,))
+    assert auto.chosen == "hooks"
+    assert "0.0 million multiply-adds" in auto.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.catalogue import Engine, Images, engines
@@ -12,10 +13,18 @@ from holdfast.execution.engines.hooks import Hooks
 from holdfast.execution.engines.suffix.engine import MEMORY, Suffix
 from holdfast.execution.plan import Block, Trial
 
+_LEAST = 20  # a replay spends about a millisecond of Python on a trial
+
 
 @engines.register("auto")
 class Auto:
-    """Chooses an engine at the first use and says which, and why.
+    """Chooses an engine at the first use and says which, and why; the same on every machine.
+
+    Args:
+        model: any module.
+        images: returns inputs by number.
+        memory: MiB of golden values to keep.
+        least: million multiply-adds that a pass must take; many whole passes at once are faster when it takes less.
 
     Attributes:
         chosen: ``suffix`` or ``hooks``; None before the first use.
@@ -24,7 +33,8 @@ class Auto:
 
     name = "auto"
 
-    def __init__(self, model: nn.Module, images: Images, *, memory: int = MEMORY) -> None:
+    def __init__(self, model: nn.Module, images: Images, *, memory: int = MEMORY, least: int = _LEAST) -> None:
+        self._model, self._images, self._least = model, images, least
         self._plain, self._suffix = Hooks(model, images), Suffix(model, images, memory=memory)
         self.chosen: str | None = None
         self.reason: str | None = None
@@ -62,7 +72,18 @@ class Auto:
         if self.chosen is None:
             try:
                 self._suffix.prepare(example)
-                self.chosen = "suffix"
+                self.reason = self._too_small(example)
             except InvalidConfig as error:
-                self.chosen, self.reason = "hooks", str(error)
+                self.reason = str(error)
+            self.chosen = "suffix" if self.reason is None else "hooks"
         return self._suffix if self.chosen == "suffix" else self._plain
+
+    def _too_small(self, example: int) -> str | None:
+        with FlopCounterMode(display=False) as counter:
+            self._model(self._images([example]))
+        work = counter.get_total_flops() // 2 / 1e6
+        if work >= self._least:
+            return None
+        return (
+            f"a pass takes {work:.1f} million multiply-adds, and below {self._least} whole passes in batches are faster"
+        )
