@@ -63,7 +63,11 @@ def test_saved_faults_are_met_again(model: Path, tmp_path: Path) -> None:
 
 
 def test_all_engines_and_executors_give_one_table(model: Path, tmp_path: Path) -> None:
-    calls = (("--engine", "hooks", "--batch", "1"), ("--engine", "suffix"), ("--executor", "processes:2"))
+    calls = (
+        ("--engine", "hooks", "--batch", "1"),
+        ("--engine", "suffix"),
+        ("--engine", "suffix", "--executor", "processes:2"),
+    )
     for number, call in enumerate(calls):
         _run(model, tmp_path / str(number), "--trials", "50", "--at", "weights,activations", *call)
     tables = {_record(tmp_path / str(number))["facts"]["table"] for number in range(len(calls))}

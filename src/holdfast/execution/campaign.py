@@ -148,6 +148,7 @@ def campaign(
             "watchdog": None if watchdog is None else asdict(watchdog),
         }
         golden = runner.require_repeatable(batch)
+        plan |= runner.computed()
         with ExitStack() as stack:
             table = stack.enter_context(Store(store, name, _fingerprint(plan), plan)) if store is not None else None
             if table is not None:

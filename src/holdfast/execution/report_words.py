@@ -10,7 +10,16 @@ from holdfast.execution.planner_design import Design
 
 def plan_in_words(plan: Mapping[str, Any], design: Design) -> str:
     """Say what was drawn from which population, how, until when, and which interval follows."""
-    return " ".join([_population(plan), _law(plan), _strata(plan, design), _stop(design), _interval(design)])
+    return " ".join(
+        [_population(plan), _law(plan), _strata(plan, design), _stop(design), _interval(design), _engine(plan)]
+    ).strip()
+
+
+def _engine(plan: Mapping[str, Any]) -> str:
+    if (computed := plan.get("computed")) is None:
+        return ""
+    how = {"hooks": "whole passes", "suffix": "suffix re-execution"}.get(str(computed), str(computed))
+    return f"Computed by {how}" + (f": {plan['computed_because']}." if "computed_because" in plan else ".")
 
 
 def _population(plan: Mapping[str, Any]) -> str:

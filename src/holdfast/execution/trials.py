@@ -17,7 +17,7 @@ from holdfast.errors import HoldfastError, IntegrityError, TrialError
 from holdfast.execution.acted import Acted, acted
 from holdfast.execution.board import Board
 from holdfast.execution.compare import Cause, Outcome
-from holdfast.execution.engines import build_engine
+from holdfast.execution.engines import Choosing, build_engine
 from holdfast.execution.goldens import Golden
 from holdfast.execution.injection import STORED
 from holdfast.execution.memory import is_out_of_memory, too_small
@@ -86,6 +86,12 @@ class TrialRunner:
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""
         return self._passes.engine.blocks(trials, batch)
+
+    def computed(self) -> dict[str, str]:
+        """Return which engine computes the trials and, where one was asked to choose, why it runs whole passes."""
+        engine = self._passes.engine
+        with torch.no_grad():
+            return engine.settle(0) if isinstance(engine, Choosing) else {"computed": engine.name}
 
     @property
     def exclusive(self) -> bool:

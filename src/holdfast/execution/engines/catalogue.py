@@ -43,6 +43,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosing(Protocol):
+    """An engine that chooses another one."""
+
+    def settle(self, example: int) -> dict[str, str]:
+        """Choose by input ``example``; return ``computed``, the choice, and ``computed_because``, if whole passes."""
+        ...
+
+
 engines: Registry[Engine] = Registry("engine", "holdfast.engines")
 
 

@@ -131,3 +131,14 @@ def test_auto_runs_small_nets_in_batches_of_whole_passes() -> None:
     auto.golden((0,))
     assert auto.chosen == "hooks"
     assert "0.0 million multiply-adds" in auto.reason
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_small_products_with_zeros_behind_a_relu_are_not_trusted_by_their_zeros(seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    images = lambda numbers: torch.ones(len(numbers), 6)
+    suffix, plain = build_engine("suffix", model, images), build_engine("hooks", model, images)
+    trials = draw(sites(model, torch.ones(6)), 1)
+    assert same(suffix.faulty(trials), torch.cat([plain.faulty((trial,)) for trial in trials]))

@@ -115,3 +115,17 @@ def test_a_late_token_of_a_causal_decoder_leaves_the_early_ones_alone(whole_step
     assert same(engine.faulty((trial,)), plain.faulty((trial,)))
     products = [name for name in whole_steps if "addmm" in name]
     assert len(products) <= 2  # the projections behind attention; all others see four tokens
+
+
+def test_a_field_that_lies_in_the_padding_alone_is_padding() -> None:
+    """A wide kernel over a narrow map, with stride: the window of a corner may see no value of the map at all."""
+    from holdfast.execution.engines.suffix.tape import Read
+    from holdfast.execution.engines.suffix.trust import _padded
+
+    values = torch.arange(16.0).view(1, 1, 4, 4)
+    read = Read(0, (1, 1, 4, 4), values.stride(), 0)
+    fetch = lambda _, box: values[tuple(slice(low, high) for low, high in box)]
+    for field in (((0, 1), (0, 1), (-3, -1), (0, 2)), ((0, 1), (0, 1), (0, 2), (5, 7))):
+        assert _padded(read, field, fetch, 7.0).tolist() == torch.full((1, 1, 2, 2), 7.0).tolist()
+    edge = _padded(read, ((0, 1), (0, 1), (-1, 2), (3, 5)), fetch, 0.0)
+    assert edge.tolist() == torch.tensor([[[[0.0, 0.0], [3.0, 0.0], [7.0, 0.0]]]]).tolist()

@@ -68,6 +68,11 @@ class Auto:
             return self._plain.together(block)
         return all(self._suffix.knows(trial) for trial in block)
 
+    def settle(self, example: int) -> dict[str, str]:
+        """Choose by input ``example``, unless that is done; return what was chosen and why not ``suffix``."""
+        self._engine(example)
+        return {"computed": str(self.chosen)} | ({} if self.reason is None else {"computed_because": self.reason})
+
     def _engine(self, example: int) -> Engine:
         if self.chosen is None:
             try:

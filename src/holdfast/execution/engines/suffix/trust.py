@@ -1,8 +1,8 @@
 """Which sizes of box, and how many at once, a kernel computes bit for bit as in a whole pass.
 
 A library picks its kernel by the sizes it is given, and two kernels may add in different orders. So no size is used
-before it was tried on the golden pass: boxes of that size at the corners and inside, alone or stacked, must give the
-golden bits.
+before it was tried: boxes of that size at the corners and inside, alone or stacked, must give the bits of the whole,
+with the golden values and with others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from holdfast.execution.engines.suffix.dirty import Box, cut, reshaped, volume
 from holdfast.execution.engines.suffix.golden import Golden
 from holdfast.execution.engines.suffix.rules import Rule
-from holdfast.execution.engines.suffix.tape import Read, Slot, Step, Tape
+from holdfast.execution.engines.suffix.tape import Read, Step, Tape, call
 from holdfast.numerics import bits
 
 Fetch = Callable[[Read, Box], Tensor]
 CHUNKS = (8, 4, 2, 1)
+_ENOUGH = 4096  # results to compare before a size is trusted
 
 
 class Trust:
@@ -47,26 +48,39 @@ class Trust:
         key = (*self._signature(number), "rows", count)
         if key not in self._known:
             step = self._tape.steps[number]
-            operand, want = golden.view(step.reads[slot]), golden.cell(step.makes[0][0])
-            parts = [golden.view(read) for read in step.reads]
-            parts[slot] = torch.cat([operand] * count)
-            result = step.call(*[parts[item.index] if type(item) is Slot else item for item in step.args])
-            self._known[key] = all(_equal(row, want) for row in result.split(len(want)))
+            operand = golden.view(step.reads[slot])
+            tries = _tries(golden.cell(step.makes[0][0]).numel() * count)
+            others = others_like(operand, 2 * tries)
+            pairs = zip(others[::2], others[1::2], strict=True)
+            self._known[key] = all(self._stacks(step, slot, pair, count, golden) for pair in pairs)
         return self._known[key]
 
+    def _stacks(self, step: Step, slot: int, pair: Sequence[Tensor], count: int, golden: Golden) -> bool:
+        """Say whether two operands in turn, ``count`` in one call, give what each gives alone."""
+        reads = [golden.view(read) for read in step.reads]
+
+        def run(operand: Tensor) -> Tensor:
+            result: Tensor = call(step, [*reads[:slot], operand, *reads[slot + 1 :]])
+            return result
+
+        alone, turns = [run(operand) for operand in pair], [place % 2 for place in range(count)]
+        together = run(torch.cat([pair[turn] for turn in turns])).split(len(alone[0]))
+        return all(_equal(row, alone[turn]) for row, turn in zip(together, turns, strict=True))
+
     def _try_boxes(self, rule: Rule, number: int, box: Box, count: int, golden: Golden) -> bool:
+        """Try on the golden values and on others: zeros behind a ReLU hide in which order a kernel adds."""
         step = self._tape.steps[number]
         cell = step.made[0]
-        size, want = self._tape.cells[cell].size, golden.cell(cell)
-        places = _places(box, size)
-        fetch = lambda read, field: inside_golden(golden, self._tape, read, field)  # noqa: E731
-        for start in range(0, len(places), count):
-            group = [places[(start + k) % len(places)] for k in range(count)]
-            results = run_boxes(rule, step, group, [fetch] * count)
-            pairs = zip(results, group, strict=True)
-            if not all(_equal(result, cut(want, place)) for result, place in pairs):
-                return False
-        return True
+        places = _places(box, self._tape.cells[cell].size)
+        known = (lambda read, field: inside_golden(golden, self._tape, read, field), golden.cell(cell))
+        if not _boxes_agree(rule, step, places, count, *known):
+            return False
+        if step.rewrites:  # a step in place has no values but its own; such rules round once for each value
+            return True
+        return all(
+            _boxes_agree(rule, step, places, count, *_elsewhere(rule, step, box, golden, turn))
+            for turn in range(_tries(volume(box) * count, most=4))
+        )
 
     def _signature(self, number: int) -> tuple[Any, ...]:
         """Return what the choice of a kernel may depend on, whatever the values are."""
@@ -75,6 +89,43 @@ class Trust:
             tensors = tuple((read.size, read.stride) for read in step.reads)
             self._signatures[number] = (str(step.call), repr(step.args), repr(step.kwargs), tensors)
         return self._signatures[number]
+
+
+def _boxes_agree(rule: Rule, step: Step, places: Sequence[Box], count: int, fetch: Fetch, want: Tensor) -> bool:
+    for start in range(0, len(places), count):
+        group = [places[(start + k) % len(places)] for k in range(count)]
+        results = run_boxes(rule, step, group, [fetch] * count)
+        if not all(_equal(result, cut(want, place)) for result, place in zip(results, group, strict=True)):
+            return False
+    return True
+
+
+def _elsewhere(rule: Rule, step: Step, box: Box, golden: Golden, turn: int) -> tuple[Fetch, Tensor]:
+    """Return what a step reads, and what it makes, of operands with other values."""
+    reads = [golden.view(read) for read in step.reads]
+    for slot in rule.operands(step, box):
+        reads[slot] = others_like(reads[slot], 1, turn)[0]
+    output = call(step, reads)
+    want = output[step.makes[0][1]] if isinstance(output, tuple | list) else output
+
+    def fetch(read: Read, field: Box) -> Tensor:
+        slot = next(place for place, item in enumerate(step.reads) if item is read)
+        return cut(reads[slot], field).clone(memory_format=torch.contiguous_format)
+
+    return fetch, want
+
+
+def others_like(operand: Tensor, count: int, turn: int = 0) -> list[Tensor]:
+    """Return tensors with the memory layout and about the size of the values of ``operand``, but without its zeros."""
+    generator = torch.Generator(operand.device).manual_seed(turn)
+    scale = float(operand.double().square().mean().sqrt()) or 1.0
+    drawn = (torch.randn(operand.shape, generator=generator, device=operand.device) for _ in range(count))
+    return [torch.empty_like(operand).copy_(values * scale) for values in drawn]
+
+
+def _tries(results: int, most: int = 16) -> int:
+    """Return how often to try when one try compares so many results: few of them may agree by chance."""
+    return max(1, min(most, -(-_ENOUGH // max(1, results))))
 
 
 def run_boxes(rule: Rule, step: Step, boxes: Sequence[Box], fetches: Sequence[Fetch]) -> list[Tensor]:
@@ -102,11 +153,19 @@ def _parts(rule: Rule, step: Step, box: Box, fetch: Fetch) -> list[Tensor]:
     return parts
 
 
+def _inside(low: int, high: int, length: int) -> tuple[int, int]:
+    """Return the part of [low, high) within [0, length); an empty one lies where the range begins or ends."""
+    start = min(max(0, low), length)
+    return start, max(start, min(length, high))
+
+
 def _padded(read: Read, field: Box, fetch: Fetch, edge: float) -> Tensor:
-    core = tuple((max(0, low), min(length, high)) for (low, high), length in zip(field, read.size, strict=True))
+    core = tuple(_inside(low, high, length) for (low, high), length in zip(field, read.size, strict=True))
     part = fetch(read, core)
     if core == field:
         return part
+    if not volume(core):  # all of it lies in the padding
+        return part.new_full([high - low for low, high in field], edge)
     pads: list[int] = []
     for (low, high), (start, end) in zip(reversed(field), reversed(core), strict=True):
         pads += [start - low, high - end]
