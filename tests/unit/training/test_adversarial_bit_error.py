@@ -12,11 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig
-from holdfast.faults.adversarial import Budget, ProgressiveBitSearch, ProjectedGradient, attack
+from holdfast.faults.adversarial import ProjectedGradient
 from holdfast.faults.adversarial.changes import bits_of
 from holdfast.models import build_architecture
 from holdfast.numerics import bits
-from holdfast.quantization import quantize
 from holdfast.seeds import derive
 from holdfast.training import AdversarialBitErrorTraining, Standard, recipes, train
 from holdfast.training.recipes import Schedule
@@ -153,34 +152,3 @@ def test_every_knob_is_an_option_of_the_command_line() -> None:
 def test_impossible_knobs_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidConfig if "format" not in wrong else ValueError):
         AdversarialBitErrorTraining(**wrong)
-
-
-def small_net() -> nn.Module:
-    """Without batch normalisation, whose statistics of a batch hide most flips from a training step."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)]
-        return nn.Sequential(nn.Flatten(), *layers)
-
-
-@pytest.mark.slow
-def test_it_withstands_attacks_that_ruin_standard_and_clipped_models(digits: Dataset) -> None:
-    """Stutz et al., TPAMI 2022: AdvBET helps against attacks of its own kind and of another, beyond clipping.
-
-    Errors are measured on images that neither training nor attack has seen; the intervals do not overlap.
-    """
-    test, schedule = dataset("digits", split="test"), Schedule(epochs=20, lr=0.1, batch_size=64)
-    standard, clipped, robust = (
-        quantize(train(small_net(), digits, recipe), "rquant8")
-        for recipe in (
-            Standard(format="rquant8", schedule=schedule),
-            Standard(format="rquant8", clip=0.3, schedule=schedule),
-            AdversarialBitErrorTraining(bits=20, clip=0.3, iterations=3, schedule=schedule),
-        )
-    )
-    own, other = ProjectedGradient(restarts=3), ProgressiveBitSearch()
-    plain, hard = (attack(model, test, own, Budget(bits=20)) for model in (standard, robust))
-    assert hard.clean.value < plain.clean.value + 0.02
-    assert hard.attacked.high < plain.attacked.low
-    plain, hard = (attack(model, test, other, Budget(bits=5)) for model in (clipped, robust))
-    assert hard.attacked.high < plain.attacked.low

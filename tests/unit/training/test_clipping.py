@@ -10,11 +10,8 @@ from torch import nn
 
 from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution import accuracy, robust_error
-from holdfast.faults import BitErrors
 from holdfast.models import build_architecture
-from holdfast.quantization import quantize
-from holdfast.training import RandomBitErrorTraining, Recipe, Standard, train
+from holdfast.training import RandomBitErrorTraining, Standard, train
 from holdfast.training.recipes import Schedule
 from holdfast.training.recipes.clipping import clip_weights, layer_bounds
 from holdfast.training.recipes.protocol import BOUNDS, trainable
@@ -112,24 +109,3 @@ def test_bounds_must_be_prepared_and_not_be_there_already(net: nn.Module) -> Non
     recipe.finish(net)
     assert not hasattr(net, BOUNDS)
     recipe.finish(net)
-
-
-@pytest.mark.slow
-def test_the_papers_order_holds_on_digits_and_learned_bounds_keep_it() -> None:
-    """Robust error at p = 1 %: none > global clipping > learned clipping and RandBET, at no loss in clean error."""
-    data, test = dataset("digits", split="train"), dataset("digits", split="test")
-    schedule = Schedule(epochs=30, lr=0.1, batch_size=64)
-    recipes: dict[str, Recipe] = {
-        "none": Standard(format="rquant8", schedule=schedule),
-        "global": Standard(format="rquant8", clip=0.2, schedule=schedule),
-        "learned": Standard(format="rquant8", clip=0.2, clip_scope="learned", schedule=schedule),
-        "errors": RandomBitErrorTraining(clip=0.2, schedule=schedule),
-    }
-    clean, robust = {}, {}
-    for name, recipe in recipes.items():
-        small = quantize(train(build_architecture("digits-cnn", seed=0), data, recipe), "rquant8")
-        clean[name] = 1 - accuracy(small, test).value
-        robust[name] = robust_error(small, test, BitErrors(rate=0.01), chips=20).mean
-    assert max(clean.values()) < 0.04
-    assert robust["none"].low > robust["global"].high
-    assert robust["global"].value > max(robust["learned"].value, robust["errors"].value)

@@ -12,8 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig, UsageError
-from holdfast.execution import accuracy, robust_error
-from holdfast.faults import BitErrors
+from holdfast.execution import accuracy
 from holdfast.models import build_architecture, card
 from holdfast.numerics import bits
 from holdfast.quantization import quantize
@@ -135,19 +134,6 @@ def test_the_digits_are_learnt(digits: Dataset, kind: object) -> None:
         build_architecture("digits-cnn", seed=0), digits, kind(schedule=Schedule(epochs=30, lr=0.1, batch_size=64))
     )
     assert accuracy(trained, dataset("digits", split="test")).value >= 0.96
-
-
-@pytest.mark.slow
-def test_bit_error_training_withstands_bit_errors(digits: Dataset) -> None:
-    """Stutz et al., MLSys 2021: at p = 1 % training with bit errors beats quantisation alone by far."""
-    test, schedule = dataset("digits", split="test"), Schedule(epochs=30, lr=0.1, batch_size=64)
-    errors = []
-    for recipe in (Standard(schedule=schedule), RandomBitErrorTraining(rate=0.01, clip=0.2, schedule=schedule)):
-        small = quantize(train(build_architecture("digits-cnn", seed=0), digits, recipe), "rquant8")
-        errors.append(robust_error(small, test, BitErrors(rate=0.01), chips=10).mean.value)
-    plain, robust = errors
-    assert robust < 0.1
-    assert plain > 2 * robust
 
 
 def test_a_diverging_loss_is_named(net: nn.Module, digits: Dataset) -> None:
