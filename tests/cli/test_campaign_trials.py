@@ -93,3 +93,71 @@ def test_every_bit_of_a_small_site_once(model: Path, tmp_path: Path) -> None:
 def test_chips_and_trials_contradict_each_other(model: Path, tmp_path: Path) -> None:
     _run(model, tmp_path / "run", "--chips", "2", "--guard", "range", code=2)
     assert not (tmp_path / "run").exists()
+
+
+MACHINE = """
+[structure.memory]
+kind = "dram"
+sites = "weights:**"
+bits = 1e9
+events = 12
+fluence = 4.1e10
+tested_bits = 8.6e9
+
+[structure.pipeline]
+kind = "logic"
+sites = "activations:**"
+cross_section = 2e-10
+"""
+
+
+def test_cross_sections_give_failures_in_time(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "machine.toml").write_text(MACHINE)
+    options = ("--trials", "80", "--at", "weights,activations", "--cross-sections", str(tmp_path / "machine.toml"))
+    _run(model, tmp_path / "run", *options, "--guard", "range", "--traces", "0")
+    printed = capsys.readouterr().err
+    for kind in ("fault-campaign", "fault-campaign-hardened"):
+        record = _record(tmp_path / "run", kind)
+        found = record["facts"]["reliability"]
+        assert set(found["critical-or-due"]["structures"]) == {"memory", "pipeline"}
+        total = found["critical-or-due"]["total_fit"]
+        assert total["low"] <= total["value"] <= total["high"]
+        assert f"{total['value']:.3g} [{total['low']:.3g}, {total['high']:.3g}]" in printed
+        assert "cross-sections" in record["inputs"]
+    assert printed.count("MTTF") == 2
+    assert "How often in time" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_cross_sections_of_what_no_fault_strikes_are_refused_before_the_first_trial(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "machine.toml").write_text(MACHINE)
+    options = ("--trials", "80", "--at", "weights", "--cross-sections", str(tmp_path / "machine.toml"))
+    _run(model, tmp_path / "run", *options, code=2)
+    assert "pipeline: the campaign strikes none of activations:**" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_trials_for_a_structure_lose_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "machine.toml").write_text(MACHINE)
+    options = ("--trials", "1", "--at", "weights,activations", "--cross-sections", str(tmp_path / "machine.toml"))
+    _run(model, tmp_path / "run", *options)
+    assert "no FIT: no trial of the campaign hit" in capsys.readouterr().err
+    assert _record(tmp_path / "run")["measured"]["critical"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--save-faults", "faults.csv"), "a .jsonl or .parquet file, not faults.csv"),
+        (("--save-faults", "faults.jsonl", "--fault", "bit-errors:rate=0.01"), "no faults of several bits"),
+    ],
+)
+def test_lists_that_cannot_be_written_are_refused_before_the_first_trial(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], reason: str
+) -> None:
+    _run(model, tmp_path / "run", "--trials", "8", *options, code=2)
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -14,11 +14,28 @@ from holdfast._files import making_folder, write_atomic
 from holdfast.assessment.campaign_facts import facts_of, faults_of
 from holdfast.assessment.context import Announce, silent, tool
 from holdfast.data import Dataset, Text
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.evidence.digest import digest_bytes
 from holdfast.evidence.record import Measurement, Record
-from holdfast.execution import MEASURES, CampaignReport, campaign, describe_platform, faults, paired, write_fault_list
+from holdfast.execution import (
+    MEASURES,
+    CampaignReport,
+    ListedFaults,
+    Structure,
+    campaign,
+    describe_platform,
+    faults,
+    paired,
+    read_structures,
+    reliability_of,
+    write_fault_list,
+)
+from holdfast.execution.fault_files import fault_list_suffix
+from holdfast.execution.fit import require_fit
+from holdfast.execution.reliability import FLUX, describe_reliability, require_hit
+from holdfast.faults import BitFlip
 from holdfast.hardening import harden, method_of
-from holdfast.models import card, model_subject
+from holdfast.models import card, model_subject, select
 
 STORE = "campaign.sqlite"
 KINDS = ("fault-campaign", "fault-campaign-hardened")
@@ -38,6 +55,7 @@ class TrialOptions:
         announce: gets a title for each arm.
         watch: gets the report so far, now and then.
         save_faults: .jsonl or .parquet file for the faults of the first arm, which are those of the second.
+        cross_sections: TOML file with the structures of a machine, for FIT and MTTF; see docs/reliability.md.
     """
 
     folder: Path
@@ -49,6 +67,7 @@ class TrialOptions:
     announce: Announce = silent
     watch: Callable[[CampaignReport], None] | None = None
     save_faults: Path | None = None
+    cross_sections: Path | None = None
 
 
 def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions) -> list[Record]:
@@ -63,9 +82,13 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         options: where, how many, and which guards.
 
     Raises:
-        InvalidConfig: calibration data that the guards would be judged by.
+        InvalidConfig: calibration data that the guards would be judged by, or a list of faults asked for that a table
+            cannot hold.
+        NoSuchSite: cross-sections of sites that the campaign does not strike.
     """
     _require_apart(data, options)
+    _require_listable(data, faults.build(fault), options)
+    machine = _machine(model, data, options)
     with making_folder(options.folder):
         arms = [("plain", model)]
         if options.guards:
@@ -76,10 +99,12 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         facts = facts_of(arm, data, report, traces=options.traces) | {"arm": title}
         if report is not reports[0]:
             facts["against"] = _against(reports[0], report)
+        if machine:
+            facts["reliability"] = _reliability(report, machine)
         records.append(_record(arm, data, fault, options, report, facts))
+    _write(records, options, title=data.name)
     if options.save_faults is not None and isinstance(data, Dataset):
         write_fault_list(options.save_faults, faults_of(model, data, reports[0]))
-    _write(records, options, title=data.name)
     return records
 
 
@@ -89,6 +114,40 @@ def _require_apart(data: Dataset | Text, options: TrialOptions) -> None:
             "the guards would be calibrated on the very data that judge them",
             hint="name another split or dataset with --calibrate",
         )
+
+
+def _require_listable(data: Dataset | Text, fault: object, options: TrialOptions) -> None:
+    """Refuse before the first trial what cannot be written after the last."""
+    if options.save_faults is None:
+        return
+    fault_list_suffix(options.save_faults)
+    if not isinstance(data, Dataset):
+        raise InvalidConfig("the faults of a language model's campaign are not listed", hint="leave out --save-faults")
+    if not isinstance(fault, (BitFlip, ListedFaults)):
+        raise InvalidConfig(
+            "the table holds no faults of several bits", hint="write them with holdfast.execution.fault_list instead"
+        )
+
+
+def _machine(model: nn.Module, data: Dataset | Text, options: TrialOptions) -> list[Structure]:
+    """Return the structures that faults are charged to; none without a file."""
+    if options.cross_sections is None:
+        return []
+    found = read_structures(options.cross_sections)
+    if isinstance(data, Dataset):
+        require_fit(model, data)
+        struck = select(model, str(options.plan["at"]), data.example)
+        require_hit(found, [site.address for site in struck])
+    return found
+
+
+def _reliability(report: CampaignReport, machine: Sequence[Structure]) -> dict[str, Any]:
+    """Return FIT and MTTF, of silent failures alone as well; or why there are none: the trials are not lost for it."""
+    try:
+        found = {name: reliability_of(report, machine, outcome=name) for name in ("critical-or-due", "critical", "due")}
+    except NoSuchSite as error:
+        return {"missing": f"{error}: {error.hint}"}
+    return {"flux": FLUX, **{name: describe_reliability(item) for name, item in found.items()}}
 
 
 def _hardened(model: nn.Module, options: TrialOptions) -> nn.Module:
@@ -137,6 +196,8 @@ def _record(
     inputs = {"evaluation": data.digest}
     if hardened and options.calibration is not None:
         inputs["calibration"] = options.calibration.digest
+    if options.cross_sections is not None:
+        inputs["cross-sections"] = digest_bytes(options.cross_sections.read_bytes())
     asked = {key: value for key, value in options.plan.items() if key not in ("seed", "executor", "trials")}
     return Record(
         kind=report.name,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli._common import Stage, say, stages
+from holdfast.cli._common import Stage, aligned, say, stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ class TrialRequest:
     calibrate: str | None
     save_faults: Path | None
     traces: int
+    cross_sections: Path | None = None
 
 
 def run_trials(asked: TrialRequest) -> list[Record]:
@@ -61,6 +62,7 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             announce=begin,
             watch=_newsreader(bars),
             save_faults=asked.save_faults,
+            cross_sections=asked.cross_sections,
         )
         records = campaign_records(model, data, asked.fault, options)
     for line in _lines(records, options):
@@ -108,7 +110,8 @@ def _lines(records: Sequence[Record], options: TrialOptions) -> Iterator[str]:
         if len(records) > 1:
             yield f"\n{record.facts['arm']}:"
         for name, item in record.measured.items():
-            yield f"{name:<16} {item.value:.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}"
+            yield f"{name:<16} {item.value:9.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}"
+        yield from _rates(record.facts.get("reliability"))
     for record in records[1:]:
         found = record.facts["against"]
         yield (
@@ -117,3 +120,26 @@ def _lines(records: Sequence[Record], options: TrialOptions) -> Iterator[str]:
             f"{found['only_first']} pairs failed only without the guards, {found['only_second']} only with them"
         )
     yield f"page: {options.folder / 'report.html'}"
+
+
+def _rates(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield FIT of each structure and MTTF, or why there is none."""
+    if found is None:
+        return
+    if "missing" in found:
+        yield f"no FIT: {found['missing']}"
+        return
+    whole = found["critical-or-due"]
+    rows = [(name, "critical or DUE", whole["structures"][name], "FIT") for name in whole["structures"]]
+    rows += [
+        ("all", title, found[of]["total_fit"], "FIT")
+        for of, title in (("critical-or-due", "critical or DUE"), ("critical", "critical"), ("due", "DUE"))
+    ]
+    rows += [("all", "MTTF", whole["mttf_hours"], "h")]
+    yield f"failures in 10^9 h at {found['flux']:g} neutrons per cm2 and hour (FIT), {whole['confidence']:.0%}:"
+    yield from aligned([(name, what, _three(item), unit) for name, what, item, unit in rows])
+
+
+def _three(item: Mapping[str, float | None]) -> str:
+    value, low, high = ("inf" if item[key] is None else f"{item[key]:.3g}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

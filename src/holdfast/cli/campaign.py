@@ -89,6 +89,9 @@ def campaign(
         Path | None,
         typer.Option(help="Write the faults (.jsonl, .parquet), which --fault fault-list:path=... repeats."),
     ] = None,
+    cross_sections: Annotated[
+        Path | None, typer.Option(help="What a machine is made of (.toml), for FIT and MTTF: docs/reliability.md.")
+    ] = None,
     traces: Annotated[int, typer.Option(help="Failures to follow through the model, for the page.", min=0)] = 3,
     engine: Annotated[str, typer.Option(help="auto, suffix or hooks; all give the same table.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Trials per forward pass. [default: 32]", min=1)] = None,
@@ -107,7 +110,8 @@ def campaign(
                   "--images": images}  # fmt: skip
     over_trials = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None, "--preset": preset,
                    "--guard": guard, "--sampling": sampling, "--stratify": stratify, "--bits": bits,
-                   "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults}  # fmt: skip
+                   "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults,
+                   "--cross-sections": cross_sections}  # fmt: skip
     common = {"confidence": confidence, "seed": seed, "executor": executor}
     if not _chosen(over_chips, over_trials, data):
         plan: dict[str, Any] = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine}
@@ -126,6 +130,7 @@ def campaign(
             calibrate=calibrate,
             save_faults=save_faults,
             traces=traces,
+            cross_sections=cross_sections,
         )
         records = run_trials(asked)
         if json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from holdfast.cli._common import Json, Seed, emit, make_app, say
+from holdfast.cli._common import Json, Seed, aligned, emit, make_app, say
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -164,10 +164,3 @@ def _sea_level(found: Imported) -> Iterator[str]:
 def _three(values: Sequence[float | None]) -> str:
     value, low, high = ("inf" if item is None else f"{item:.3g}" for item in values)
     return f"{value} [{low}, {high}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows of cells as lines with straight columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -24,7 +24,7 @@ from holdfast.execution.pairs import ChipPairs, pair_chips
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.planner import MEASURES
 from holdfast.execution.platform import Platform, describe_platform
-from holdfast.execution.reliability import Reliability, poisson_interval, reliability, zero_event_bound
+from holdfast.execution.reliability import Reliability, poisson_interval, reliability, reliability_of, zero_event_bound
 from holdfast.execution.replay import Replay, fault_list, replay
 from holdfast.execution.report import CampaignReport
 from holdfast.execution.report_pairs import Paired, paired
@@ -119,6 +119,7 @@ __all__ = [
     "read_structures",
     "recovered",
     "reliability",
+    "reliability_of",
     "replay",
     "robust_error",
     "run",

@@ -31,7 +31,7 @@ def write_fault_list(path: Path | str, listed: FaultList) -> None:
         StorageError: the disk refuses.
     """
     head = {"type": FAULT_LIST_TYPE, "trials": len(listed), "digest": listed.digest, "about": dict(listed.about)}
-    if _suffix(path) == ".jsonl":
+    if fault_list_suffix(path) == ".jsonl":
         write_atomic(path, b"".join(canonical.dumps(line) + b"\n" for line in (head, *lines_of(listed))))
         return
     table = pyarrow().Table.from_pylist([row for line in lines_of(listed) for row in _rows(line)], schema=_schema())
@@ -50,7 +50,7 @@ def read_fault_list(path: Path | str) -> FaultList:
         UnsupportedVersion: not a fault list of this version.
         MissingExtra: Parquet without pyarrow.
     """
-    head, lines = _json_lines(path) if _suffix(path) == ".jsonl" else _parquet(path)
+    head, lines = _json_lines(path) if fault_list_suffix(path) == ".jsonl" else _parquet(path)
     if not isinstance(head, dict) or head.get("type") != FAULT_LIST_TYPE:
         raise UnsupportedVersion(f"{path} holds no {FAULT_LIST_TYPE}", hint="write_fault_list writes such a file")
     if set(head) != {"type", "trials", "digest", "about"} or not isinstance(head["about"], dict):
@@ -66,10 +66,13 @@ def read_fault_list(path: Path | str) -> FaultList:
     return listed
 
 
-def _suffix(path: Path | str) -> str:
+def fault_list_suffix(path: Path | str) -> str:
+    """Return the ending of a file name; :class:`InvalidConfig` where it is none of a fault list."""
     suffix = Path(path).suffix
     if suffix not in (".jsonl", ".parquet"):
-        raise InvalidConfig(f"a fault list is a .jsonl or .parquet file, not {path}")
+        raise InvalidConfig(
+            f"a fault list is a .jsonl or .parquet file, not {path}", hint="name it faults.jsonl or faults.parquet"
+        )
     return suffix
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 from scipy import special
 
 from holdfast._registry import unknown
-from holdfast.errors import InvalidConfig
-from holdfast.execution.report import FAILURES
+from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.execution.planner import MEASURES
+from holdfast.execution.report import FAILURES, CampaignReport
 from holdfast.execution.row import Row
-from holdfast.execution.statistics import Estimate, check_confidence
+from holdfast.execution.statistics import Estimate, Proportion, check_confidence
 from holdfast.execution.structures import Structure
-from holdfast.execution.vulnerability import Weight, weighted, within
+from holdfast.execution.vulnerability import Weight, selector, weighted, within
 from holdfast.seeds import derive
 
 FLUX = 13.0  # neutrons per cm2 and hour above 10 MeV
 HOURS = 1e9
+_ROUNDING = 1e-12  # of sums of shares
 METHODS = ("monte-carlo", "bonferroni")
 
 Levels = NDArray[np.float64]
@@ -114,13 +116,73 @@ def reliability(
         NoSuchSite: a structure names sites that no trial hit.
         UnknownName: another method.
     """
+    table = list(rows)
+    return _rates(
+        structures, lambda at: _of_rows(table, at, failures, weight), failures, flux, confidence, method, seed
+    )
+
+
+def reliability_of(
+    report: CampaignReport,
+    structures: Sequence[Structure],
+    *,
+    outcome: str = "critical-or-due",
+    flux: float = FLUX,
+    confidence: float | None = None,
+    method: str = "monte-carlo",
+    seed: int = 0,
+) -> Reliability:
+    """Return the FIT of each structure and of all, from the shares of a campaign under its own law.
+
+    As :func:`reliability`, with the weights of strata and of the sampling law. The interval of a share that was
+    followed while trials were drawn is a confidence sequence; it enters as that of so many independent trials as have
+    no narrower one.
+
+    Args:
+        report: of a campaign.
+        structures: see :func:`~holdfast.execution.structures.read_structures`.
+        outcome: what counts as a failure.
+        flux: neutrons per cm2 and hour.
+        confidence: of the intervals; None: that of the report.
+        method: ``monte-carlo`` or ``bonferroni``.
+        seed: of the draws.
+
+    Raises:
+        InvalidConfig: no structures, two of one name, or a flux that is not positive.
+        NoSuchSite: a structure names sites that no trial hit.
+        UnknownName: another method or outcome.
+    """
+    if outcome not in MEASURES:
+        raise unknown("outcome", outcome, MEASURES)
+    level = report.confidence if confidence is None else confidence
+    own = replace(report, confidence=level)
+    return _rates(structures, lambda at: _of_report(own, at, outcome), MEASURES[outcome], flux, level, method, seed)
+
+
+def require_hit(structures: Iterable[Structure], addresses: Collection[str]) -> None:
+    """Raise :class:`NoSuchSite` where a structure names sites of which none is among ``addresses``."""
+    for item in structures:
+        if item.sites is not None and not any(map(selector(item.sites), addresses)):
+            raise NoSuchSite(
+                f"{item.name}: the campaign strikes none of {item.sites}", hint="select them with at= (--at) as well"
+            )
+
+
+def _rates(
+    structures: Sequence[Structure],
+    share: Callable[[str], _Factor],
+    failures: Collection[str],
+    flux: float,
+    confidence: float,
+    method: str,
+    seed: int,
+) -> Reliability:
     check_confidence(confidence)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if not structures or len({item.name for item in structures}) < len(structures) or not flux > 0:
         raise InvalidConfig("reliability takes structures of different names and a positive flux")
-    table = list(rows)
-    terms = {item.name: _term(item, table, failures, flux, weight) for item in structures}
+    terms = {item.name: _term(item, share, flux) for item in structures}
     rule: Callable[[Sequence[_Term]], Estimate]
     if method == "bonferroni":
         rule = lambda parts: _bonferroni(parts, confidence)  # noqa: E731
@@ -182,7 +244,41 @@ def _share(failed: float, trials: float, source: object) -> _Factor:
     return _Factor(failed / trials, low, high, source, math.floor(trials))
 
 
-def _term(item: Structure, rows: list[Row], failures: Collection[str], flux: float, weight: Weight | None) -> _Term:
+def _of_rows(rows: list[Row], at: str, failures: Collection[str], weight: Weight | None) -> _Factor:
+    hit = within(rows, at)
+    failed = [row.outcome in failures for row in hit]
+    share, worth = (sum(failed) / len(hit), len(hit)) if weight is None else weighted(hit, failed, weight)
+    return _share(share * worth, worth, ("sites", at))
+
+
+def _of_report(report: CampaignReport, at: str, outcome: str) -> _Factor:
+    found = report.share_among(selector(at), outcome)
+    if not found.n:
+        raise NoSuchSite(f"no trial of the campaign hit {at}", hint="run more trials, or strata with a margin")
+    if found.high - found.low < _ROUNDING:  # every case was tried
+        exact: Quantiles = lambda q: np.full_like(q, found.value)  # noqa: E731
+        return _Factor(found.value, exact, exact, ("sites", at), found.n)
+    if report.design.simple:
+        return _share(found.successes, found.n, ("sites", at))
+    return _share(found.value * (worth := _worth(found, report.confidence)), worth, ("sites", at))
+
+
+def _worth(found: Proportion, confidence: float) -> float:
+    """Return how many independent trials with this share have an interval no narrower than ``found``, one at least."""
+    tail = np.array((1 - confidence) / 2)
+
+    def covers(trials: float) -> bool:
+        factor = _share(found.value * trials, trials, None)
+        return bool(factor.low(tail) <= found.low and factor.high(1 - tail) >= found.high)
+
+    low, high = 0.0, 40.0  # of the binary logarithm
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if covers(2.0**middle) else (low, middle)
+    return float(2.0**low)
+
+
+def _term(item: Structure, share: Callable[[str], _Factor], flux: float) -> _Term:
     section, factors = item.section, list[_Factor]()
     known = flux * HOURS * item.derating * (item.bits if item.bits is not None else 1.0)
     if section.events is None:
@@ -190,10 +286,7 @@ def _term(item: Structure, rows: list[Row], failures: Collection[str], flux: flo
     else:
         factors.append(_counted(section.events, 1 / section.exposure, ("section", item.name)))
     if item.sites is not None:
-        hit = within(rows, item.sites)
-        failed = [row.outcome in failures for row in hit]
-        share, worth = (sum(failed) / len(hit), len(hit)) if weight is None else weighted(hit, failed, weight)
-        factors.append(_share(share * worth, worth, ("sites", item.sites)))
+        factors.append(share(item.sites))
     return _Term(known, tuple(factors))
 
 

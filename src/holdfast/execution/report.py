@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +148,10 @@ class CampaignReport:
     def site_shares(self, outcome: str = "critical-or-due") -> dict[str, Proportion]:
         """Return the share of ``outcome`` among the faults of each site that was tried, weighted, with intervals."""
         return self._estimates.by_site(_known(outcome))
+
+    def share_among(self, sites: Callable[[str], bool], outcome: str = "critical-or-due") -> Proportion:
+        """Return the share of ``outcome`` among the faults of all sites (``kind:name``) for which ``sites`` is true."""
+        return self._estimates.among(sites, _known(outcome))
 
     def bit_shares(self, outcome: str = "critical-or-due") -> dict[int, Proportion]:
         """Return the share of ``outcome`` among single-bit faults of each bit position, weighted, with intervals."""

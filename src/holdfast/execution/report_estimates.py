@@ -119,6 +119,11 @@ class Estimates:
         """Return the share of ``of`` for each site and bit position that was tried: the cells of a heat map."""
         return self._by(of, lambda row: (row.site, row.bit), lambda site, bit: (site, bit), single=True)
 
+    def among(self, sites: Callable[[str], bool], of: str) -> Proportion:
+        """Return the share of ``of`` among the faults of the sites for which ``sites`` is true; of none, 0 to 1."""
+        found = self._by(of, lambda row: sites(row.site), lambda site, _: sites(site))
+        return found.get(True, Proportion(0.0, 0.0, 1.0, 0, 0))
+
     def _by(
         self, of: str, key: Callable[[Row], Any], cell_key: Callable[[str, int], Any], *, single: bool = False
     ) -> dict[Any, Proportion]:

@@ -9,24 +9,29 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from holdfast.data import dataset
 from holdfast.errors import InvalidConfig, NoSuchSite, UnknownName, UnreadableArtifact
 from holdfast.execution import (
     Along,
+    CampaignReport,
     CrossSection,
     Proportion,
     Row,
     Structure,
     avf,
+    campaign,
     poisson_interval,
     pvf,
     read_structures,
     reliability,
+    reliability_of,
     vulnerability,
     zero_event_bound,
 )
-from holdfast.execution.reliability import describe_reliability
+from holdfast.execution.reliability import describe_reliability, require_hit
 from holdfast.execution.vulnerability import layer_of
-from holdfast.models import Site
+from holdfast.faults import BitFlip
+from holdfast.models import Site, build_architecture
 
 Q = Site("weights", "attn.q.weight", (4, 8), "fp32", 32)
 S = Site("activations", "attn/softmax", (2, 3, 3), "fp32", 32)
@@ -259,3 +264,45 @@ def test_bad_calls(tmp_path: Path) -> None:
         reliability(rows(1, 2), [part], method="exact")
     with pytest.raises(UnreadableArtifact):
         read_structures(tmp_path / "absent.toml")
+
+
+def weights_of_a_net(**how: object) -> CampaignReport:
+    model = build_architecture("digits-cnn:channels=4", seed=0).eval()
+    return campaign(model, dataset("digits", split="test").take(20), BitFlip(), at="weights", seed=0, **how)  # type: ignore[arg-type]
+
+
+def dram(sites: str) -> list[Structure]:
+    section = CrossSection(known=1e-14)
+    return [Structure(name="memory", kind="dram", section=section, bits=1e9, sites=sites)]
+
+
+def test_a_simple_sample_is_counted() -> None:
+    report = weights_of_a_net(trials=60)
+    assert reliability_of(report, dram("weights:conv*")) == reliability(report.rows, dram("weights:conv*"))
+    silent = reliability_of(report, dram("weights:conv*"), outcome="critical")
+    assert silent == reliability(report.rows, dram("weights:conv*"), failures=("critical",))
+    with pytest.raises(NoSuchSite, match="no trial of the campaign hit"):
+        reliability_of(report, dram("activations"))
+    with pytest.raises(UnknownName, match="criticl"):
+        reliability_of(report, dram("weights"), outcome="criticl")
+
+
+def test_strata_are_weighted_and_their_interval_is_no_narrower_than_the_sequence() -> None:
+    report = weights_of_a_net(margin=0.05)
+    share, fit = report["critical-or-due"], reliability_of(report, dram("weights")).total
+    per_share = 13 * 1e9 * 1e-14 * 1e9
+    assert fit.value == pytest.approx(share.value * per_share)
+    assert fit.low <= share.low * per_share * (1 + 1e-9)
+    assert fit.high >= share.high * per_share * (1 - 1e-9)
+
+
+def test_every_case_tried_leaves_no_interval() -> None:
+    report = weights_of_a_net(exhaustive=True, bits="sign")
+    fit = reliability_of(report, dram("weights:fc.*")).total
+    assert fit.low == pytest.approx(fit.high, rel=1e-12)
+
+
+def test_structures_of_sites_that_no_fault_strikes() -> None:
+    require_hit(dram("weights:fc.*"), ["weights:fc.bias"])
+    with pytest.raises(NoSuchSite, match="memory: the campaign strikes none of activations"):
+        require_hit(dram("activations"), ["weights:fc.bias"])
