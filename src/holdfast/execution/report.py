@@ -48,10 +48,10 @@ class CampaignReport:
         return cls(name, plan, tuple(sorted(rows, key=lambda row: row.trial)), confidence)
 
     @classmethod
-    def load(cls, store: Path | str, name: str = "baseline", *, confidence: float = 0.95) -> CampaignReport:
-        """Read a campaign back from its store, finished or not."""
-        plan, rows = read_campaign(store, name)
-        return cls.of(rows, name=name, plan=plan, confidence=confidence)
+    def load(cls, store: Path | str, name: str | None = "baseline", *, confidence: float = 0.95) -> CampaignReport:
+        """Read a campaign back from its store, finished or not; with None for a name the first one of the file."""
+        found, plan, rows = read_campaign(store, name)
+        return cls.of(rows, name=found, plan=plan, confidence=confidence)
 
     def __getitem__(self, outcome: str) -> Proportion:
         """Return the share of faults with ``outcome`` (or ``critical-or-due``) under the campaign's law.

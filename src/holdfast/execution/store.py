@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from holdfast._registry import unknown
-from holdfast.errors import DigestMismatch, InvalidConfig, UnsupportedVersion
+from holdfast.errors import DigestMismatch, InvalidConfig, UnknownName, UnsupportedVersion
 from holdfast.execution.database import differing, explained
 from holdfast.execution.row import Row
 
@@ -114,8 +114,10 @@ class Store:
                     self._db.execute("PRAGMA journal_mode=DELETE")
 
 
-def read_campaign(path: Path | str, name: str) -> tuple[dict[str, Any], list[Row]]:
-    """Return the plan and the rows of campaign ``name`` in the store at ``path``, without changing the file.
+def read_campaign(path: Path | str, name: str | None) -> tuple[str, dict[str, Any], list[Row]]:
+    """Return name, plan and rows of campaign ``name``, or of the first one, in the store at ``path``.
+
+    The file is not changed.
 
     Raises:
         UnknownName: the store holds no such campaign; the hint lists those it holds.
@@ -123,11 +125,13 @@ def read_campaign(path: Path | str, name: str) -> tuple[dict[str, Any], list[Row
     """
     path = Path(path)
     with _explained(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        known = dict(db.execute("SELECT name, meta FROM campaigns").fetchall())
+        known = dict(db.execute("SELECT name, meta FROM campaigns ORDER BY rowid").fetchall())
+        name = next(iter(known), "") if name is None else name
         if name not in known:
-            raise unknown(f"campaign in {path}", name, known)
+            error = unknown("campaign", name, known)
+            raise UnknownName(f"{path} holds no campaign {name!r}" if known else f"{path} is empty", hint=error.hint)
         _require_known(db, path)
-        return json.loads(known[name]), _rows(db, name)
+        return name, json.loads(known[name]), _rows(db, name)
 
 
 def _rows(db: sqlite3.Connection, name: str) -> list[Row]:

@@ -174,10 +174,10 @@ def _channels(
 @methods.register("duplicate")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateMethod:
-    """Duplication within ``budget``, chosen by a campaign kept in the file ``campaign`` under ``name``."""
+    """Duplication within ``budget``, chosen by a campaign kept in the file ``campaign`` under ``name``, or first."""
 
     campaign: str
-    name: str = "baseline"
+    name: str | None = None
     budget: float = 0.03
     bound: Bound = "low"
     cost: Literal["macs", "seconds"] = "macs"
