@@ -234,10 +234,12 @@ class Tap:
         return output if tap is None else tap(output)
 
     def _input(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self._taps[self._ends[0]](args[0]), *args[1:])
+        with DisableTorchFunction():  # what a tap computes is no operation of the model
+            return (self._taps[self._ends[0]](args[0]), *args[1:])
 
     def _output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        return self._taps[self._ends[1]](output)
+        with DisableTorchFunction():
+            return self._taps[self._ends[1]](output)
 
 
 def tap(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Tap:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast.execution.condition import Flips
 from holdfast.execution.engines import Hooks, build_engine
 from holdfast.execution.plan import Trial
+from holdfast.execution.rewrites import Becomes
 from holdfast.models import sites
 from holdfast.models.site import Site
 from tests.unit.execution.suffix.nets import NETS, build
@@ -84,6 +85,20 @@ def test_several_faults_in_one_trial_meet_as_in_a_whole_pass(name: str) -> None:
         parts = generator.sample(single, 3)
         trial = Trial(number, tuple(flips for part in parts for flips in part.flips), 1)
         assert same(suffix.faulty((trial,)), plain.faulty((trial,)))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_faults_in_one_value_under_two_names_strike_in_the_order_of_the_pass(order: int) -> None:
+    """The last layer's output is the model's: what is set there is flipped later, however the trial lists them."""
+    model, samples = build("gpt")
+    last = nn.Sequential(model, nn.Linear(50, 4)).eval()
+    plain, suffix = engines_of(last, samples)
+    known = {site.address: site for site in sites(last, samples[0])}
+    index, code = torch.tensor([1]), torch.tensor([0x3F800000])
+    one = Flips(known["activations:1"], index, torch.tensor([0]), rewrite=Becomes(code))
+    other = Flips(known["outputs:output"], index, torch.tensor([1 << 22]))
+    trial = Trial(0, (one, other)[::order], 0)
+    assert same(suffix.faulty((trial,)), plain.faulty((trial,)))
 
 
 def test_the_model_is_what_it_was_afterwards() -> None:

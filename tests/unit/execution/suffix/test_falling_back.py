@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,18 @@ def numpy(_: Around, y: Tensor) -> Tensor:
     return y + torch.from_numpy(y.numpy() * 2)
 
 
+def outside(_: Around, y: Tensor) -> Tensor:
+    return y.clamp(-1, 1) if max(y.flatten().tolist()) > 1e6 else y  # a path that only a fault takes
+
+
+def array(_: Around, y: Tensor) -> Tensor:
+    return y.clamp(-1, 1) if np.asarray(y).max() > 1e6 else y
+
+
+def waves(_: Around, y: Tensor) -> Tensor:
+    return torch.fft.rfft(y).abs()
+
+
 def pair(_: Around, y: Tensor) -> tuple[Tensor, Tensor]:
     return y, y
 
@@ -73,7 +86,10 @@ REASONS = {
     noise: "random",
     counter: "writes to count",
     memory: "other bits",
-    numpy: "other bits",
+    numpy: "outside torch",
+    outside: "outside torch",
+    array: "outside torch",
+    waves: "complex",
     pair: "one tensor",
     bits: "memory as",
 }

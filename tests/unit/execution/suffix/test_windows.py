@@ -80,10 +80,22 @@ def test_the_window_of_a_convolution_holds_all_that_differs(geometry: tuple[int,
         torch.manual_seed(sum(geometry))
         layers = [nn.Identity(), nn.Conv2d(2, 3, *geometry), nn.ReLU()]
     model = nn.Sequential(nn.Conv2d(1, 2, 1), *layers, nn.Flatten()).eval()
-    samples = torch.randn(1, 1, 13, 11)
+    samples = torch.randn(1, 1, 13, 11, generator=torch.Generator().manual_seed(sum(geometry)))
     engine = build_engine("suffix", model, lambda numbers: samples[list(numbers)].clone())
     plain = build_engine("hooks", model, lambda numbers: samples[list(numbers)].clone())
     for element in (0, 10, 142, 143, 71, 285):
+        trial = fault(model, samples[0], "0", element, 30)
+        assert same(engine.faulty((trial,)), plain.faulty((trial,)))
+
+
+def test_windows_that_lie_in_the_padding_hold_what_the_padding_holds() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1, padding=2), nn.Flatten()).eval()
+    for weight in model.parameters():
+        nn.init.constant_(weight, 0.5)  # sums are exact, so that every window passes for a good one
+    samples = torch.ones(1, 1, 13, 11)
+    engine = build_engine("suffix", model, lambda numbers: samples[list(numbers)].clone())
+    plain = build_engine("hooks", model, lambda numbers: samples[list(numbers)].clone())
+    for element in (0, 10, 142, 71, 285):
         trial = fault(model, samples[0], "0", element, 30)
         assert same(engine.faulty((trial,)), plain.faulty((trial,)))
 
@@ -98,9 +110,11 @@ def test_a_masked_fault_ends_where_it_is_masked(whole_steps: list[str]) -> None:
 
 
 def test_a_fault_in_one_neuron_of_a_large_map_computes_windows_only(whole_steps: list[str]) -> None:
-    model = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]).eval()
+    # kernels of 5 x 5: one library computes maps of every size; of 3 x 3, small maps of a batch of 1 go to another one
+    model = nn.Sequential(*[layer for _ in range(3) for layer in (nn.Conv2d(8, 8, 5, padding=2), nn.ReLU())]).eval()
     model.append(nn.Flatten())
-    samples = torch.randn(1, 8, 64, 64)
+    nn.init.constant_(model[0].bias, 9.0)  # no rectifier masks the fault
+    samples = torch.randn(1, 8, 64, 64, generator=torch.Generator().manual_seed(1))
     engine, plain = (build_engine(name, model, lambda numbers: samples.clone()) for name in ("suffix", "hooks"))
     trial = fault(model, samples[0], "0", 3 * 64 * 64 + 30 * 64 + 17, 30)
     assert same(engine.faulty((trial,)), plain.faulty((trial,)))

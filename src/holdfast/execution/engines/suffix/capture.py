@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from holdfast.execution.engines.suffix.escapes import Escapes
 from holdfast.execution.engines.suffix.golden import Golden
 from holdfast.execution.engines.suffix.recorder import Recorder, refusal
 from holdfast.execution.engines.suffix.tape import Tape
@@ -45,7 +46,8 @@ def _record(model: nn.Module, sample: Tensor) -> Tape:
             recorder.guarded(guard, number, value)
         return value
 
-    with without_guards(model), recorder, Watch(model, visit):
+    escapes = Escapes(recorder.depends, refusal)
+    with without_guards(model), escapes, recorder, Watch(model, visit):
         output = model(sample)
     if isinstance(output, Tensor):
         recorder.mark("outputs", last, output)

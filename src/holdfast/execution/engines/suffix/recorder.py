@@ -107,7 +107,13 @@ class Recorder(TorchDispatchMode):
         flat = known.plain and tensor.is_contiguous() and offset == 0 and tensor.numel() == _numel(known.size)
         return Read(cell, size, stride, offset, whole=whole, flat=flat)
 
+    def depends(self, tensor: Tensor) -> bool:
+        """Say whether ``tensor`` depends on the input or on a stored float."""
+        return self._depends(self.read(tensor))
+
     def _allocate(self, tensor: Tensor, depends: bool) -> int:
+        if tensor.is_complex():
+            raise refusal("it computes complex numbers")
         storage = tensor.untyped_storage()
         whole = storage.nbytes() == tensor.numel() * tensor.element_size()
         dense = whole and _is_dense(tensor)

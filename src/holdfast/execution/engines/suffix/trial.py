@@ -47,7 +47,7 @@ class Flight:
         self.events, self.alarms = list(golden.events), list(golden.alarms)
         self._memory = [flips for flips in trial.flips if flips.site.kind in STORED]
         self._waiting: dict[int, list[tuple[Mark, Flips]]] = {}
-        for flips in _by_site(trial):
+        for flips in _in_order(_by_site(trial), tape):
             mark = tape.marks.get((flips.site.kind, flips.site.name))
             if mark is None:
                 raise NoSuchSite(
@@ -185,6 +185,14 @@ def _by_site(trial: Trial) -> list[Flips]:
         if flips.site.kind not in STORED:
             sites.setdefault(flips.site.address, []).append(flips)
     return [items[0] if len(items) == 1 else Flips.joined(items) for items in sites.values()]
+
+
+def _in_order(found: list[Flips], tape: Tape) -> list[Flips]:
+    """Return flips in the order in which a pass reaches their sites: one value may have two names."""
+    if len(found) < 2:
+        return found
+    places = {site: number for number, site in enumerate(tape.marks)}
+    return sorted(found, key=lambda flips: places.get((flips.site.kind, flips.site.name), 0))
 
 
 def _read_kind(flips: Flips) -> str:
