@@ -180,3 +180,29 @@ def require_untimed(fault: Fault, what: str) -> None:
 
 
 faults: Registry[Fault] = Registry("fault", "holdfast.faults")
+
+
+class OnAnotherLaw:
+    """What a law that changes the draws of another one, its ``law``, has in common with that one."""
+
+    __slots__ = ()
+
+    @property
+    def each_read(self) -> bool:
+        """Whether every pass is drawn anew, as under the bare law."""
+        return bool(getattr(_bare(self), "each_read", False))
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every seed draws the same, as under the bare law."""
+        return bool(getattr(_bare(self), "deterministic", False))
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of what the bare law read from a file, if it did."""
+        digest: str | None = getattr(_bare(self), "digest", None)
+        return digest
+
+
+def _bare(law: object) -> object:
+    return getattr(law, "law")  # noqa: B009  a property of the one, a cached property of the other

@@ -16,7 +16,7 @@ from torch import nn
 from holdfast._registry import unknown
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population, require_untimed
+from holdfast.execution.condition import Fault, Flips, OnAnotherLaw, Population, require_untimed
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import population_of
 from holdfast.execution.over_chips import RobustError
@@ -33,7 +33,7 @@ _QPARAM = re.compile(r"(?:^|[._/#])\w*?(scale|zero)s?(?:_inv|_points?)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restricted:
+class Restricted(OnAnotherLaw):
     """The errors of ``fault`` that fall on certain bits of certain sites; all others do not happen.
 
     Attributes:
@@ -48,19 +48,9 @@ class Restricted:
         require_untimed(self.fault, "a division of bits into groups")
 
     @property
-    def each_read(self) -> bool:
-        """Whether the law is drawn anew for every forward pass."""
-        return bool(getattr(self.fault, "each_read", False))
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether every seed draws the same."""
-        return bool(getattr(self.fault, "deterministic", False))
-
-    @property
-    def digest(self) -> str | None:
-        """Digest of the file that the law read, if it read one."""
-        return getattr(self.fault, "digest", None)
+    def law(self) -> Fault:
+        """The law of the whole population."""
+        return self.fault
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
         """Return what ``fault`` draws, less what lies outside."""

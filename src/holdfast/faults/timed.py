@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population, faults
+from holdfast.execution.condition import Fault, Flips, OnAnotherLaw, Population, faults
 from holdfast.execution.injection import drawn_in_window
 from holdfast.seeds import Seed
 
 
 @faults.register("timed")
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class Timed(OnAnotherLaw):
     """A fault that is present in some forward passes: ``timed:fault=(corruption:where=row),passes=3..7``.
 
     Passes are counted from 0: ``passes=5`` is once, ``3..7`` a window with both ends, ``3..`` from the third on for
@@ -50,22 +50,6 @@ class Timed:
         if last is not None and last < first:
             raise InvalidConfig(f"the passes {self.passes} end before they begin", hint=f"write {last}..{first}")
         return first, last
-
-    @property
-    def each_read(self) -> bool:
-        """Whether every pass is drawn anew, as under the bare fault."""
-        return bool(getattr(self.law, "each_read", False))
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether every seed draws the same, as under the bare fault."""
-        return bool(getattr(self.law, "deterministic", False))
-
-    @property
-    def digest(self) -> str | None:
-        """What the bare fault read from a file, if it did."""
-        digest: str | None = getattr(self.law, "digest", None)
-        return digest
 
     def in_pass(self, population: Population, seed: Seed, number: int) -> Sequence[Flips]:
         """Return what is present in forward pass ``number`` of a run under ``seed``."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from holdfast.evidence.lineage import Step
 from holdfast.evidence.record import Record
 from holdfast.reporting.charts import figures
+from holdfast.reporting.html import template
 from holdfast.reporting.lineage_chart import lineage_chart
 from holdfast.reporting.verdicts import Verdict, verdicts
 from holdfast.signing.lineage.picture import picture_of_steps
@@ -37,14 +36,6 @@ TITLES = {
 }
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("holdfast.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html.j2")
-
-
 def render(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
     """Return one HTML page without any outside reference.
 
@@ -56,7 +47,7 @@ def render(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
     drawn = figures({kind: record.facts for kind, record in by_kind.items()}) | _history(by_kind["artifact"])
     # the charts escape what they are given, so they may pass as markup
     sections = [(TITLES[name], Markup(chart), _caption(name, by_kind)) for name, chart in drawn.items()]  # noqa: S704
-    page = _template().render(
+    page = template("report.html.j2").render(
         extra=extra,
         artifact=by_kind["artifact"],
         verdicts=verdicts(by_kind, extra["signer"]),

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.condition import Fault, Flips, Population, faults
+from holdfast.execution.condition import Fault, Flips, OnAnotherLaw, Population, faults
 from holdfast.faults.protection.addresses import addresses_of
 from holdfast.faults.protection.protocol import Decoded, Protection, Raw, all_elements, protections
 from holdfast.models.site import Site
@@ -19,7 +19,7 @@ from holdfast.seeds import Seed, derive
 
 @faults.register("protected")
 @dataclass(frozen=True, kw_only=True)
-class Protected:
+class Protected(OnAnotherLaw):
     """The errors of ``fault`` in a memory that is guarded ``by`` a code, as the model reads them.
 
     The data bits fail exactly as they do under ``fault`` alone with the same seed, so two protections, or none, meet
@@ -49,22 +49,6 @@ class Protected:
     def protection(self) -> Protection:
         """The protection."""
         return protections.build(self.by) if isinstance(self.by, str) else self.by
-
-    @property
-    def each_read(self) -> bool:
-        """Whether the errors are those of one read, as under the bare fault."""
-        return bool(getattr(self.law, "each_read", False))
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether every seed draws the same, as under the bare fault."""
-        return bool(getattr(self.law, "deterministic", False))
-
-    @property
-    def digest(self) -> str | None:
-        """What the bare fault read from a file, if it did."""
-        digest: str | None = getattr(self.law, "digest", None)
-        return digest
 
     def flips(self, population: Population, seed: Seed) -> list[Flips]:
         """Return what is left of the errors of ``seed``, one entry per site where anything is.

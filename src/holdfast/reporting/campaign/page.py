@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from holdfast.evidence.record import Record
@@ -14,6 +12,7 @@ from holdfast.reporting.campaign.arms import Arm, forest
 from holdfast.reporting.campaign.heat import heat_map, vulnerability_against_cost
 from holdfast.reporting.campaign.trace import trace_chart
 from holdfast.reporting.charts import OUTCOMES, vulnerability_by_bit
+from holdfast.reporting.html import template
 
 _HEAT = (
     "Share of faults that changed the answer, ended in NaN or crashed, by where they struck (rows, in order of "
@@ -26,14 +25,6 @@ _COST = (
 _ARMS = "Every outcome with its interval. All arms met the same faults on the same inputs."
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("holdfast.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("campaign.html.j2")
-
-
 def render_campaign(records: Sequence[Record], extra: Mapping[str, Any]) -> bytes:
     """Return one HTML page without any outside reference.
 
@@ -42,7 +33,7 @@ def render_campaign(records: Sequence[Record], extra: Mapping[str, Any]) -> byte
         extra: ``title``, ``created``, ``command``.
     """
     arms = [_arm(record) for record in records]
-    page = _template().render(
+    page = template("campaign.html.j2").render(
         extra=extra,
         first=records[0],
         arms=arms,
