@@ -56,7 +56,8 @@ class CampaignReport:
     def __getitem__(self, outcome: str) -> Proportion:
         """Return the share of faults with ``outcome`` (or ``critical-or-due``) under the campaign's law.
 
-        One simple sample has Wilson's interval. Trials from strata, or drawn until a margin was reached, are weighted,
+        One simple sample has Wilson's interval, that of the hypergeometric law where it is drawn without replacement.
+        Trials from strata, or drawn until a margin was reached, are weighted,
         and their interval is a confidence sequence; then ``successes`` of ``n`` are the trials seen, not the share.
         An exhaustive campaign has the exact share.
         """

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from holdfast.execution.finite_population import without_replacement
 from holdfast.execution.planner import MEASURES, Course, rounds
 from holdfast.execution.planner_design import EVERYTHING, Design
-from holdfast.execution.statistics import Proportion, wilson_of_mean
+from holdfast.execution.statistics import Proportion
 from holdfast.execution.strata_profile import Share, profile_interval
 from holdfast.execution.trials import Row
 
@@ -47,11 +48,7 @@ class Estimates:
         n, failed, items = len(rows), _count(rows, of), self._design.parts[0].items
         if items is None or not n or len(rows) != len(self._rows):
             return Proportion.wilson(failed, n, self._confidence)
-        if n == items:
-            return Proportion(failed / n, failed / n, failed / n, n, failed)
-        # drawn without replacement, n trials say what n (N - 1) / (N - n) independent ones would
-        found = wilson_of_mean(failed / n, int(n * (items - 1) / (items - n)), self._confidence)
-        return Proportion(found.value, found.low, found.high, n, failed)
+        return without_replacement(failed, n, items, self._confidence)
 
     def _sequential(self, of: str) -> Proportion:
         course = Course(self._design, of, self._confidence)

@@ -65,6 +65,8 @@ def _stop(design: Design) -> str:
 def _interval(design: Design) -> str:
     if design.exhaustive:
         return "The shares are exact."
+    if design.simple and design.parts[0].items is not None:
+        return f"Intervals: hypergeometric (mid-P), {design.confidence:.0%}."
     if design.simple:
         return f"Intervals: Wilson, {design.confidence:.0%}."
     return f"Intervals: {design.confidence:.0%} confidence sequence, valid whenever the campaign stops."
