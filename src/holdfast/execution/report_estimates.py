@@ -41,14 +41,31 @@ class Estimates:
     def share(self, of: str) -> Proportion:
         """Return the share of an outcome, or of ``critical-or-due``, under the target law."""
         if of not in self._known:
-            self._known[of] = self._simple(self._rows, of) if self._design.simple else self._sequential(of)
+            self._known[of] = self._fixed(of) if self._design.simple else self._sequential(of)
         return self._known[of]
 
-    def _simple(self, rows: Sequence[Row], of: str) -> Proportion:
-        n, failed, items = len(rows), _count(rows, of), self._design.parts[0].items
-        if items is None or not n or len(rows) != len(self._rows):
+    def _fixed(self, of: str) -> Proportion:
+        """Return the share from one simple sample, finished or not.
+
+        Engines run trials site by site or input by input, so that those which are done are no sample of all. Up to the
+        last number that is done they would be, if none were missing: what is missing there may be anything.
+        """
+        n, failed = len(self._rows), _count(self._rows, of)
+        drawn = self._rows[-1].trial + 1 if n else 0
+        best, worst = self._sample(failed, drawn), self._sample(failed + drawn - n, drawn)
+        return best if drawn == n else Proportion(failed / n, best.low, worst.high, n, failed)
+
+    def _sample(self, failed: int, n: int) -> Proportion:
+        items = self._design.parts[0].items
+        if items is None:
             return Proportion.wilson(failed, n, self._confidence)
         return without_replacement(failed, n, items, self._confidence)
+
+    def _simple(self, rows: Sequence[Row], of: str) -> Proportion:
+        """Return the share among some of the trials, those of a site or bit."""
+        if len(rows) == len(self._rows):
+            return self._fixed(of)
+        return Proportion.wilson(_count(rows, of), len(rows), self._confidence)
 
     def _sequential(self, of: str) -> Proportion:
         course = Course(self._design, of, self._confidence)
