@@ -133,21 +133,29 @@ class TrialRunner:
 
     def _share(self, block: Block) -> list[Row]:
         """Run all trials in one forward, one row each; when that fails, find out which trial it was."""
+        mark = self._state.mark()
         try:
-            golden, mark = self._passes.golden(tuple(trial.input for trial in block)), self._state.mark()
-            rows = self._judged(block, golden)
-            if not (written := self._state.written(mark, touched(block))):
-                return rows
-            self._state.restore(written)
+            rows = self._shared(block)
         except (IntegrityError, OtherShapeError, Hang):
-            pass
+            rows = []
         except HoldfastError:
             raise
         except Exception as error:  # noqa: BLE001  a crash is an outcome; run alone to see whose
             if is_out_of_memory(error):
+                self._state.restore(self._state.written(mark, touched(block)))
                 middle = _halve(len(block), error)
                 return [*self(block[:middle]), *self(block[middle:])]
-        return [self._alone(trial) for trial in block]
+            rows = []
+        written = self._state.written(mark, touched(block))
+        self._state.restore(written)
+        return [self._alone(trial) for trial in block] if written or not rows else rows
+
+    def _shared(self, block: Block) -> list[Row]:
+        """Return the rows of a pass, none where its trials cannot share all that they are asked."""
+        golden = self._passes.golden(tuple(trial.input for trial in block))
+        if golden.answer.text is not None and not all(trial.together for trial in block):
+            return []  # an engine flips a stored bit for its own row; the whole passes that make a text cannot
+        return self._judged(block, golden)
 
     def _alone(self, trial: Trial) -> Row:
         if self._board is None:

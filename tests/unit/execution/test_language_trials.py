@@ -184,3 +184,15 @@ def test_the_real_model_on_the_real_text(shared_data: Path) -> None:
     assert sum(failed for bit, (failed, _) in bits.items() if bit < 16) == 0
     assert sum(failed for bit, (failed, _) in bits.items() if bit > 28) > 0
     assert report.rows == campaign(model, words, BitFlip(), at="weights", trials=60, seed=0, task=task).rows
+
+
+@pytest.mark.parametrize("engine", ["suffix", "auto"])
+def test_stored_faults_that_share_a_pass_make_texts_of_their_own(engine: str) -> None:
+    """The suffix engine flips a stored bit for its own trial only, and so must whoever makes the text."""
+    model, task = tiny(), Language(windows=2, prompt_tokens=4, new_tokens=6)
+    asked = {"at": "weights", "trials": 60, "seed": 3, "task": task, "bits": [26, 27, 28, 31]}
+    plain = campaign(model, COUNTING, BitFlip(), **asked)  # type: ignore[arg-type]
+    shared = campaign(model, COUNTING, BitFlip(), **asked, engine=engine, batch=16)  # type: ignore[arg-type]
+    texts = [(row.trial, row.outcome, row.edits, row.diverged) for row in plain.rows]
+    assert sum(bool(row.edits) for row in plain.rows) > 3
+    assert [(row.trial, row.outcome, row.edits, row.diverged) for row in shared.rows] == texts
