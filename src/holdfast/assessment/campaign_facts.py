@@ -11,8 +11,12 @@ from torch import nn
 from holdfast.data import Dataset, Text
 from holdfast.errors import HoldfastError, InvalidConfig
 from holdfast.execution import CampaignReport, FaultList, ListedTrial, propagation
+from holdfast.execution.condition import Fault
+from holdfast.execution.injection import population_of
+from holdfast.execution.plan import Trial, draw_trial
 from holdfast.execution.report import FAILURES
 from holdfast.execution.sampling import masses
+from holdfast.execution.sampling_draws import SingleBit
 from holdfast.execution.sampling_macs import count_macs
 from holdfast.execution.trials import Row
 from holdfast.models import Site, select
@@ -109,18 +113,25 @@ def _followed(model: nn.Module, data: Dataset, sites: tuple[Site, ...], row: Row
     return [[step.place, step.changed, step.largest if math.isfinite(step.largest) else None] for step in trace]
 
 
-def faults_of(model: nn.Module, data: Dataset, report: CampaignReport) -> FaultList:
-    """Return the trials of a campaign of single-bit faults as a list that another campaign can meet.
+def faults_of(model: nn.Module, data: Dataset, report: CampaignReport, fault: Fault) -> FaultList:
+    """Return the trials of a campaign as a list that another campaign can meet: drawn again, and held against its rows.
 
     Raises:
-        InvalidConfig: faults of several bits, which the table does not hold.
+        InvalidConfig: faults that the rows do not tell and that another law drew than that of the fault alone.
     """
-    if any(row.bit < 0 for row in report.rows):
-        raise InvalidConfig(
-            "the table holds no faults of several bits", hint="write them with holdfast.execution.fault_list instead"
-        )
-    sites = {site.address: site for site in select(model, str(report.plan["at"]), data.example)}
-    trials = (propagation.one_bit_trial(sites[row.site], row) for row in report.rows)
-    about = {"at": report.plan["at"], "inputs": len(data), "model": report.plan["model"], "data": data.digest}
-    about |= {"fault": report.plan["fault"], "seed": report.plan["seed"]}
-    return FaultList(tuple(ListedTrial(trial, (None,)) for trial in trials), about)
+    at, seed = str(report.plan["at"]), int(report.plan["seed"])
+    population = population_of(model, at, data.example)
+    sites = {site.address: site for site in population.sites}
+
+    def again(row: Row) -> Trial:
+        if isinstance(fault, SingleBit) and row.bit >= 0:
+            return Trial(row.trial, (fault.place(sites[row.site], row.element, row.bit),), row.input)
+        drawn = draw_trial(fault, population, len(data), row.trial, seed)
+        if (*drawn.address, drawn.input) != (row.site, row.element, row.bit, row.input):
+            hint = "write them with holdfast.execution.fault_list, or sample bit-uniform"
+            raise InvalidConfig(f"trial {row.trial} cannot be drawn again from its number", hint=hint)
+        return drawn
+
+    about = {"at": at, "inputs": len(data), "model": report.plan["model"], "data": data.digest}
+    about |= {"fault": report.plan["fault"], "seed": seed}
+    return FaultList(tuple(ListedTrial(trial, (None,) * len(trial.flips)) for trial in map(again, report.rows)), about)

@@ -104,7 +104,7 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         records.append(_record(arm, data, fault, options, report, facts))
     _write(records, options, title=data.name)
     if options.save_faults is not None and isinstance(data, Dataset):
-        write_fault_list(options.save_faults, faults_of(model, data, reports[0]))
+        write_fault_list(options.save_faults, faults_of(model, data, reports[0], faults.build(fault)))
     return records
 
 

@@ -19,7 +19,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.condition import Flips, InTurn, Population, faults
 from holdfast.execution.plan import Trial
-from holdfast.execution.rewrites import rule_from_json, rule_to_json, signed
+from holdfast.execution.rewrites import Becomes, rule_from_json, rule_to_json, signed
 from holdfast.models.site import KINDS, Site
 from holdfast.seeds import Seed
 
@@ -206,6 +206,7 @@ def _change_from_json(value: Mapping[str, Any]) -> tuple[Flips, tuple[Tensor, Te
         return numbers
 
     flip, rise, fall = (column(name) for name in _COLUMNS)
+    _require_apart([one for one in (flip, rise, fall) if one is not None])
     before, after = column("before"), column("after")
     if (before is None) != (after is None):
         raise ValueError("before and after come together")
@@ -213,10 +214,18 @@ def _change_from_json(value: Mapping[str, Any]) -> tuple[Flips, tuple[Tensor, Te
     rules = [rule_from_json(part) for part in value.get("rule", [])]
     if rules and sum(count for _, count in rules) != len(index):
         raise ValueError("a rule has one row per element")
+    if any(isinstance(rule, Becomes) and site.bits < 64 and (rule.codes >> site.bits).any() for rule, _ in rules):
+        raise ValueError(f"a code has at most {site.bits} bits")
     rewrite = None if not rules else rules[0][0] if len(rules) == 1 else InTurn(tuple(rules))
     if rewrite is None and not bool((mask | (0 if rise is None else rise) | (0 if fall is None else fall)).all()):
         raise ValueError("an element is listed only if a bit of it may change")
     return Flips(site, index, mask, rise, fall, rewrite), None if before is None or after is None else (before, after)
+
+
+def _require_apart(columns: Sequence[Tensor]) -> None:
+    for number, one in enumerate(columns):
+        if any(bool((one & other).any()) for other in columns[:number]):
+            raise ValueError("no bit is in two of flip, rise and fall")
 
 
 def _site_from_json(value: Mapping[str, Any]) -> Site:

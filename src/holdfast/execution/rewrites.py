@@ -7,7 +7,7 @@ so that a list of faults replays on any machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,10 @@ def signed(text: str) -> int:
     return number - (number >> 63 << 64)
 
 
+def _ascending(limits: Sequence[float]) -> bool:
+    return all(map(math.isfinite, limits)) and list(limits) == sorted(limits)
+
+
 def rule_to_json(rule: Rewrite) -> list[dict[str, Any]]:
     """Return a rule as JSON, an object for each run of elements that share one.
 
@@ -124,14 +128,18 @@ def rule_from_json(value: Mapping[str, Any]) -> tuple[Rewrite, int]:
     """
     try:
         kind, rows = value["rule"], value["rows"]
-        if set(value) - {"rule", "rows", "limits"} or not isinstance(rows, list) or not rows:
+        if (
+            set(value) != ({"rule", "rows", "limits"} if kind == "scaled" else {"rule", "rows"})
+            or not isinstance(rows, list)
+            or not rows
+        ):
             raise KeyError("rows")
         if kind == "becomes":
             return Becomes(torch.tensor([signed(row) for row in rows], dtype=torch.int64)), len(rows)
         if kind == "scaled":
             limits = tuple(float(item) for item in value["limits"])
             factors = torch.tensor([[float(item) for item in row] for row in rows], dtype=torch.float64)
-            if factors.shape != (len(rows), len(limits) + 1) or list(limits) != sorted(limits):
+            if factors.shape != (len(rows), len(limits) + 1) or not _ascending(limits):
                 raise ValueError
             return Scaled(factors, limits), len(rows)
         if kind == "shifted":
