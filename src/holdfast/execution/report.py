@@ -92,6 +92,18 @@ class CampaignReport:
         """Kish's effective sample size of the weights: the number of trials where all weigh the same."""
         return self._estimates.effective
 
+    @cached_property
+    def _drawn(self) -> Counter[int]:
+        return Counter(map(self.design.place, self.rows))
+
+    def weight(self, row: Row) -> float:
+        """Return what a trial counts under the campaign's law, one over its chance up to a factor.
+
+        Trials go where failures are, so those of a campaign with a margin or strata must be weighted wherever they are
+        counted together: ``vulnerability(report.rows, weight=report.weight)``, and ``reliability`` alike.
+        """
+        return 1.0 if self.design.simple else self.design.weight(row) / self._drawn[self.design.place(row)]
+
     def worth(self, outcome: str = "critical-or-due") -> float:
         """Return how many simple random trials would know the share of ``outcome`` as well."""
         return self._estimates.worth(_known(outcome))

@@ -14,6 +14,7 @@ from torch import nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UnknownName
 from holdfast.execution import CampaignReport, campaign, paired, trials_for
+from holdfast.execution.vulnerability import pvf
 from holdfast.faults import BitErrors, BitFlip
 from holdfast.seeds import derive
 
@@ -48,6 +49,14 @@ def test_shares_of_outcomes_are_weighted(planned: CampaignReport) -> None:
     assert planned["critical-or-due"].value == pytest.approx(planned["critical"].value + planned["due"].value)
     raw = sum(planned.counts[name] for name in ("critical", "due")) / planned.trials
     assert raw > planned["critical-or-due"].high  # trials went where failures are; counting them alone would be wrong
+
+
+def test_factors_of_a_planned_campaign_are_weighted_by_its_report(planned: CampaignReport) -> None:
+    """Trials went to the exponents; counted alike, they would make the factor, and a rate in time, too large."""
+    share, told = planned["critical-or-due"], pvf(planned.rows, weight=planned.weight)["all"]
+    assert told.value == pytest.approx(share.value)
+    assert told.low < share.value < told.high
+    assert pvf(planned.rows)["all"].value > share.high
 
 
 def test_tables_by_site_and_bit_have_intervals(planned: CampaignReport) -> None:
