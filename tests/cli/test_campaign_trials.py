@@ -161,3 +161,45 @@ def test_lists_that_cannot_be_written_are_refused_before_the_first_trial(
     _run(model, tmp_path / "run", "--trials", "8", *options, code=2)
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "how many trials?"),
+        (("--trials", "5", "--margin", "1%"), "--trials and --margin contradict each other"),
+        (("--trials", "5", "--relative"), "--relative says how --margin is meant"),
+        (("--margin", "150%"), "--margin lies between 0 and 100 %"),
+        (("--trials", "5", "--at", "wieghts"), "did you mean weights?"),
+        (("--trials", "5", "--bits", "99"), "no selected site has a bit 99"),
+    ],
+)
+def test_refusals_speak_of_options(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], reason: str
+) -> None:
+    _run(model, tmp_path / "run", *options, code=2)
+    assert reason in capsys.readouterr().err
+
+
+def test_words_of_a_part_of_the_bits_of_a_list_and_of_second_tries(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = str(tmp_path / "f.jsonl")
+    some = ("--trials", "30", "--at", "weights:fc.bias", "--bits", "exponent-high")
+    _run(model, tmp_path / "one", *some, "--rerun", "--save-faults", faults)
+    printed = capsys.readouterr().err
+    assert "Population: 10 of the 320 bits in 1 site, with 500 inputs." in printed
+    again = _record(tmp_path / "one")["facts"]["rerun"]
+    assert again["transient"] == 0 < again["persistent"]
+    assert f"{again['persistent']} did not" in printed
+    _run(model, tmp_path / "two", "--trials", "30", "--at", "weights", "--fault", f"fault-list:path={faults}")
+    assert "the shares are of its trials, and of no population" in capsys.readouterr().err
+
+
+def test_costs_add_up_to_the_model_and_heat_follows_the_computation(model: Path, tmp_path: Path) -> None:
+    _run(model, tmp_path / "run", "--trials", "200", "--at", "weights,activations", "--sampling", "layer-uniform")
+    facts = _record(tmp_path / "run")["facts"]
+    weights = [item["cost"] for name, item in facts["costs"].items() if name.startswith("weights:")]
+    assert sum(weights) == pytest.approx(1.0)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.index(">relu</text>") < page.index(">conv2</text>")

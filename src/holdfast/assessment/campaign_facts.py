@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from holdfast.data import Dataset, Text
 from holdfast.errors import HoldfastError, InvalidConfig
-from holdfast.execution import CampaignReport, FaultList, ListedTrial, propagation
+from holdfast.execution import CampaignReport, FaultList, ListedTrial, propagation, recovered
 from holdfast.execution.condition import Fault
 from holdfast.execution.injection import population_of
 from holdfast.execution.plan import Trial, draw_trial
@@ -35,6 +36,9 @@ def facts_of(model: nn.Module, data: Dataset | Text, report: CampaignReport, *, 
         "bit_fields": _fields(report),
         "heat": _heat(report),
     }
+    if any(row.rerun is not None for row in report.rows):
+        again = recovered(report.rows, report.confidence)
+        found["rerun"] = {"transient": again.successes, "persistent": again.n - again.successes}
     if isinstance(data, Dataset):
         sites = select(model, str(report.plan["at"]), data.example)
         found["costs"] = _costs(model, data, report, sites)
@@ -51,13 +55,14 @@ def _fields(report: CampaignReport) -> dict[str, str]:
 
 
 def _heat(report: CampaignReport) -> dict[str, dict[str, list[int]]]:
-    """Return site -> bit -> (failures, trials) of single-bit faults."""
+    """Return site -> bit -> (failures, trials) of single-bit faults, sites in the order of the population."""
     table: dict[str, dict[str, list[int]]] = {}
     for row in (row for row in report.rows if row.bit >= 0):
         counts = table.setdefault(row.site, {}).setdefault(str(row.bit), [0, 0])
         counts[0] += row.outcome in FAILURES
         counts[1] += 1
-    return dict(sorted(table.items()))
+    order = {address: place for place, (address, *_) in enumerate(report.plan.get("population", ()))}
+    return dict(sorted(table.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def _costs(
@@ -65,8 +70,12 @@ def _costs(
 ) -> dict[str, dict[str, float]]:
     """Return of each tried site its share of the arithmetic, and how likely a fault anywhere begins there and hurts."""
     macs = count_macs(model, data.example, sites)
-    if not (total := sum(macs.values())):
+    if not macs:
         return {}
+    kinds = Counter[str]()  # a product counts for its weights and for what flows out of it: for the model only once
+    for address, count in macs.items():
+        kinds[address.partition(":")[0]] += count
+    total = max(kinds.values())
     mass = _masses(report, sites, macs)
     return {
         name: {

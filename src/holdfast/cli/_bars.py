@@ -28,8 +28,18 @@ class Bars(Progress):
                    TextColumn("{task.fields[rate]}"))  # fmt: skip
         super().__init__(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
+    def __enter__(self) -> Bars:
+        """Wait for the first bar: what fails before it leaves no empty line behind."""
+        return self
+
+    def stop(self) -> None:
+        """End the display, if there was one."""
+        if self.live.is_started:
+            super().stop()
+
     def announce(self, title: str) -> _Bar:
         """Add a bar and return what moves it."""
+        self.start()
         return _Bar(self, self.add_task(shorten(title, 36), total=None, rate=""))
 
     def get_renderables(self) -> Iterable[RenderableType]:

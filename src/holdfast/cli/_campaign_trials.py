@@ -111,6 +111,8 @@ def _lines(records: Sequence[Record], options: TrialOptions) -> Iterator[str]:
             yield f"\n{record.facts['arm']}:"
         for name, item in record.measured.items():
             yield f"{name:<16} {item.value:9.4%}  [{item.low:.4%}, {item.high:.4%}]  n = {item.n}"
+        if again := record.facts.get("rerun"):
+            yield f"run again: {again['transient']} came out right (transient), {again['persistent']} did not"
         yield from _rates(record.facts.get("reliability"))
     for record in records[1:]:
         found = record.facts["against"]

@@ -114,8 +114,9 @@ def campaign(
                    "--cross-sections": cross_sections}  # fmt: skip
     common = {"confidence": confidence, "seed": seed, "executor": executor}
     if not _chosen(over_chips, over_trials, data):
+        _require_size({"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None}, relative=relative)
         plan: dict[str, Any] = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine}
-        plan |= {"margin": None if margin is None else _share(margin, "--margin"), "exhaustive": exhaustive}
+        plan |= {"margin": None if margin is None else _margin(margin), "exhaustive": exhaustive}
         plan |= {"preset": preset, "rerun": rerun, "bits": _positions(bits)} | common
         plan |= {key: value for key, value in (("sampling", sampling), ("stratify", stratify)) if value is not None}
         plan |= {} if batch is None else {"batch": batch}
@@ -178,6 +179,20 @@ def _chosen(over_chips: Mapping[str, object], over_trials: Mapping[str, object],
     return bool(one) or (data.startswith(TEXTS) and not other)
 
 
+def _require_size(sizes: Mapping[str, object], *, relative: bool) -> None:
+    """Refuse trials without one word on how many, or with two."""
+    given = [name for name, value in sizes.items() if value is not None]
+    if relative and sizes["--margin"] is None:
+        raise UsageError("--relative says how --margin is meant", hint="for example --margin 10% --relative")
+    if not given:
+        raise UsageError(
+            "how many trials?", hint="give --margin 1% to stop by itself, --trials 1000, --exhaustive, or --chips 50"
+        )
+    if len(given) > 1:
+        hint = "--trials says how often to try, --margin how well to know the share, --exhaustive tries every case"
+        raise UsageError(f"{given[0]} and {given[1]} contradict each other", hint=hint)
+
+
 def _refuse_over_text(over_chips: Mapping[str, object], data: str) -> None:
     if data.startswith(TEXTS):
         for name in ("--half-width", "--compare", "--images"):
@@ -199,6 +214,12 @@ def _share(text: str, option: str) -> float:
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no number", hint="write 0.005 or 0.5%") from None
     return value / 100 if text.strip().endswith("%") else value
+
+
+def _margin(text: str) -> float:
+    if not 0 < (value := _share(text, "--margin")) < 1:
+        raise UsageError(f"--margin lies between 0 and 100 %, not {text}", hint="write 0.01 or 1%")
+    return value
 
 
 def _chips(what: _What, rates: list[float], options: dict[str, Any], reading: dict[str, Any]) -> Record:

@@ -32,6 +32,7 @@ def explained(file: str, refused: str, *, room: str, another: str) -> Iterator[N
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise StorageError(f"cannot use {file}: {error}", hint=room) from error
+        hint = "another process writes to it: wait for it, or give every run a file of its own"
+        raise StorageError(f"cannot use {file}: {error}", hint=hint if "locked" in str(error) else room) from error
     except sqlite3.DatabaseError as error:
         raise UnreadableArtifact(f"{refused}: {error}", hint=another) from error

@@ -146,7 +146,9 @@ class ListedFaults:
         listed = self.fault_list
         trials = len(listed) if trials is None else trials
         if trials > len(listed):
-            raise InvalidConfig(f"the list holds {len(listed)} trials, not {trials}", hint=f"trials={len(listed)}")
+            raise InvalidConfig(
+                f"the list holds {len(listed)} trials, not {trials}", hint=f"ask for trials={len(listed)} at most"
+            )
         if listed.about.get("inputs", inputs) != inputs:
             raise InvalidConfig(f"the list was made for {listed.about['inputs']} inputs, and there are {inputs}")
         first = [item.trial for item in listed.trials[:trials]]

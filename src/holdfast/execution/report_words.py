@@ -7,12 +7,16 @@ from typing import Any
 
 from holdfast.execution.planner_design import Design
 
+_LISTED = "ListedFaults"  # of a stratification that a list of faults does not have
+
 
 def plan_in_words(plan: Mapping[str, Any], design: Design) -> str:
     """Say what was drawn from which population, how, until when, and which interval follows."""
-    return " ".join(
-        [_population(plan), _law(plan), _strata(plan, design), _stop(design), _interval(design), _engine(plan)]
-    ).strip()
+    drawn = [_law(plan), _strata(plan, design)]
+    if _LISTED in str(plan.get("stratify")):
+        drawn = ["The faults are those of a list: the shares are of its trials, and of no population."]
+    said = [_population(plan, design), *drawn, _stop(design), _interval(design), _operators(plan), _engine(plan)]
+    return " ".join(filter(None, said))
 
 
 def _engine(plan: Mapping[str, Any]) -> str:
@@ -22,10 +26,30 @@ def _engine(plan: Mapping[str, Any]) -> str:
     return f"Computed by {how}" + (f": {plan['computed_because']}." if "computed_because" in plan else ".")
 
 
-def _population(plan: Mapping[str, Any]) -> str:
+def _population(plan: Mapping[str, Any], design: Design) -> str:
     bits, sites, inputs = (plan.get(key) for key in ("population_bits", "sites", "inputs"))
-    size = f"{bits:,} bits" if isinstance(bits, int) else "unknown bits"
-    return f"Population: {size} in {sites or 'unknown'} sites, with {inputs or 'unknown'} inputs."
+    size = _counted(bits, "bit")
+    if (chosen := _chosen(plan, design)) and chosen != bits:
+        size = f"{chosen:,} of the {size}"
+    return f"Population: {size} in {_counted(sites, 'site')}, with {_counted(inputs, 'input')}."
+
+
+def _counted(count: object, thing: str) -> str:
+    if not isinstance(count, int) or not count:
+        return f"unknown {thing}s"
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _chosen(plan: Mapping[str, Any], design: Design) -> int:
+    """Return how many bits the strata hold: fewer than there are where only some positions may fail."""
+    numel = {address: count for address, count, _ in plan.get("population", ())}
+    cells = {(site, bit) for part in design.parts for site, positions, _ in part.cells for bit in positions}
+    return sum(numel.get(site, 0) for site, _ in cells)
+
+
+def _operators(plan: Mapping[str, Any]) -> str:
+    told = str(plan.get("operators", ""))
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
 
 
 def _law(plan: Mapping[str, Any]) -> str:
@@ -57,7 +81,7 @@ def _stop(design: Design) -> str:
     if design.exhaustive:
         return ""
     if design.margin is None:
-        return f"{int(min(design.budget, design.cases)):,} trials."
+        return f"{_counted(int(min(design.budget, design.cases)), 'trial')}."
     margin = f"{design.margin:.3g} of the share itself" if design.relative else f"{design.margin:.3g}"
     return f"Stops when the share of {design.of} is known to within {margin}, at most {design.budget:,} trials."
 

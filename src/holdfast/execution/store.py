@@ -162,11 +162,11 @@ def _another(path: Path, name: str, changed: list[str]) -> InvalidConfig:
     if "type" in changed:
         return InvalidConfig(
             f"{path} holds a campaign called {name!r} of an older version, which classified less",
-            hint="it can still be read; to run it again pass another name= or store=",
+            hint="it can still be read; to run it again pass another store= (-o)",
         )
     return InvalidConfig(
         f"{path} holds another campaign called {name!r}: it differs in {', '.join(changed)}",
-        hint="pass another name= or store=, or repeat the first call exactly",
+        hint="pass another store= (-o) or name=, or repeat the first call exactly",
     )
 
 

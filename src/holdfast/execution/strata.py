@@ -131,7 +131,9 @@ def cells_of(
                 result.append(Cell(site, own, mass * len(own) / site.bits))
     total = math.fsum(cell.mass for cell in result)
     if not total:
-        raise InvalidConfig(f"no selected site has a bit called {bits!r}", hint="bits=30 or bits='exponent-high'")
+        named = bits if isinstance(bits, str) or bits is None else ", ".join(map(str, bits))
+        hint = "positions count from 0, the least significant; classes are sign, exponent-high, mantissa, ..."
+        raise InvalidConfig(f"no selected site has a bit {named}", hint=hint)
     return [Cell(cell.site, cell.positions, cell.mass / total) for cell in result]
 
 

@@ -242,7 +242,8 @@ def _parse(part: str) -> tuple[str, str]:
     kind, _, glob = part.strip().partition(":")
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, n=1)
-        raise InvalidConfig(f"unknown kind of site {kind!r}", hint=f"kinds: {', '.join(near or KINDS)}")
+        hint = f"did you mean {near[0]}?" if near else f"kinds: {', '.join(KINDS)}"
+        raise InvalidConfig(f"unknown kind of site {kind!r}", hint=hint)
     return kind, glob or "**"
 
 

@@ -12,6 +12,7 @@ Counts = Sequence[int]  # failures, trials
 Heat = Mapping[str, Mapping[str, Counts]]  # site -> bit position -> counts
 
 _LEFT, _ROW = 190.0, 17.0
+_WIDE, _TALL = 110.0, 15.0  # of a label
 
 
 def heat_map(table: Heat, fields: Mapping[str, str] | None = None) -> str:
@@ -76,19 +77,29 @@ def vulnerability_against_cost(sites: Mapping[str, Mapping[str, float]]) -> str:
     parts += [svg.text(x(right), svg.HEIGHT - svg.BOTTOM + 20, f"{right:.1%}", anchor="middle")]
     parts.append(svg.text(svg.LEFT, svg.HEIGHT - 6, "share of the multiply-accumulates", kind="axis"))
     named = sorted(sites, key=lambda name: sites[name]["low"] / max(sites[name]["cost"], 1e-6), reverse=True)[:5]
+    taken: list[tuple[float, float]] = []
     for name, item in sites.items():
-        parts += _point(name, item, x, y, named=name in named)
+        parts += _point(name, item, x, y)
+        if name in named:
+            parts.append(_name(name, x(item["cost"]) + 7, y(item["share"]) + 4, taken))
     return svg.figure("Vulnerability against cost", f"first to protect: {', '.join(named)}", parts)
 
 
-def _point(name: str, item: Mapping[str, float], x: svg.Scale, y: svg.Scale, *, named: bool) -> list[str]:
+def _point(name: str, item: Mapping[str, float], x: svg.Scale, y: svg.Scale) -> list[str]:
     at = x(item["cost"])
     tip = (
         f"{name}: {item['share']:.3%} [{item['low']:.3%}, {item['high']:.3%}] of all faults begin here and hurt, "
         f"{item['cost']:.1%} of the cost"
     )
-    parts = [
+    return [
         svg.line(at, y(item["low"]), at, y(item["high"]), "whisker"),
         svg.circle(at, y(item["share"]), 4, "dot", tip),
     ]
-    return [*parts, svg.text(at + 7, y(item["share"]) + 4, shortened(name, 20), kind="label")] if named else parts
+
+
+def _name(name: str, left: float, base: float, taken: list[tuple[float, float]]) -> str:
+    """Return the label of a point, above those that stand in its way, and note where it went."""
+    while any(abs(left - x) < _WIDE and abs(base - y) < _TALL for x, y in taken):
+        base -= _TALL
+    taken.append((left, base))
+    return svg.text(left, base, shortened(name, 20), kind="label")
