@@ -203,3 +203,18 @@ def test_costs_add_up_to_the_model_and_heat_follows_the_computation(model: Path,
     assert sum(weights) == pytest.approx(1.0)
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.index(">relu</text>") < page.index(">conv2</text>")
+
+
+def test_guards_calibrated_on_data_of_another_size(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "images" / name / "0.png")
+    data = f"folder:{tmp_path / 'images'}"
+    _run(model, tmp_path / "run", "--trials", "4", "--guard", "range", "--calibrate", data, code=2)
+    assert "the model does not take what the data holds" in capsys.readouterr().err
+    assert main(["harden", str(model), "--calibrate", data, "--guard", "range", "-o", str(tmp_path / "tough")]) == 2
+    assert "the model does not take what the data holds" in capsys.readouterr().err

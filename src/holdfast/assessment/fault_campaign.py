@@ -87,6 +87,9 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         NoSuchSite: cross-sections of sites that the campaign does not strike.
     """
     _require_apart(data, options)
+    for images in (data, options.calibration) if options.guards else ():
+        if isinstance(images, Dataset):
+            require_fit(model, images)
     _require_listable(data, faults.build(fault), options)
     machine = _machine(model, data, options)
     with making_folder(options.folder):

@@ -45,6 +45,7 @@ def harden(
 ) -> None:
     """Add guards, calibrated on clean data, to a model: NaN becomes zero, outliers the nearest bound, or as asked."""
     from holdfast.data import dataset
+    from holdfast.execution.fit import require_fit
     from holdfast.hardening import harden as transform
     from holdfast.models import card, load, manifest_of, save
 
@@ -54,6 +55,7 @@ def harden(
         raise UsageError("--guard says where and how much itself", hint="write --guard range:at=...,slack=...")
     recorder = Recorder(key, password_file)
     subject, data = load(model, arch=arch), dataset(calibrate, split=split)
+    require_fit(subject, data)
     hardenings = _guarded(guard, subject, data) if guard else [_everywhere(subject, data, at, slack)]
     result = transform(subject, *hardenings)
     save(result, out)

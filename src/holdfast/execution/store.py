@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from holdfast._registry import unknown
-from holdfast.errors import DigestMismatch, InvalidConfig, UnknownName, UnsupportedVersion
+from holdfast.errors import DigestMismatch, InvalidConfig, StorageError, UnknownName, UnsupportedVersion
 from holdfast.execution.database import differing, explained
 from holdfast.execution.row import Row
 
@@ -124,6 +124,9 @@ def read_campaign(path: Path | str, name: str | None) -> tuple[str, dict[str, An
         StorageError, UnreadableArtifact: the file cannot be opened, or is no store.
     """
     path = Path(path)
+    if not path.is_file():
+        hint = "a campaign with store=, or holdfast campaign -o FOLDER, writes one"
+        raise StorageError(f"there is no campaign store {path}", hint=hint)
     with _explained(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         known = dict(db.execute("SELECT name, meta FROM campaigns ORDER BY rowid").fetchall())
         name = next(iter(known), "") if name is None else name
