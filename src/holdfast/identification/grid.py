@@ -44,7 +44,7 @@ def dtype_from_outputs(outputs: Tensor) -> GridVerdict:
 
 
 def _decide(low16: float, low13: float, outputs: Tensor, count: int) -> str:
-    if count < _MINIMUM or _is_rounded(outputs):
+    if count < _MINIMUM or (_is_rounded(outputs, range(1)) if low13 == 1 else _is_rounded(outputs, range(5))):
         return CANNOT_TELL
     if low16 == 1:
         return "bf16"
@@ -53,7 +53,11 @@ def _decide(low16: float, low13: float, outputs: Tensor, count: int) -> str:
     return "fp32" if low13 < 0.05 else CANNOT_TELL
 
 
-def _is_rounded(outputs: Tensor) -> bool:
-    """Say whether every output is a decimal of at most four places, which JSON rounding leaves and no format does."""
+def _is_rounded(outputs: Tensor, places: range) -> bool:
+    """Say whether every output is a decimal of few places, which JSON rounding leaves.
+
+    Not asked of words that end in zeros, except for integers: bf16 values above 8 are multiples of 1/16, and so have
+    four places of their own.
+    """
     wide = outputs.double()
-    return any(bool(((wide * 10**places).round() / 10**places).float().equal(outputs)) for places in range(5))
+    return any(bool(((wide * 10**place).round() / 10**place).float().equal(outputs)) for place in places)
