@@ -1,18 +1,50 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
 from holdfast.identification.grid import GridVerdict, dtype_from_outputs
+from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
+from holdfast.identification.grid_logprobs import LogprobEvidence, dtype_from_logprobs
+from holdfast.identification.grid_text import Rounding, rounding_of
 from holdfast.identification.identifier import UNKNOWN, Candidate, Identification, Identifier
+from holdfast.identification.matching import LikelihoodMatcher, Match
+from holdfast.identification.matching_tree import ProbeTree, probe_tree
+from holdfast.identification.order import OrderTree, summation_tree
+from holdfast.identification.order_kernels import ORDER_KERNELS, OrderKernel, OrderSignature, order_signatures
+from holdfast.identification.order_replay import replay
+from holdfast.identification.order_text import describe_order
 from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, collect_platforms, trace_on
+from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 
 __all__ = [
     "LOCAL_PLATFORMS",
+    "ORDER_KERNELS",
     "UNKNOWN",
     "Candidate",
+    "Decision",
+    "GridEvidence",
     "GridVerdict",
     "Identification",
     "Identifier",
+    "LikelihoodMatcher",
     "LocalPlatform",
+    "LogprobEvidence",
+    "Match",
+    "OrderKernel",
+    "OrderSignature",
+    "OrderTree",
+    "ProbeTree",
+    "Rounding",
+    "SequentialMatch",
     "collect_platforms",
+    "describe_order",
+    "dtype_from_logprobs",
     "dtype_from_outputs",
+    "echo_of",
+    "grid_evidence",
+    "order_signatures",
+    "probe_tree",
+    "replay",
+    "rounding_of",
+    "run_sequential",
+    "summation_tree",
     "trace_on",
 ]

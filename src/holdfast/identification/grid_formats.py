@@ -28,12 +28,12 @@ class FloatGrid:
     def spacing(self, values: Values) -> Values:
         """Return the distance of neighbouring points at each value."""
         exponent = np.frexp(values)[1] - 1
-        return np.ldexp(1.0, np.maximum(exponent, self.lowest) - (self.significant - 1))
+        return np.asarray(np.ldexp(1.0, np.maximum(exponent, self.lowest) - (self.significant - 1)))
 
     def holds(self, values: Values) -> Flags:
         """Say which values are points of the grid."""
         steps = values / self.spacing(values)
-        return (steps == np.rint(steps)) & (np.abs(values) <= self.largest)
+        return np.asarray((steps == np.rint(steps)) & (np.abs(values) <= self.largest))
 
 
 FLOAT_GRIDS = MappingProxyType(
