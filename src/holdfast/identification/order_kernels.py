@@ -154,8 +154,8 @@ def _linear(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _pointwise(a: Tensor, b: Tensor) -> Tensor:
-    """One output of a 1x1 convolution over an 8x8 image."""
-    image = a.view(1, -1, 1, 1).expand(1, -1, 8, 8).contiguous()
+    """One output of a 1x1 convolution over two 8x8 images."""
+    image = a.view(1, -1, 1, 1).expand(2, -1, 8, 8).contiguous()
     return functional.conv2d(image, b.view(1, -1, 1, 1).expand(_ROWS, -1, 1, 1).contiguous())[0, 0, 0, 0]
 
 
