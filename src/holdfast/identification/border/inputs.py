@@ -1,0 +1,184 @@
+"""Border inputs on disk: PNG files, and beside them what each platform said and how it was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from holdfast._files import read_bytes, write_atomic
+from holdfast.data import Preprocessing
+from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion, VerificationError
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
+from holdfast.identification.border.checks import Demands, Standing, standing
+from holdfast.identification.border.lattice import Lattice, png_bytes, png_pixels
+from holdfast.identification.border.oracle import Oracle
+from holdfast.seeds import Seed
+
+BORDER_TYPE = "holdfast.border-inputs/v1"
+_INDEX = "border.json"
+
+
+@dataclass(frozen=True)
+class BorderInput:
+    """One image with two labels, checked.
+
+    Attributes:
+        image: stored pixels, uint8 (c, h, w).
+        standings: what each platform answered; of the first two, whom it separates, and of others that were asked.
+        evaluations: images the search asked both platforms for.
+        method: how it was found.
+    """
+
+    image: Tensor
+    standings: tuple[Standing, ...]
+    evaluations: int = 0
+    method: str = "lattice"
+
+    @property
+    def labels(self) -> dict[str, int | None]:
+        """Label by platform; None where a platform does not keep its own."""
+        return {item.platform: item.label for item in self.standings}
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The platforms it was made for."""
+        return self.standings[0].platform, self.standings[1].platform
+
+    @property
+    def margin(self) -> float:
+        """The smaller of the margins on its two platforms."""
+        return min(item.margin for item in self.standings[:2])
+
+
+def checked(
+    image: Tensor, oracles: Sequence[Oracle], lattice: Lattice, demands: Demands, seed: Seed | int
+) -> BorderInput:
+    """Return ``image`` as a border input of the first two platforms, with the labels of the others.
+
+    What is asked about is the image as a PNG file gives it back.
+
+    Raises:
+        VerificationError: one of the two does not keep its label in every check, or both give the same.
+    """
+    image = png_pixels(png_bytes(image))
+    found = tuple(standing(oracle, image, lattice, demands, seed) for oracle in oracles)
+    complaints = [item.complaint for item in found[:2] if item.complaint]
+    if complaints:
+        raise VerificationError(f"no border input: {'; '.join(complaints)}")
+    if found[0].label == found[1].label:
+        raise VerificationError(
+            f"no border input: {found[0].platform} and {found[1].platform} both say {found[0].label}"
+        )
+    return BorderInput(image, found)
+
+
+@dataclass(frozen=True)
+class BorderSet:
+    """Border inputs of one model under one preprocessing.
+
+    Attributes:
+        inputs: the images and their labels.
+        lattice: how they are read.
+        model_digest: digest of the model's manifest.
+    """
+
+    inputs: tuple[BorderInput, ...]
+    lattice: Lattice
+    model_digest: str
+
+    def rechecked(self, oracles: Sequence[Oracle], demands: Demands | None = None, *, seed: int = 0) -> BorderSet:
+        """Check every input again on the platforms it separates and return the set with what was seen.
+
+        Raises:
+            VerificationError: one is no border input any more; it is named.
+            InvalidConfig: a platform it separates is missing.
+        """
+        known = {oracle.name: oracle for oracle in oracles}
+        result = []
+        for number, item in enumerate(self.inputs):
+            if missing := [name for name in item.pair if name not in known]:
+                raise InvalidConfig(f"input {number} is about {missing[0]}, which is not among the platforms")
+            asked = [known[name] for name in item.labels if name in known]
+            try:
+                again = checked(item.image, asked, self.lattice, demands or Demands(), seed)
+            except VerificationError as error:
+                raise VerificationError(f"input {number}: {error}") from error
+            result.append(replace(again, evaluations=item.evaluations, method=item.method))
+        return replace(self, inputs=tuple(result))
+
+    def save(
+        self, folder: Path | str, oracles: Sequence[Oracle], demands: Demands | None = None, *, seed: int = 0
+    ) -> BorderSet:
+        """Check everything once more, from the bytes of the files, then write them; return what was written.
+
+        Raises:
+            VerificationError: an input failed the check; nothing was written.
+        """
+        final = self.rechecked(oracles, demands, seed=seed)
+        entries = [_entry(number, item) for number, item in enumerate(final.inputs)]
+        for number, item in enumerate(final.inputs):
+            write_atomic(Path(folder) / _name(number), png_bytes(item.image))
+        value = {
+            "type": BORDER_TYPE,
+            "model": final.model_digest,
+            "shape": list(final.lattice.shape),
+            "preprocessing": final.lattice.preprocessing.to_json(),
+            "inputs": entries,
+        }
+        write_atomic(Path(folder) / _INDEX, canonical.dumps(value))
+        return final
+
+    @classmethod
+    def load(cls, folder: Path | str) -> BorderSet:
+        """Read border inputs back.
+
+        Raises:
+            UnsupportedVersion: no border inputs of this version.
+            DigestMismatch: an image is not the one that was checked.
+            UnreadableArtifact: a missing or malformed file.
+        """
+        value = canonical.loads(read_bytes(Path(folder) / _INDEX, "border inputs"), what=_INDEX)
+        if not isinstance(value, dict) or value.get("type") != BORDER_TYPE:
+            raise UnsupportedVersion(f"{folder} holds no {BORDER_TYPE}")
+        try:
+            given = value["preprocessing"]
+            preprocessing = Preprocessing(given["scale"], tuple(given["mean"]), tuple(given["std"]))
+            channels, height, width = value["shape"]
+            inputs = tuple(_read(Path(folder), entry) for entry in value["inputs"])
+            return cls(inputs, Lattice((channels, height, width), preprocessing), str(value["model"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InvalidConfig):
+                raise
+            raise UnreadableArtifact(f"{_INDEX} in {folder} lacks something: {error}") from error
+
+
+def _name(number: int) -> str:
+    return f"border-{number:03d}.png"
+
+
+def _entry(number: int, item: BorderInput) -> dict[str, Any]:
+    return {
+        "file": _name(number),
+        "digest": digest_bytes(png_bytes(item.image)),
+        "platforms": [standing.to_json() for standing in item.standings],
+        "evaluations": item.evaluations,
+        "method": item.method,
+    }
+
+
+def _read(folder: Path, entry: dict[str, Any]) -> BorderInput:
+    name = entry["file"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise UnreadableArtifact(f"{name!r} in {_INDEX} is no file name")
+    data = read_bytes(folder / name, "border input", limit=1 << 26)
+    if digest_bytes(data) != entry["digest"]:
+        raise DigestMismatch(f"{name} in {folder} differs from its digest in {_INDEX}")
+    standings = tuple(Standing(**item) for item in entry["platforms"])
+    if len(standings) < 2:
+        raise UnreadableArtifact(f"{name} in {_INDEX} separates no two platforms")
+    return BorderInput(png_pixels(data, name), standings, entry["evaluations"], entry["method"])

@@ -1,0 +1,243 @@
+"""A border input is one on every way of asking, from the saved file, and nothing else is ever written."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.nets import trained_digits
+
+from holdfast.data import Dataset, Preprocessing, dataset
+from holdfast.errors import DigestMismatch, InvalidConfig, UnknownName, UnreadableArtifact, VerificationError
+from holdfast.identification.border import (
+    BorderInput,
+    BorderSet,
+    Demands,
+    Lattice,
+    LatticeSearch,
+    Service,
+    border,
+    checked,
+    open_oracles,
+)
+from holdfast.identification.border.bisection import bisect
+from holdfast.identification.border.lattice import png_bytes, png_pixels
+from holdfast.identification.border.steps import Steps
+from holdfast.seeds import derive
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return trained_digits()
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    digits = dataset("digits")  # in 240 levels, for a finer lattice than the 16 they are stored in
+    return Dataset("digits", digits.raw * 15, digits.labels, digits.classes, Preprocessing(1 / 240, (0.5,), (0.5,)))
+
+
+@pytest.fixture(scope="module")
+def found(model, data) -> BorderSet:
+    return border(model, data, platforms=("default", "bf16", "fp16"), n=2)
+
+
+@pytest.mark.parametrize("other", ["bf16", "fp16", "onednn-off", "batch-1"])
+def test_two_stacks_of_this_machine_are_separated(model, data, other: str) -> None:
+    item = border(model, data, platforms=("default", other), seed=1).inputs[0]
+    assert item.pair == ("default", other)
+    assert item.labels["default"] != item.labels[other]
+    assert item.margin > 0
+    assert int(item.image.max()) <= 240
+    standing = item.standings[0]
+    assert standing.asked == standing.agreed
+    assert set(standing.asked) == {"positions", "neighbours", "repeats"}
+    assert (standing.batch, standing.asked["positions"], standing.asked["neighbours"]) == (32, 3, 6)
+
+
+def test_further_platforms_are_asked_and_recorded(found) -> None:
+    assert [sorted(item.labels) for item in found.inputs] == [["bf16", "default", "fp16"]] * 2
+    assert not torch.equal(found.inputs[0].image, found.inputs[1].image)
+
+
+def test_the_saved_file_is_the_input(model, data, found, tmp_path: Path) -> None:
+    with open_oracles(model, ["default", "bf16"], found.lattice) as oracles:
+        found.save(tmp_path, oracles)
+    again = BorderSet.load(tmp_path)
+    assert again.model_digest == found.model_digest
+    assert again.lattice == found.lattice
+    pixels = png_pixels((tmp_path / "border-000.png").read_bytes())
+    assert torch.equal(pixels, found.inputs[0].image)
+    # nothing of ours in the way: the file, the preprocessing of the data, the net in both formats
+    inputs = data.inputs(pixels[None].expand(32, -1, -1, -1))
+    with torch.no_grad():
+        plain = int(model(inputs)[0].argmax())
+        narrow = int(copy.deepcopy(model).bfloat16()(inputs.bfloat16())[0].argmax())
+    assert (plain, narrow) == (again.inputs[0].labels["default"], again.inputs[0].labels["bf16"])
+    assert plain != narrow
+
+
+@pytest.mark.slow
+def test_platforms_read_at_start_up_run_in_a_worker_that_stays(model, data) -> None:
+    item = border(model, data, platforms=("default", "aten-default"), batch=8).inputs[0]
+    assert item.labels["default"] != item.labels["aten-default"]
+    assert item.standings[1].batch == 8
+
+
+@pytest.mark.slow
+def test_a_border_input_holds_in_fresh_processes(model, data) -> None:
+    demands = Demands(fresh=2)
+    item = border(model, data, platforms=("default", "onednn-off"), demands=demands).inputs[0]
+    assert item.standings[1].asked["fresh process"] == item.standings[1].agreed["fresh process"] == 2 * 9
+    assert item.standings[1].spread == 0
+
+
+def scripted(name: str, answer, batch: int = 4) -> Service:
+    """A platform whose label of each row is ``answer(rows)``; margins are 1."""
+
+    def call(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(answer(inputs), 10).float()
+
+    return Service(name, call, Lattice((1, 8, 8), Preprocessing(1 / 240)), batch)
+
+
+def always(label: int):
+    return lambda inputs: torch.full((len(inputs),), label)
+
+
+class Moody:
+    """Says 1, and from the second call on 2."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return torch.full((len(inputs),), 1 if self.calls <= 9 else 2)
+
+
+IMAGE = torch.full((1, 8, 8), 7, dtype=torch.uint8)
+LATTICE = Lattice((1, 8, 8), Preprocessing(1 / 240))
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (always(0), "both say 0"),
+        (Moody(), "repeats 0 of 18"),
+        (lambda rows: (torch.arange(len(rows)) == 0).long() + 1, "positions 1 of 3"),
+        (lambda rows: 1 + (rows.flatten(1).std(1).max() > 0.1).long().expand(len(rows)), "neighbours 3 of 6"),
+    ],
+    ids=["same label", "changes its mind", "depends on the place", "depends on the neighbours"],
+)
+def test_what_is_no_border_input_is_refused_and_never_written(tmp_path: Path, other, why: str) -> None:
+    oracles = [scripted("a", always(0)), scripted("b", other)]
+    with pytest.raises(VerificationError, match=why):
+        checked(IMAGE, oracles, LATTICE, Demands(), 0)
+    good = checked(IMAGE, [scripted("a", always(0)), scripted("b", always(1))], LATTICE, Demands(), 0)
+    if isinstance(other, Moody):
+        other.calls = 0
+    with pytest.raises(VerificationError, match="input 0"):
+        BorderSet((good,), LATTICE, "m").save(tmp_path / "out", oracles)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tie_or_a_nan_is_no_label() -> None:
+    tie = Service("tie", lambda rows: torch.ones(len(rows), 10), LATTICE)
+    broken = Service("nan", lambda rows: torch.full((len(rows), 10), torch.nan), LATTICE)
+    for other in (tie, broken):
+        with pytest.raises(VerificationError, match="does not keep its label"):
+            checked(IMAGE, [scripted("a", always(3)), other], LATTICE, Demands(), 0)
+
+
+def test_a_margin_that_is_asked_for_is_kept(model, data) -> None:
+    with pytest.raises(VerificationError, match="smallest margin"):
+        border(model, data, platforms=("default", "onednn-off"), demands=Demands(margin=0.1))
+
+
+def test_a_changed_image_or_description_is_noticed(model, found, tmp_path: Path) -> None:
+    with open_oracles(model, ["default", "bf16"], found.lattice) as oracles:
+        found.save(tmp_path, oracles)
+    index = json.loads((tmp_path / "border.json").read_text())
+    changed = found.inputs[0].image.clone()
+    changed[0, 0, 0] ^= 1
+    (tmp_path / "border-000.png").write_bytes(png_bytes(changed))
+    with pytest.raises(DigestMismatch, match=r"border-000\.png"):
+        BorderSet.load(tmp_path)
+    index["inputs"][0]["file"] = "../border-001.png"
+    (tmp_path / "border.json").write_text(json.dumps(index))
+    with pytest.raises(UnreadableArtifact, match="no file name"):
+        BorderSet.load(tmp_path)
+    (tmp_path / "border.json").write_text("{}")
+    with pytest.raises(Exception, match="holds no"):
+        BorderSet.load(tmp_path)
+
+
+def test_platforms_that_are_one_give_no_border_input(model, data) -> None:
+    with pytest.raises(VerificationError, match="0 of 1 border inputs of default and batch-1") as caught:
+        border(model, data, platforms=("default", "batch-1"), batch=1, search=LatticeSearch(attempts=2, steps=3))
+    assert "the same bits" in caught.value.hint
+
+
+def test_a_call_that_cannot_work_says_so(model, data) -> None:
+    with pytest.raises(InvalidConfig, match="two platforms"):
+        border(model, data, platforms=("default",))
+    with pytest.raises(InvalidConfig, match="called default"):
+        border(model, data, platforms=("default", "default"))
+    with pytest.raises(UnknownName, match="bf61"):
+        border(model, data, platforms=("default", "bf61"))
+    with pytest.raises(InvalidConfig, match="float32 pixels"):
+        border(model, dataclasses.replace(data, raw=data.raw.float()), platforms=("default", "bf16"))
+    with pytest.raises(InvalidConfig, match="at least one image"):
+        border(model, data, platforms=("default", "bf16"), batch=0)
+
+
+def test_bisection_ends_at_two_neighbours_of_different_class(model, data) -> None:
+    def labels(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model(data.inputs(images)).argmax(1)
+
+    one, two = data.raw[0], data.raw[int((data.labels != data.labels[0]).nonzero()[0])]
+    crossing = bisect(labels, one, two)
+    assert crossing is not None
+    assert int((crossing.near.int() - crossing.far.int()).abs().sum()) == 1
+    assert labels(torch.stack((crossing.near, crossing.far))).tolist() == [crossing.label, crossing.other]
+    assert crossing.label != crossing.other
+    assert bisect(labels, one, one) is None
+
+
+def test_steps_close_a_linear_gap_and_stay_on_the_lattice() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.randn((1, 8, 8), generator=generator, dtype=torch.float64) * 1e-3
+    image = torch.randint(0, 241, (1, 8, 8), generator=generator, dtype=torch.uint8)
+    image[0, 0] = 0
+    image[0, 1] = 240
+    steps = Steps.of(image, slope, 240)
+    tried = steps.candidates(image, 0.01, 16, derive(0, "steps").numpy())
+    moved = tried.int() - image.int()
+    assert len(tried) == 16
+    assert int(moved.abs().max()) == 1
+    assert int(tried[:, 0, 1].max()) <= 240
+    left = 0.01 + (moved.double() * slope).flatten(1).sum(1)
+    assert float(left.abs().max()) < 1e-6  # each pixel alone moves the gap by 1e-3
+
+
+def test_png_round_trips_grey_and_colour() -> None:
+    for shape in [(1, 5, 7), (3, 5, 7)]:
+        image = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        assert torch.equal(png_pixels(png_bytes(image)), image)
+    with pytest.raises(InvalidConfig, match="no PNG"):
+        png_bytes(torch.zeros(2, 5, 7, dtype=torch.uint8))
+    with pytest.raises(UnreadableArtifact, match="no PNG"):
+        png_pixels(b"GIF89a")
+
+
+def test_an_input_knows_whom_it_separates(found) -> None:
+    item = found.inputs[0]
+    assert isinstance(item, BorderInput)
+    assert item.pair == ("default", "bf16")
+    assert item.method == "LatticeSearch"
