@@ -7,20 +7,43 @@ from holdfast.identification.border.inputs import BorderInput, BorderSet, checke
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Local, Oracle, Service, open_oracles
+from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
+from holdfast.identification.border.probe_sets import ProbeSet, Question, decision_tree, probe_set
+from holdfast.identification.border.text import BorderPrompt, BorderPrompts, NearTies, border_text
+from holdfast.identification.border.text_oracle import TextService, open_text_oracles
+from holdfast.identification.border.votes import Transfer, Votes, best_transferring, transfer, vote
 
 __all__ = [
     "BorderInput",
+    "BorderPrompt",
+    "BorderPrompts",
     "BorderSet",
     "Demands",
     "Found",
     "Lattice",
     "LatticeSearch",
     "Local",
+    "NearTies",
     "Oracle",
+    "ProbeSet",
+    "Question",
     "Search",
     "Service",
+    "SignPGD",
     "Standing",
+    "TextService",
+    "Transfer",
+    "Votes",
+    "best_transferring",
     "border",
+    "border_text",
     "checked",
+    "decision_tree",
+    "one_vs_one",
+    "one_vs_rest",
     "open_oracles",
+    "open_text_oracles",
+    "probe_set",
+    "transfer",
+    "vote",
 ]

@@ -8,15 +8,13 @@ kept beside it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.border.gap import margins
-from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.oracle import Oracle
 from holdfast.seeds import Seed, derive
 
 
@@ -27,7 +25,7 @@ class Demands:
     Args:
         repeats: passes of the same batch in the same process.
         positions: places in the batch, evenly spread; fewer where the batch is smaller.
-        neighbours: sets of other images in the batch: copies of itself, black images, then noise.
+        neighbours: sets of other images in the batch: copies of itself, zeros, then noise.
         fresh: further processes, for platforms of this machine.
         margin: that each platform's top output must keep over its next, at least; above 0, as a tie is no label.
     """
@@ -78,9 +76,39 @@ class Standing:
         return f"{self.platform} does not keep its label ({', '.join(split)} agree, smallest margin {self.margin:g})"
 
 
-def standing(oracle: Oracle, image: Tensor, lattice: Lattice, demands: Demands, seed: Seed | int) -> Standing:
-    """Ask one platform about one image (c, h, w), uint8, in all ways that ``demands`` name."""
-    batches, places, ways = _arranged(image, oracle.batch, lattice, demands, seed)
+class Space(Protocol):
+    """Where inputs come from: the lattice of images, or prompts of one length."""
+
+    def noise(self, count: int, seed: Seed | int) -> Tensor:
+        """Return ``count`` inputs that mean nothing."""
+        ...
+
+
+class Asked(Protocol):
+    """What is asked: an oracle of images, or one of prompts."""
+
+    @property
+    def name(self) -> str:
+        """Name of the platform."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Inputs in one pass."""
+        ...
+
+    def logits(self, inputs: Tensor, /) -> Tensor:
+        """Return (n, classes) of full batches."""
+        ...
+
+    def fresh(self, inputs: Tensor, /) -> Tensor | None:
+        """Return the same from a process of its own, or None."""
+        ...
+
+
+def standing(oracle: Asked, image: Tensor, space: Space, demands: Demands, seed: Seed | int) -> Standing:
+    """Ask one platform about one input, an image (c, h, w) or tokens (t,), in all ways that ``demands`` name."""
+    batches, places, ways = _arranged(image, oracle.batch, space, demands, seed)
     rounds = [("here", oracle.logits(batches)) for _ in range(demands.repeats)]
     for _ in range(demands.fresh):
         answered = oracle.fresh(batches)
@@ -91,12 +119,12 @@ def standing(oracle: Oracle, image: Tensor, lattice: Lattice, demands: Demands, 
 
 
 def _arranged(
-    image: Tensor, batch: int, lattice: Lattice, demands: Demands, seed: Seed | int
+    image: Tensor, batch: int, space: Space, demands: Demands, seed: Seed | int
 ) -> tuple[Tensor, list[int], list[str]]:
     """Return batches (k * batch, c, h, w), the place of the image in each, and what each batch varies."""
     sets = [image.expand(batch, *image.shape), torch.zeros_like(image).expand(batch, *image.shape)]
     extra = range(max(0, demands.neighbours - 2))
-    sets += [lattice.noise(batch, derive(seed, "neighbours", number)) for number in extra]
+    sets += [space.noise(batch, derive(seed, "neighbours", number)) for number in extra]
     spread = torch.linspace(0, batch - 1, min(batch, demands.positions)).round().int().tolist()
     batches, places, ways = list[Tensor](), list[int](), list[str]()
     for place in sorted(set(spread)):
@@ -109,7 +137,7 @@ def _arranged(
     return torch.cat(batches), places, ways
 
 
-def _judged(oracle: Oracle, seen: list[tuple[str, Tensor]], ways: list[str], least: float) -> Standing:
+def _judged(oracle: Asked, seen: list[tuple[str, Tensor]], ways: list[str], least: float) -> Standing:
     first = int(seen[0][1][0].argmax())
     asked, agreed = dict[str, int](), dict[str, int]()
     for number, (round_, values) in enumerate(seen):

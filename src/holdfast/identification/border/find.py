@@ -74,9 +74,9 @@ class _Hunt:
     ) -> tuple[BorderInput, ...]:
         """Return ``wanted`` different inputs."""
         kept, trouble, method = list[BorderInput](), "the search met none", type(search).__name__
-        for item in search.search((self.oracles[0], self.oracles[1]), model, data, self.seed):
+        for item in search.search(self.oracles, model, data, self.seed):
             try:
-                good = checked(item.image, self.oracles, self.lattice, self.demands, self.seed)
+                good = checked(item.image, self.oracles, self.lattice, self.demands, self.seed, against=item.against)
             except VerificationError as error:
                 trouble = str(error)
                 continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -24,17 +24,19 @@ class Found:
         labels: on the first and the second platform.
         margin: the smaller of the two, in units of the outputs.
         evaluations: images that both platforms were asked for on the way.
+        against: platforms after the first that it separates from the first.
     """
 
     image: Tensor
     labels: tuple[int, int]
     margin: float
     evaluations: int
+    against: int = 1
 
 
 class Search(Protocol):
     """One way to look for border inputs."""
 
-    def search(self, pair: tuple[Oracle, Oracle], model: nn.Module, data: Dataset, seed: Seed | int) -> Iterator[Found]:
-        """Yield border inputs of a pair of platforms until there are no more."""
+    def search(self, oracles: Sequence[Oracle], model: nn.Module, data: Dataset, seed: Seed | int) -> Iterator[Found]:
+        """Yield border inputs of the first platform and the second, or of as many as each of them says."""
         ...

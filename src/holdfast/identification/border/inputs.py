@@ -32,12 +32,14 @@ class BorderInput:
         standings: what each platform answered; of the first two, whom it separates, and of others that were asked.
         evaluations: images the search asked both platforms for.
         method: how it was found.
+        against: platforms after the first that it separates from the first.
     """
 
     image: Tensor
     standings: tuple[Standing, ...]
     evaluations: int = 0
     method: str = "lattice"
+    against: int = 1
 
     @property
     def labels(self) -> dict[str, int | None]:
@@ -46,35 +48,39 @@ class BorderInput:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """The platforms it was made for."""
+        """The platforms it was made for, or the first two of them."""
         return self.standings[0].platform, self.standings[1].platform
 
     @property
     def margin(self) -> float:
-        """The smaller of the margins on its two platforms."""
-        return min(item.margin for item in self.standings[:2])
+        """The smallest of the margins on the platforms it was made for."""
+        return min(item.margin for item in self.standings[: 1 + self.against])
 
 
 def checked(
-    image: Tensor, oracles: Sequence[Oracle], lattice: Lattice, demands: Demands, seed: Seed | int
+    image: Tensor,
+    oracles: Sequence[Oracle],
+    lattice: Lattice,
+    demands: Demands,
+    seed: Seed | int,
+    *,
+    against: int = 1,
 ) -> BorderInput:
-    """Return ``image`` as a border input of the first two platforms, with the labels of the others.
+    """Return ``image`` as a border input of the first platform and the ``against`` next, with the labels of the others.
 
     What is asked about is the image as a PNG file gives it back.
 
     Raises:
-        VerificationError: one of the two does not keep its label in every check, or both give the same.
+        VerificationError: one of these does not keep its label in every check, or one gives the label of the first.
     """
     image = png_pixels(png_bytes(image))
     found = tuple(standing(oracle, image, lattice, demands, seed) for oracle in oracles)
-    complaints = [item.complaint for item in found[:2] if item.complaint]
+    complaints = [item.complaint for item in found[: 1 + against] if item.complaint]
     if complaints:
         raise VerificationError(f"no border input: {'; '.join(complaints)}")
-    if found[0].label == found[1].label:
-        raise VerificationError(
-            f"no border input: {found[0].platform} and {found[1].platform} both say {found[0].label}"
-        )
-    return BorderInput(image, found)
+    if alike := [item.platform for item in found[1 : 1 + against] if item.label == found[0].label]:
+        raise VerificationError(f"no border input: {found[0].platform} and {alike[0]} both say {found[0].label}")
+    return BorderInput(image, found, against=against)
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,12 @@ class BorderSet:
         known = {oracle.name: oracle for oracle in oracles}
         result = []
         for number, item in enumerate(self.inputs):
-            if missing := [name for name in item.pair if name not in known]:
+            needed = [standing.platform for standing in item.standings[: 1 + item.against]]
+            if missing := [name for name in needed if name not in known]:
                 raise InvalidConfig(f"input {number} is about {missing[0]}, which is not among the platforms")
             asked = [known[name] for name in item.labels if name in known]
             try:
-                again = checked(item.image, asked, self.lattice, demands or Demands(), seed)
+                again = checked(item.image, asked, self.lattice, demands or Demands(), seed, against=item.against)
             except VerificationError as error:
                 raise VerificationError(f"input {number}: {error}") from error
             result.append(replace(again, evaluations=item.evaluations, method=item.method))
@@ -168,6 +175,7 @@ def _entry(number: int, item: BorderInput) -> dict[str, Any]:
         "platforms": [standing.to_json() for standing in item.standings],
         "evaluations": item.evaluations,
         "method": item.method,
+        "against": item.against,
     }
 
 
@@ -181,4 +189,4 @@ def _read(folder: Path, entry: dict[str, Any]) -> BorderInput:
     standings = tuple(Standing(**item) for item in entry["platforms"])
     if len(standings) < 2:
         raise UnreadableArtifact(f"{name} in {_INDEX} separates no two platforms")
-    return BorderInput(png_pixels(data, name), standings, entry["evaluations"], entry["method"])
+    return BorderInput(png_pixels(data, name), standings, entry["evaluations"], entry["method"], entry["against"])

@@ -7,7 +7,7 @@ is left is cancelled by sums of single pixel steps, each checked on both platfor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,18 +44,18 @@ class LatticeSearch:
         if min(self.candidates, self.steps, self.attempts) < 1 or self.polish < 0:
             raise InvalidConfig("a search makes at least one step with one candidate", hint="polish may be 0")
 
-    def search(self, pair: tuple[Oracle, Oracle], model: nn.Module, data: Dataset, seed: Seed | int) -> Iterator[Found]:
+    def search(self, oracles: Sequence[Oracle], model: nn.Module, data: Dataset, seed: Seed | int) -> Iterator[Found]:
         """Yield border inputs, at most one from each crossing; the caller checks them and takes what holds.
 
         Args:
-            pair: the platforms to separate.
+            oracles: the first two are the platforms to separate.
             model: gives gradients; a net like the one behind the platforms.
             data: images of several classes to start from.
         """
         lattice, asked = Lattice.of(data), 0
         fillers = lattice.noise(1, seed)
         for number, (start, end) in enumerate(_starts(data, self.attempts, seed)):
-            ask = _Ask(pair, fillers)
+            ask = _Ask((oracles[0], oracles[1]), fillers)
             crossing = bisect(lambda images, ask=ask: ask(images).first.argmax(1), start, end)  # type: ignore[misc]
             found = None
             if crossing is not None:

@@ -31,11 +31,11 @@ class Oracle(Protocol):
         """How many images it computes at a time."""
         ...
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, /) -> Tensor:
         """Return float32 (n, classes) of stored images (n, c, h, w), in consecutive batches; n is a multiple of it."""
         ...
 
-    def fresh(self, images: Tensor) -> Tensor | None:
+    def fresh(self, images: Tensor, /) -> Tensor | None:
         """Return what a process of its own computes, or None where there is none to start."""
         ...
 

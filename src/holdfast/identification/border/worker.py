@@ -26,6 +26,7 @@ from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
+from holdfast.identification.border.setting import next_logits
 from holdfast.identification.platforms import LocalPlatform, trace_on
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
@@ -68,7 +69,13 @@ class Worker:
         Raises:
             Unavailable: the worker ended, or did not answer in time.
         """
-        question = {"raw": data.raw.contiguous(), "preprocessing": _octets(data.preprocessing)}
+        return self._exchange({"raw": data.raw.contiguous(), "preprocessing": _octets(data.preprocessing)})
+
+    def ask_next(self, tokens: Tensor) -> Tensor:
+        """Return the logits (n, vocabulary) that follow prompts (n, t), int64; raises as :meth:`ask`."""
+        return self._exchange({"tokens": tokens.contiguous()})
+
+    def _exchange(self, question: dict[str, Tensor]) -> Tensor:
         watchdog = threading.Timer(self.timeout, self.process.kill)
         watchdog.start()
         try:
@@ -89,17 +96,21 @@ def main(folder: Path, questions: BinaryIO, answers: BinaryIO) -> None:
     value = canonical.loads(read_bytes(folder / "platform.json", "platform"), what="platform.json")
     platform = LocalPlatform(**(value | {"environment": {}}))  # it is what this process was started under
     model = load_model(folder / "model")
+    follow = next_logits(model, platform)
     while True:
         try:
             parts = load(_receive(questions))
         except EOFError:
             return
-        value = canonical.loads(bytes(parts["preprocessing"].tolist()), what="preprocessing")
-        preprocessing = Preprocessing(value["scale"], tuple(value["mean"]), tuple(value["std"]))
-        raw = parts["raw"]
-        labels = raw.new_full((len(raw),), 0).long() + UNLABELLED
-        outputs = trace_on(platform, model, Dataset("question", raw, labels, (), preprocessing)).outputs
+        outputs = follow(parts["tokens"]) if "tokens" in parts else trace_on(platform, model, _data(parts)).outputs
         _send(answers, save({"outputs": outputs.contiguous()}))
+
+
+def _data(parts: dict[str, Tensor]) -> Dataset:
+    value = canonical.loads(bytes(parts["preprocessing"].tolist()), what="preprocessing")
+    preprocessing = Preprocessing(value["scale"], tuple(value["mean"]), tuple(value["std"]))
+    labels = torch.full((len(parts["raw"]),), UNLABELLED)
+    return Dataset("question", parts["raw"], labels, (), preprocessing)
 
 
 def _octets(preprocessing: Preprocessing) -> Tensor:
