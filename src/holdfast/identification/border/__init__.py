@@ -1,6 +1,7 @@
 """Border inputs: images and prompts that two platforms answer with different labels."""
 
 from holdfast.identification.border.checks import Demands, Standing
+from holdfast.identification.border.distributed import Ranks, Remote, joined
 from holdfast.identification.border.find import border
 from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import BorderInput, BorderSet, checked
@@ -27,6 +28,8 @@ __all__ = [
     "Oracle",
     "ProbeSet",
     "Question",
+    "Ranks",
+    "Remote",
     "Search",
     "Service",
     "SignPGD",
@@ -39,6 +42,7 @@ __all__ = [
     "border_text",
     "checked",
     "decision_tree",
+    "joined",
     "one_vs_one",
     "one_vs_rest",
     "open_oracles",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,13 +15,14 @@ from holdfast.execution import Progress
 from holdfast.execution.fit import require_fit
 from holdfast.execution.run import evaluating
 from holdfast.identification.border.checks import Demands
-from holdfast.identification.border.found import Search
-from holdfast.identification.border.inputs import BorderInput, BorderSet, checked
+from holdfast.identification.border.found import Found, Search
+from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet, checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Oracle, open_oracles
 from holdfast.identification.platforms import LocalPlatform
 from holdfast.models import manifest_of
+from holdfast.seeds import derive
 
 
 def border(
@@ -33,6 +35,7 @@ def border(
     demands: Demands | None = None,
     batch: int | None = None,
     seed: int = 0,
+    folder: Path | str | None = None,
     progress: Progress | None = None,
 ) -> BorderSet:
     """Find ``n`` images that two platforms answer with different labels; further platforms are only asked.
@@ -47,10 +50,12 @@ def border(
         batch: images in one pass of each local platform, instead of its own number; 1 for a service that answers
             one request at a time.
         seed: of starting images and of steps.
+        folder: where every input is written as soon as it is found, after one more check; what is there already, of
+            the same model and platforms, is checked again and counts, so a killed search goes on.
         progress: called with inputs found and wanted.
 
     Raises:
-        InvalidConfig: fewer than two platforms, or data that the model does not take.
+        InvalidConfig: fewer than two platforms, data that the model does not take, or a folder with something else.
         VerificationError: fewer were found than wanted; the last candidate's failure is named.
     """
     if len(platforms) < 2 or n < 1:
@@ -58,36 +63,70 @@ def border(
     require_fit(model, data)
     lattice = Lattice.of(data)
     with evaluating(model), open_oracles(model, platforms, lattice, batch=batch) as oracles:
-        hunt = _Hunt(oracles, lattice, demands or Demands(), seed)
-        found = hunt.run(model, data, search or LatticeSearch(attempts=8 * n), n, progress)
-    return BorderSet(found, lattice, manifest_of(model).digest)
+        hunt = _Hunt(oracles, lattice, demands or Demands(), manifest_of(model).digest, seed, folder)
+        hunt.resume()
+        hunt.run(model, data, search or LatticeSearch(attempts=8 * n), n, progress)
+        return hunt.found
 
 
 class _Hunt:
     """Checks what a search yields and keeps what holds."""
 
-    def __init__(self, oracles: Sequence[Oracle], lattice: Lattice, demands: Demands, seed: int) -> None:
-        self.oracles, self.lattice, self.demands, self.seed = oracles, lattice, demands, seed
+    def __init__(
+        self,
+        oracles: Sequence[Oracle],
+        lattice: Lattice,
+        demands: Demands,
+        model_digest: str,
+        seed: int,
+        folder: Path | str | None,
+    ) -> None:
+        self.oracles, self.demands, self.seed, self.folder = oracles, demands, seed, folder
+        self.found = BorderSet((), lattice, model_digest)
 
-    def run(
-        self, model: nn.Module, data: Dataset, search: Search, wanted: int, progress: Progress | None
-    ) -> tuple[BorderInput, ...]:
-        """Return ``wanted`` different inputs."""
-        kept, trouble, method = list[BorderInput](), "the search met none", type(search).__name__
-        for item in search.search(self.oracles, model, data, self.seed):
+    def resume(self) -> None:
+        """Take over what lies in the folder."""
+        if self.folder is None or not (Path(self.folder) / INDEX).exists():
+            return
+        there, names = BorderSet.load(self.folder), [oracle.name for oracle in self.oracles]
+        same = there.model_digest == self.found.model_digest and there.lattice == self.found.lattice
+        if not same or any(list(item.labels) != names for item in there.inputs):
+            raise InvalidConfig(
+                f"{self.folder} holds border inputs of another model, preprocessing or platforms",
+                hint="give the result another folder",
+            )
+        self.found = there.rechecked(self.oracles, self.demands, seed=self.seed)
+
+    def run(self, model: nn.Module, data: Dataset, search: Search, wanted: int, progress: Progress | None) -> None:
+        """Search until there are ``wanted`` different inputs."""
+        trouble, method = "the search met none", type(search).__name__
+        # a search that goes on starts elsewhere than the one that found what is there
+        start = derive(self.seed, "after", len(self.found.inputs))
+        found = search.search(self.oracles, model, data, start)
+        while len(self.found.inputs) < wanted:
+            item = next(found, None)
+            if item is None:
+                raise self._too_few(wanted, trouble)
             try:
-                good = checked(item.image, self.oracles, self.lattice, self.demands, self.seed, against=item.against)
+                good = self._checked(item)
             except VerificationError as error:
                 trouble = str(error)
                 continue
-            if not any(torch.equal(good.image, other.image) for other in kept):
-                kept.append(replace(good, evaluations=item.evaluations, method=method))
+            if not any(torch.equal(good.image, other.image) for other in self.found.inputs):
+                self._keep(replace(good, evaluations=item.evaluations, method=method))
             if progress is not None:
-                progress(len(kept), wanted)
-            if len(kept) == wanted:
-                return tuple(kept)
+                progress(len(self.found.inputs), wanted)
+
+    def _checked(self, item: Found) -> BorderInput:
+        return checked(item.image, self.oracles, self.found.lattice, self.demands, self.seed, against=item.against)
+
+    def _keep(self, item: BorderInput) -> None:
+        more = replace(self.found, inputs=(*self.found.inputs, item))
+        self.found = more if self.folder is None else more.save(self.folder, self.oracles, self.demands, seed=self.seed)
+
+    def _too_few(self, wanted: int, trouble: str) -> VerificationError:
         one, two = (oracle.name for oracle in self.oracles[:2])
-        raise VerificationError(
-            f"{len(kept)} of {wanted} border inputs of {one} and {two} found: {trouble}",
+        return VerificationError(
+            f"{len(self.found.inputs)} of {wanted} border inputs of {one} and {two} found: {trouble}",
             hint="the two may compute the same bits for such batches; more attempts, other data, or another batch",
         )

@@ -20,7 +20,7 @@ from holdfast.identification.border.oracle import Oracle
 from holdfast.seeds import Seed
 
 BORDER_TYPE = "holdfast.border-inputs/v1"
-_INDEX = "border.json"
+INDEX = "border.json"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class BorderSet:
             "preprocessing": final.lattice.preprocessing.to_json(),
             "inputs": entries,
         }
-        write_atomic(Path(folder) / _INDEX, canonical.dumps(value))
+        write_atomic(Path(folder) / INDEX, canonical.dumps(value))
         return final
 
     @classmethod
@@ -149,7 +149,7 @@ class BorderSet:
             DigestMismatch: an image is not the one that was checked.
             UnreadableArtifact: a missing or malformed file.
         """
-        value = canonical.loads(read_bytes(Path(folder) / _INDEX, "border inputs"), what=_INDEX)
+        value = canonical.loads(read_bytes(Path(folder) / INDEX, "border inputs"), what=INDEX)
         if not isinstance(value, dict) or value.get("type") != BORDER_TYPE:
             raise UnsupportedVersion(f"{folder} holds no {BORDER_TYPE}")
         try:
@@ -161,7 +161,7 @@ class BorderSet:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InvalidConfig):
                 raise
-            raise UnreadableArtifact(f"{_INDEX} in {folder} lacks something: {error}") from error
+            raise UnreadableArtifact(f"{INDEX} in {folder} lacks something: {error}") from error
 
 
 def _name(number: int) -> str:
@@ -182,11 +182,11 @@ def _entry(number: int, item: BorderInput) -> dict[str, Any]:
 def _read(folder: Path, entry: dict[str, Any]) -> BorderInput:
     name = entry["file"]
     if not isinstance(name, str) or Path(name).name != name:
-        raise UnreadableArtifact(f"{name!r} in {_INDEX} is no file name")
+        raise UnreadableArtifact(f"{name!r} in {INDEX} is no file name")
     data = read_bytes(folder / name, "border input", limit=1 << 26)
     if digest_bytes(data) != entry["digest"]:
-        raise DigestMismatch(f"{name} in {folder} differs from its digest in {_INDEX}")
+        raise DigestMismatch(f"{name} in {folder} differs from its digest in {INDEX}")
     standings = tuple(Standing(**item) for item in entry["platforms"])
     if len(standings) < 2:
-        raise UnreadableArtifact(f"{name} in {_INDEX} separates no two platforms")
+        raise UnreadableArtifact(f"{name} in {INDEX} separates no two platforms")
     return BorderInput(png_pixels(data, name), standings, entry["evaluations"], entry["method"], entry["against"])

@@ -241,3 +241,13 @@ def test_an_input_knows_whom_it_separates(found) -> None:
     assert isinstance(item, BorderInput)
     assert item.pair == ("default", "bf16")
     assert item.method == "LatticeSearch"
+
+
+def test_a_search_goes_on_from_what_its_folder_holds(model, data, tmp_path: Path) -> None:
+    first = border(model, data, platforms=("default", "bf16"), folder=tmp_path)
+    both = border(model, data, platforms=("default", "bf16"), n=2, folder=tmp_path)
+    assert len(both.inputs) == len(BorderSet.load(tmp_path).inputs) == 2
+    assert torch.equal(both.inputs[0].image, first.inputs[0].image)
+    assert not torch.equal(both.inputs[1].image, first.inputs[0].image)
+    with pytest.raises(InvalidConfig, match="another model"):
+        border(model, data, platforms=("default", "fp16"), folder=tmp_path)

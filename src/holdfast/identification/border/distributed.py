@@ -1,0 +1,252 @@
+"""Two platforms or more that are other machines: each rank answers for its own, rank 0 asks and searches.
+
+Over ``torch.distributed`` (gloo, or NCCL with its tensors on the GPU): only tensors travel, never pickles. Before any
+search each rank proves that it is there, that it has the same model and reads images the same way. A rank that falls
+silent is a clear error after ``timeout``, and what was found until then is kept where a folder was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from holdfast.errors import InvalidConfig, Unavailable, VerificationError
+from holdfast.evidence import canonical
+from holdfast.execution import describe_platform
+from holdfast.identification.border.lattice import Lattice
+from holdfast.identification.border.oracle import Oracle, open_oracles
+from holdfast.identification.platforms import LocalPlatform
+from holdfast.models import manifest_of
+
+_END, _DESCRIBE, _ANSWER, _FRESH = range(4)
+_FAILED = -1  # in place of a size: what follows is a message
+_LIMIT = 1 << 28  # bytes or values of one message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Where the ranks meet.
+
+    Attributes:
+        rank: of this process, 0 .. world_size - 1; 0 searches, the others answer.
+        world_size: processes in all.
+        rendezvous: ``tcp://HOST:PORT`` of rank 0, or ``file:///PATH`` on a shared disk.
+        backend: ``gloo``, or ``nccl`` for ranks with a GPU each.
+        timeout: seconds to wait for another rank.
+    """
+
+    rank: int
+    world_size: int
+    rendezvous: str
+    backend: str = "gloo"
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.world_size < 2 or not 0 <= self.rank < self.world_size or not self.timeout > 0:
+            raise InvalidConfig(
+                f"rank {self.rank} of {self.world_size}: ranks run from 0 to one less than the world, which has two"
+            )
+        if not self.rendezvous.startswith(("tcp://", "file://")):
+            raise InvalidConfig(f"no rendezvous at {self.rendezvous!r}", hint="tcp://HOST:PORT or file:///PATH")
+        if self.backend not in ("gloo", "nccl"):
+            raise InvalidConfig(f"no backend {self.backend!r}", hint="gloo or nccl")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The platform of another rank."""
+
+    line: _Line
+    name: str
+    batch: int
+    platform: dict[str, Any]  # what the rank says it is, as ``describe_platform`` has it
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Send the images and wait for the outputs."""
+        return self._asked(_ANSWER, images)
+
+    def fresh(self, images: Tensor) -> Tensor | None:
+        """Have the rank ask a process of its own."""
+        found = self._asked(_FRESH, images)
+        return found if found.numel() else None
+
+    def _asked(self, what: int, images: Tensor) -> Tensor:
+        self.line.send_numbers(what)
+        self.line.send(images)
+        return self.line.receive()
+
+
+@contextmanager
+def joined(
+    ranks: Ranks,
+    model: nn.Module,
+    platform: str | LocalPlatform | Oracle,
+    lattice: Lattice,
+    *,
+    batch: int | None = None,
+) -> Iterator[list[Oracle] | None]:
+    """Meet the other ranks; yield the oracles of all on rank 0, and None on the others once rank 0 is done.
+
+    Each rank brings its own ``platform``, under the name ``PLATFORM@RANK``.
+
+    Raises:
+        Unavailable: a rank did not come, or fell silent.
+        VerificationError: a rank has another model, or reads images in another way; it is named.
+    """
+    with open_oracles(model, [platform], lattice, batch=batch) as own, _group(ranks):
+        here = _Named(own[0], f"{own[0].name}@{ranks.rank}")
+        described = _described(here, model, lattice)
+        if ranks.rank:
+            _serve(_Line(0, ranks), here, described)
+            yield None
+            return
+        lines = [_Line(rank, ranks) for rank in range(1, ranks.world_size)]
+        try:
+            yield [here, *(_met(line, described) for line in lines)]
+        finally:
+            for line in lines:
+                line.end()
+
+
+@dataclass(frozen=True)
+class _Named:
+    oracle: Oracle
+    name: str
+
+    @property
+    def batch(self) -> int:
+        return self.oracle.batch
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.oracle.logits(images)
+
+    def fresh(self, images: Tensor) -> Tensor | None:
+        return self.oracle.fresh(images)
+
+
+@contextmanager
+def _group(ranks: Ranks) -> Iterator[None]:
+    try:
+        dist.init_process_group(
+            ranks.backend,
+            init_method=ranks.rendezvous,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=timedelta(seconds=ranks.timeout),
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise Unavailable(f"the {ranks.world_size} ranks did not meet at {ranks.rendezvous}: {reason}") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _described(oracle: Oracle, model: nn.Module, lattice: Lattice) -> dict[str, Any]:
+    return {
+        "name": oracle.name,
+        "batch": oracle.batch,
+        "model": manifest_of(model).digest,
+        "shape": list(lattice.shape),
+        "preprocessing": lattice.preprocessing.to_json(),
+        "platform": describe_platform().to_json(),
+    }
+
+
+def _met(line: _Line, ours: dict[str, Any]) -> Remote:
+    """Check that the other end is there and about the same thing."""
+    line.send_numbers(_DESCRIBE)
+    theirs = canonical.loads(bytes(line.receive().tolist()), what=f"the description of rank {line.peer}")
+    for key in ("model", "shape", "preprocessing"):
+        if canonical.dumps(theirs[key]) != canonical.dumps(ours[key]):
+            raise VerificationError(f"rank {line.peer} has another {key} than rank 0", hint="start both on one model")
+    return Remote(line, str(theirs["name"]), int(theirs["batch"]), theirs["platform"])
+
+
+def _serve(line: _Line, oracle: Oracle, described: dict[str, Any]) -> None:
+    """Answer rank 0 until it ends; an error here is told there before it is raised."""
+    while (what := line.receive_numbers()) != _END:
+        try:
+            if what == _DESCRIBE:
+                line.send(torch.frombuffer(bytearray(canonical.dumps(described)), dtype=torch.uint8))
+                continue
+            images = line.receive()
+            found = oracle.logits(images) if what == _ANSWER else oracle.fresh(images)
+            line.send(torch.empty(0) if found is None else found)
+        except BaseException as error:
+            line.tell(str(error))
+            raise
+
+
+_DTYPES = (torch.uint8, torch.float32)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Tensors to and from one rank: a head of eight numbers (dtype, dimensions, sizes), then the values."""
+
+    peer: int
+    ranks: Ranks
+
+    @property
+    def _device(self) -> torch.device:
+        # NCCL moves what lies on GPUs only
+        return (
+            torch.device("cuda", torch.cuda.current_device()) if self.ranks.backend == "nccl" else torch.device("cpu")
+        )
+
+    def send_numbers(self, what: int) -> None:
+        self._moved(torch.tensor([what]), dist.send)
+
+    def receive_numbers(self) -> int:
+        return int(self._moved(torch.zeros(1, dtype=torch.int64), dist.recv)[0])
+
+    def send(self, tensor: Tensor) -> None:
+        sizes = list(tensor.shape) + [0] * (6 - tensor.dim())
+        self._moved(torch.tensor([_DTYPES.index(tensor.dtype), tensor.dim(), *sizes]), dist.send)
+        if tensor.numel():
+            self._moved(tensor.contiguous(), dist.send)
+
+    def receive(self) -> Tensor:
+        kind, dimensions, *sizes = self._moved(torch.zeros(8, dtype=torch.int64), dist.recv).tolist()
+        failed = kind == _FAILED
+        shape = sizes[:1] if failed else sizes[: max(0, min(dimensions, 6))]
+        count = int(torch.tensor(shape).prod()) if shape else 1
+        if (not failed and kind not in range(len(_DTYPES))) or min(shape, default=0) < 0 or count > _LIMIT:
+            raise Unavailable(f"rank {self.peer} sent what is no message")
+        values = torch.empty(shape, dtype=torch.uint8 if failed else _DTYPES[kind])
+        if count:
+            values = self._moved(values, dist.recv)
+        if failed:
+            raise Unavailable(f"rank {self.peer} failed: {bytes(values.tolist()).decode(errors='replace')}")
+        return values
+
+    def tell(self, message: str) -> None:
+        """Send an error in place of an answer."""
+        octets = torch.frombuffer(bytearray(message.encode() or b"?"), dtype=torch.uint8)
+        self._moved(torch.tensor([_FAILED, 1, len(octets), 0, 0, 0, 0, 0]), dist.send)
+        self._moved(octets, dist.send)
+
+    def end(self) -> None:
+        """Tell the rank that nothing follows; one that is gone does not hear it."""
+        try:
+            self.send_numbers(_END)
+        except Unavailable:
+            return
+
+    def _moved(self, tensor: Tensor, move: Any) -> Tensor:
+        placed = tensor.to(self._device)
+        try:
+            move(placed, self.peer)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise Unavailable(f"rank {self.peer} does not answer: {reason}", hint="see what it printed") from error
+        return placed.cpu()
