@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from holdfast.hardening.harden import harden
     from holdfast.hardening.profile import profile
     from holdfast.identification import Identifier
+    from holdfast.identification.border.find import border
     from holdfast.models.artifact import save
     from holdfast.models.sites import select, sites
     from holdfast.numerics.formats import formats
@@ -55,7 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped as the docstring groups them
     "harden", "profile", "RangeRestriction",
     "inject", "inject_file", "BitErrors", "BitFlip", "Protected", "attack", "shield", "Freivalds",
     "run", "compare", "campaign", "robust_error", "sensitivity", "language_robustness", "accuracy",
-    "Identifier", "assess",
+    "Identifier", "border", "assess",
 ]  # fmt: skip
 
 _EXPORTS = {
@@ -72,6 +73,7 @@ _EXPORTS = {
     "accuracy": "holdfast.execution.robustness:accuracy",
     "attack": "holdfast.faults.adversarial.attack:attack",
     "assess": "holdfast.assessment.assess:assess",
+    "border": "holdfast.identification.border.find:border",
     "campaign": "holdfast.execution.campaign:campaign",
     "check": "holdfast.policy:check",
     "codes": "holdfast.quantization.quantize:codes",

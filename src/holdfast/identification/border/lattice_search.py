@@ -23,6 +23,8 @@ from holdfast.identification.border.oracle import Oracle, in_full_batches
 from holdfast.identification.border.steps import Steps
 from holdfast.seeds import Seed, derive
 
+_ALIKE = 2  # steps whose candidates all gave the same bits on both platforms: there is nothing to find there
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatticeSearch:
@@ -68,13 +70,14 @@ class LatticeSearch:
         """Walk to the image with the smallest gap until the platforms part, then for the best margin around there."""
         generator, image, best, left = seed.numpy(), crossing.near, None, self.steps
         classes = crossing.label, crossing.other
-        gap = float(ask(image[None]).gap(*classes)[0])
-        while left > 0:
+        gap, alike = float(ask(image[None]).gap(*classes)[0]), 0
+        while left > 0 and alike < _ALIKE:
             gradient = gap_gradient(model, lattice, image, *classes)
             tried = Steps.of(image, gradient, lattice.top).candidates(image, gap, self.candidates, generator)
             if not len(tried):
                 break
             answers = ask(tried)
+            alike += torch.equal(answers.first, answers.second)
             better = _best(tried, answers)
             if better is not None and best is None:
                 left = self.polish + 1

@@ -1,0 +1,67 @@
+"""``holdfast border`` writes API inputs, goes on where it stopped, and says what it cannot do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli import main
+from holdfast.identification.border import BorderSet
+from holdfast.models import save
+from tests.nets import trained_digits
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("border") / "model"
+    save(trained_digits(), folder)
+    return folder
+
+
+def call(model: Path, out: Path, *more: str) -> list[str]:
+    return ["border", str(model), "--data", "digits", "--platform", "default", "-o", str(out), *more]
+
+
+@pytest.mark.parametrize("method", ["lattice", "pgd"])
+def test_images_of_two_formats(stored: Path, tmp_path: Path, capsys, method: str) -> None:
+    more = ("--platform", "bf16", "--platform", "fp16", "--method", method, "--batch", "4", "--json")
+    assert main(call(stored, tmp_path / "out", *more)) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["inputs"][0]["labels"]["default"] != said["inputs"][0]["labels"]["bf16"]
+    assert len(BorderSet.load(tmp_path / "out").inputs) == 1
+    assert main(call(stored, tmp_path / "out", *more, "-n", "2")) == 0
+    assert len(json.loads(capsys.readouterr().out)["inputs"]) == 2
+
+
+def test_platforms_that_are_one_exit_1_and_write_nothing(stored: Path, tmp_path: Path, capsys) -> None:
+    assert main(call(stored, tmp_path / "out", "--platform", "batch-1", "--batch", "1")) == 1
+    assert "0 of 1 border inputs of default and batch-1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ((), "two platforms"),
+        (("--platform", "bf61"), "unknown platform 'bf61'"),
+        (("--platform", "bf16", "--method", "magic"), "no method 'magic'"),
+        (("--rank", "0", "--world-size", "2"), "no rendezvous"),
+        (("--platform", "bf16", "--rank", "0", "--rendezvous", "tcp://127.0.0.1:1"), "each rank brings one"),
+    ],
+)
+def test_calls_that_cannot_work_exit_2(stored: Path, tmp_path: Path, capsys, more: tuple[str, ...], why: str) -> None:
+    assert main(call(stored, tmp_path / "out", *more)) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_prompts_of_a_language_model(shared_data: Path, tmp_path: Path, capsys) -> None:
+    model = shared_data / "tiny-llama-260k"
+    given = ["border", str(model), "--data", f"wikitext2:{shared_data / 'wikitext-2'}", "-o", str(tmp_path / "out")]
+    given += ["--tokenizer", str(model / "tok512.bin"), "--platform", "default", "--platform", "bf16", "--batch", "1"]
+    assert main([*given, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["prompts"][0]
+    assert said["continuations"]["default"][0] != said["continuations"]["bf16"][0]
+    assert (tmp_path / "out" / "prompts.json").exists()
+    assert main([*given, "--rank", "1", "--rendezvous", "tcp://127.0.0.1:1"]) == 2
