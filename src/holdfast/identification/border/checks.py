@@ -24,21 +24,20 @@ class Demands:
 
     Args:
         repeats: passes of the same batch in the same process.
-        positions: places in the batch, evenly spread; fewer where the batch is smaller.
-        neighbours: sets of other images in the batch: copies of itself, zeros, then noise.
+        neighbours: batches of other images around it, each with it in another place: zeros, then noise. Every place
+            is tried besides, in a batch of copies of itself.
         fresh: further processes, for platforms of this machine.
         margin: that each platform's top output must keep over its next, at least; above 0, as a tie is no label.
     """
 
     repeats: int = 3
-    positions: int = 3
-    neighbours: int = 3
+    neighbours: int = 2
     fresh: int = 0
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.positions, self.neighbours) < 1 or self.fresh < 0 or not self.margin >= 0:
-            raise InvalidConfig("a check asks at least once", hint="fresh and margin may be 0")
+        if self.repeats < 1 or min(self.neighbours, self.fresh) < 0 or not self.margin >= 0:
+            raise InvalidConfig("a check asks at least once", hint="neighbours, fresh and margin may be 0")
 
 
 @dataclass(frozen=True)
@@ -108,33 +107,28 @@ class Asked(Protocol):
 
 def standing(oracle: Asked, image: Tensor, space: Space, demands: Demands, seed: Seed | int) -> Standing:
     """Ask one platform about one input, an image (c, h, w) or tokens (t,), in all ways that ``demands`` name."""
-    batches, places, ways = _arranged(image, oracle.batch, space, demands, seed)
-    rounds = [("here", oracle.logits(batches)) for _ in range(demands.repeats)]
+    batches, rows, ways = _arranged(image, oracle.batch, space, demands, seed)
+    rounds = [("here", oracle.logits(batches)[rows]) for _ in range(demands.repeats)]
     for _ in range(demands.fresh):
         answered = oracle.fresh(batches)
         if answered is not None:
-            rounds.append(("fresh process", answered))
-    seen = [(way, values.view(-1, oracle.batch, values.shape[1])[range(len(places)), places]) for way, values in rounds]
-    return _judged(oracle, seen, ways, demands.margin)
+            rounds.append(("fresh process", answered[rows]))
+    return _judged(oracle, rounds, ways, demands.margin)
 
 
 def _arranged(
     image: Tensor, batch: int, space: Space, demands: Demands, seed: Seed | int
 ) -> tuple[Tensor, list[int], list[str]]:
-    """Return batches (k * batch, c, h, w), the place of the image in each, and what each batch varies."""
-    sets = [image.expand(batch, *image.shape), torch.zeros_like(image).expand(batch, *image.shape)]
-    extra = range(max(0, demands.neighbours - 2))
-    sets += [space.noise(batch, derive(seed, "neighbours", number)) for number in extra]
-    spread = torch.linspace(0, batch - 1, min(batch, demands.positions)).round().int().tolist()
-    batches, places, ways = list[Tensor](), list[int](), list[str]()
-    for place in sorted(set(spread)):
-        for number, others in enumerate(sets[: demands.neighbours] if batch > 1 else sets[:1]):
-            filled = others.clone()
-            filled[place] = image
-            batches.append(filled)
-            places.append(place)
-            ways.append("neighbours" if number else "positions")
-    return torch.cat(batches), places, ways
+    """Return batches (k * batch, ...), the rows in which the image stands, and what each of them varies."""
+    batches, rows, ways = [image.expand(batch, *image.shape)], list(range(batch)), ["positions"] * batch
+    for number in range(demands.neighbours if batch > 1 else 0):
+        others = space.noise(batch, derive(seed, "neighbours", number)) if number else torch.zeros_like(batches[0])
+        place = (number + 1) * (batch - 1) // demands.neighbours
+        others[place] = image
+        batches.append(others)
+        rows.append((number + 1) * batch + place)
+        ways.append("neighbours")
+    return torch.cat(batches), rows, ways
 
 
 def _judged(oracle: Asked, seen: list[tuple[str, Tensor]], ways: list[str], least: float) -> Standing:
