@@ -50,7 +50,9 @@ def test_wrong_calls_are_refused(model: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_an_interrupt_ends_it_cleanly_and_says_how_to_go_on(model: Path):
-    call = [sys.executable, "-c", "from holdfast.cli import entry; entry()", *RUN, "--hours", "1"]
+    # a shell that runs the tests in the background has children ignore SIGINT
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    call = [sys.executable, "-c", hear + "from holdfast.cli import entry; entry()", *RUN, "--hours", "1"]
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             _wait_for_iterations(model / "out" / "logs")
