@@ -34,6 +34,7 @@ class TrialRequest:
     plan: dict[str, Any]
     guards: tuple[str, ...]
     calibrate: str | None
+    calibration_images: int
     save_faults: Path | None
     traces: int
     cross_sections: Path | None = None
@@ -90,7 +91,7 @@ def _calibration(asked: TrialRequest) -> Dataset | None:
 
     if asked.calibrate is None and asked.data.startswith(TEXTS):
         return None
-    return dataset(asked.calibrate or asked.data, split="train")
+    return dataset(asked.calibrate or asked.data, split="train").take(asked.calibration_images)
 
 
 def _newsreader(bars: Sequence[Stage]) -> Callable[[CampaignReport], None]:

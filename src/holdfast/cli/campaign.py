@@ -73,6 +73,9 @@ def campaign(
     calibrate: Annotated[
         str | None, typer.Option(help="Clean data for --guard. [default: the training part of --data]")
     ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="How many of the calibration data --guard learns from, the first ones.", min=1)
+    ] = 2000,
     relative: Annotated[bool, typer.Option(help="--margin is a part of the share itself: 10% of it.")] = False,
     sampling: Annotated[
         str | None,
@@ -129,6 +132,7 @@ def campaign(
             plan=plan,
             guards=tuple(guard or ()),
             calibrate=calibrate,
+            calibration_images=calibration_images,
             save_faults=save_faults,
             traces=traces,
             cross_sections=cross_sections,

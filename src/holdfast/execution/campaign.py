@@ -94,7 +94,7 @@ def campaign(
         preset: ``leveugle`` (the number of trials follows from the margin and p = 0.5) or ``pytorchfi`` (layers alike).
         max_trials: where a campaign with a margin gives up.
         seed: root of all draws.
-        executor: ``inline`` or ``processes:N``.
+        executor: ``inline``, ``processes:N`` or ``ray[:ADDRESS]``.
         engine: how trials are computed: ``hooks`` runs whole forward passes, ``suffix`` only what a fault changes,
             ``auto`` the latter where the model allows it.
         store: SQLite file that takes the rows block by block; a killed campaign resumes from it.
