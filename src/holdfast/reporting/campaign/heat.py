@@ -18,7 +18,7 @@ _WIDE, _TALL = 110.0, 15.0  # of a label
 def heat_map(table: Heat, fields: Mapping[str, str] | None = None) -> str:
     """Failure share of each site (rows, in order of computation) and bit (columns, most significant first).
 
-    The darker a cell, the larger its share; a cell without trials is grey, not white: nothing is known of it.
+    The darker a cell, the larger its share; a cell without trials is an empty frame: nothing is known of it.
 
     Args:
         table: site -> bit -> (failures, trials); a failure is CRITICAL or DUE.

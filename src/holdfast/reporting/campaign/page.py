@@ -16,7 +16,7 @@ from holdfast.reporting.html import template
 
 _HEAT = (
     "Share of faults that changed the answer, ended in NaN or crashed, by where they struck (rows, in order of "
-    "computation) and which bit (columns, most significant first). Grey cells met no fault: nothing is known of them."
+    "computation) and which bit (columns, most significant first). Empty cells met no fault: nothing is known of them."
 )
 _COST = (
     "Each dot is a place: how much of the computation it is (right), and how likely a fault anywhere begins there and "
