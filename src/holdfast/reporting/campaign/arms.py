@@ -39,7 +39,7 @@ def forest(arms: Sequence[Arm], outcomes: Sequence[str]) -> str:
     x = svg.linear(0, top, _LEFT, svg.WIDTH - 130)
     height = 20 + len(shown) * (_ROW * len(arms) + 14)
     parts = [svg.line(x(top * k / 4), 4, x(top * k / 4), height) for k in range(5)]
-    parts += [svg.text(x(top * k / 4), height + 14, f"{top * k / 4:.3g}".removesuffix(".0"), anchor="middle")
+    parts += [svg.text(x(top * k / 4), height + 14, f"{top * k * 25:.3g}%", anchor="middle")
               for k in range(5)]  # fmt: skip
     for number, name in enumerate(shown):
         parts += _group(name, arms, x, 14 + number * (_ROW * len(arms) + 14))
