@@ -165,7 +165,7 @@ def _another(path: Path, name: str, changed: list[str]) -> InvalidConfig:
     if "type" in changed:
         return InvalidConfig(
             f"{path} holds a campaign called {name!r} of an older version, which classified less",
-            hint="it can still be read; to run it again pass another store= (-o)",
+            hint="it can still be read; to run it again pass another name= or store= (-o)",
         )
     return InvalidConfig(
         f"{path} holds another campaign called {name!r}: it differs in {', '.join(changed)}",
