@@ -1,5 +1,6 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
+from holdfast.identification.emulated import EMULATED, PUBLISHED, EmulatedFormat, emulated_trace
 from holdfast.identification.grid import GridVerdict, dtype_from_outputs
 from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
 from holdfast.identification.grid_logprobs import LogprobEvidence, dtype_from_logprobs
@@ -15,11 +16,14 @@ from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, co
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 
 __all__ = [
+    "EMULATED",
     "LOCAL_PLATFORMS",
     "ORDER_KERNELS",
+    "PUBLISHED",
     "UNKNOWN",
     "Candidate",
     "Decision",
+    "EmulatedFormat",
     "GridEvidence",
     "GridVerdict",
     "Identification",
@@ -39,6 +43,7 @@ __all__ = [
     "dtype_from_logprobs",
     "dtype_from_outputs",
     "echo_of",
+    "emulated_trace",
     "grid_evidence",
     "order_signatures",
     "probe_tree",
