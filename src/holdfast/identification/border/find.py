@@ -19,10 +19,12 @@ from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet, checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
-from holdfast.identification.border.oracle import Oracle, open_oracles
+from holdfast.identification.border.oracle import Oracle, in_full_batches, open_oracles
 from holdfast.identification.platforms import LocalPlatform
 from holdfast.models import manifest_of
 from holdfast.seeds import derive
+
+_COMPARED = 64  # images of either kind, before two platforms are called one class
 
 
 def border(
@@ -106,7 +108,7 @@ class _Hunt:
         while len(self.found.inputs) < wanted:
             item = next(found, None)
             if item is None:
-                raise self._too_few(wanted, trouble)
+                raise self._too_few(wanted, trouble, data)
             try:
                 good = self._checked(item)
             except VerificationError as error:
@@ -124,9 +126,21 @@ class _Hunt:
         more = replace(self.found, inputs=(*self.found.inputs, item))
         self.found = more if self.folder is None else more.save(self.folder, self.oracles, self.demands, seed=self.seed)
 
-    def _too_few(self, wanted: int, trouble: str) -> VerificationError:
+    def _too_few(self, wanted: int, trouble: str, data: Dataset) -> VerificationError:
         one, two = (oracle.name for oracle in self.oracles[:2])
+        if alike := self._alike(data):
+            return VerificationError(
+                f"no border input can part {one} and {two}: they give the same bits for all of {alike} images, in "
+                f"batches of {self.oracles[0].batch} and {self.oracles[1].batch}: they are one class here",
+                hint="single small images take the same kernels under many settings: try another batch or model",
+            )
         return VerificationError(
             f"{len(self.found.inputs)} of {wanted} border inputs of {one} and {two} found: {trouble}",
-            hint="the two may compute the same bits for such batches; more attempts, other data, or another batch",
+            hint="the two give different bits: more attempts, other data, or another batch may part them",
         )
+
+    def _alike(self, data: Dataset) -> int:
+        """Return how many images, of the data and of noise, both answer with the same bits; 0 if any differs."""
+        images = torch.cat((data.raw[:_COMPARED], self.found.lattice.noise(_COMPARED, self.seed)))
+        first, second = (in_full_batches(oracle, images, images) for oracle in self.oracles[:2])
+        return len(images) if torch.equal(first, second) else 0

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from holdfast._registry import unknown
 from holdfast.errors import InvalidConfig
+from holdfast.execution import predict
+from holdfast.execution.run import one_thread
 from holdfast.identification.border.lattice import Lattice
+from holdfast.identification.border.setting import Placed, is_plain, placed
 from holdfast.identification.border.worker import Worker
 from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, trace_on
 
@@ -72,6 +75,7 @@ class Local:
     platform: LocalPlatform
     lattice: Lattice
     worker: Worker | None = field(default=None, compare=False)
+    _ready: list[Placed] = field(default_factory=list, compare=False, repr=False)  # copied once, not for each question
 
     @property
     def name(self) -> str:
@@ -84,15 +88,26 @@ class Local:
         return self.platform.batch_size
 
     def logits(self, images: Tensor) -> Tensor:
-        """Trace the images here or in the worker."""
+        """Run the images here or in the worker."""
         data = self.lattice.dataset(images)
         if self.worker is not None:
             return self.worker.ask(data)
-        return trace_on(self.platform, self.model, data).outputs
+        if not is_plain(self.platform):
+            return trace_on(self.platform, self.model, data).outputs
+        with one_thread():
+            return predict(self.net, data, batch_size=self.batch)
 
     def fresh(self, images: Tensor) -> Tensor | None:
-        """Trace the images in a new interpreter."""
-        return trace_on(self.platform, self.model, self.lattice.dataset(images), fresh=True).outputs
+        """Ask a new interpreter."""
+        with Worker.start(self.platform, self.model) as worker:
+            return worker.ask(self.lattice.dataset(images))
+
+    @property
+    def net(self) -> Placed:
+        """The model under this setting, with gradients; as it was when first asked."""
+        if not self._ready:
+            self._ready.append(placed(self.model, self.platform))
+        return self._ready[0]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 
@@ -39,6 +40,18 @@ class Placed(nn.Module):
             return inputs
         cast = inputs.to(self._dtype)
         return cast.contiguous(memory_format=torch.channels_last) if self._channels_last else cast.contiguous()
+
+
+_HONOURED = {"name", "batch_size", "dtype", "channels_last", "onednn", "environment"}
+
+
+def is_plain(platform: LocalPlatform) -> bool:
+    """Say whether :class:`Placed` honours everything that ``platform`` asks for: it knows the settings named above."""
+    return all(
+        getattr(platform, field.name) == field.default
+        for field in dataclasses.fields(platform)
+        if field.name not in _HONOURED
+    )
 
 
 def placed(model: nn.Module, platform: LocalPlatform) -> Placed:

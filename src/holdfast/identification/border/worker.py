@@ -26,7 +26,9 @@ from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
-from holdfast.identification.border.setting import next_logits
+from holdfast.execution import predict
+from holdfast.execution.run import one_thread
+from holdfast.identification.border.setting import Placed, is_plain, next_logits, placed
 from holdfast.identification.platforms import LocalPlatform, trace_on
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
@@ -96,14 +98,24 @@ def main(folder: Path, questions: BinaryIO, answers: BinaryIO) -> None:
     value = canonical.loads(read_bytes(folder / "platform.json", "platform"), what="platform.json")
     platform = LocalPlatform(**(value | {"environment": {}}))  # it is what this process was started under
     model = load_model(folder / "model")
-    follow = next_logits(model, platform)
+    follow, ready = next_logits(model, platform), list[Placed]()
     while True:
         try:
             parts = load(_receive(questions))
         except EOFError:
             return
-        outputs = follow(parts["tokens"]) if "tokens" in parts else trace_on(platform, model, _data(parts)).outputs
+        outputs = follow(parts["tokens"]) if "tokens" in parts else _outputs(ready, platform, model, _data(parts))
         _send(answers, save({"outputs": outputs.contiguous()}))
+
+
+def _outputs(ready: list[Placed], platform: LocalPlatform, model: nn.Module, data: Dataset) -> Tensor:
+    """Run ``data``; the copy of the model is made for the first question only."""
+    if not is_plain(platform):
+        return trace_on(platform, model, data).outputs
+    if not ready:
+        ready.append(placed(model, platform))
+    with one_thread():
+        return predict(ready[0], data, batch_size=platform.batch_size)
 
 
 def _data(parts: dict[str, Tensor]) -> Dataset:
