@@ -65,3 +65,37 @@ def test_prompts_of_a_language_model(shared_data: Path, tmp_path: Path, capsys) 
     assert said["continuations"]["default"][0] != said["continuations"]["bf16"][0]
     assert (tmp_path / "out" / "prompts.json").exists()
     assert main([*given, "--rank", "1", "--rendezvous", "tcp://127.0.0.1:1"]) == 2
+
+
+def test_saved_inputs_are_asked_about_again(stored: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main(call(stored, out, "--platform", "bf16", "--batch", "4", "-n", "2")) == 0
+    capsys.readouterr()
+    assert main(["border", str(stored), "--check", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["changed"], len(found["inputs"])) == (0, 4)
+    assert all(item["then"] == item["now"] and item["found"]["batch"] == 4 for item in found["inputs"])
+    assert "all 4 labels hold, each asked 18 times" in said.err
+    assert main(["border", str(stored), "--check", str(out), "--platform", "onednn-off"]) == 2
+    assert "says nothing about onednn-off" in capsys.readouterr().err
+
+
+def test_a_label_that_changed_is_named(stored: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main(call(stored, out, "--platform", "bf16", "--batch", "1")) == 0
+    index = out / "border.json"
+    written = json.loads(index.read_text())
+    was = written["inputs"][0]["platforms"][1]["label"]
+    written["inputs"][0]["platforms"][1]["label"] = (was + 1) % 10
+    index.write_text(json.dumps(written))
+    assert main(["border", str(stored), "--check", str(out)]) == 1
+    assert f"on bf16 was {(was + 1) % 10}, is {was}" in capsys.readouterr().err
+
+
+def test_inputs_of_another_model_are_refused(stored: Path, tmp_path: Path, capsys) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert main(call(stored, out, "--platform", "bf16", "--batch", "1")) == 0
+    save(trained_digits(steps=5), other)
+    assert main(["border", str(other), "--check", str(out)]) == 1
+    assert "is about model" in capsys.readouterr().err

@@ -43,12 +43,18 @@ class _Wanted:
 )
 def border(
     model: Annotated[Path, typer.Argument(help="Model to find border inputs of.")],
-    data: Annotated[str, typer.Option(help="Where to start: digits, cifar10:ROOT, or a text, wikitext2:ROOT.")],
+    data: Annotated[str, typer.Option(help="Where to start: digits, cifar10:ROOT, or a text, wikitext2:ROOT.")] = "",
     platform: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Settings: the first two are separated, more are asked. With --rank, the one of this rank."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a killed search goes on from it.")],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; a killed search goes on from it.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Search nothing: ask about the inputs of this folder again, on --platform or on all."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="Inputs wanted.", min=1)] = 1,
     method: Annotated[str, typer.Option(help="lattice, or as published: pgd, pgd-rest.")] = "lattice",
     batch: Annotated[
@@ -67,11 +73,22 @@ def border(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Find inputs that two platforms answer with different labels, check them, and write those that hold."""
+    """Find inputs that two platforms answer with different labels, check them, and write those that hold.
+
+    With --check, ask about what is written again: exit code 1 if a label is not what it was.
+    """
     from holdfast.data.text import is_text
     from holdfast.identification.border import Demands, Ranks
     from holdfast.models import load
 
+    platform = platform or []
+    if check is not None:
+        from holdfast.cli._border_again import check_again
+
+        check_again(load(model, arch=arch), check, platform, Demands(margin=margin, fresh=fresh), json)
+        return
+    if not data or not platform or out is None:
+        raise UsageError("a search needs --data, --platform and --out", hint="or --check FOLDER, to search nothing")
     require_other(out, model)
     require_writable(out)
     search = _search(method, n)

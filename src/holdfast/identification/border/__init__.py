@@ -1,5 +1,6 @@
 """Border inputs: images and prompts that two platforms answer with different labels."""
 
+from holdfast.identification.border.again import Again, recheck
 from holdfast.identification.border.checks import Demands, Standing
 from holdfast.identification.border.distributed import Ranks, Remote, joined
 from holdfast.identification.border.find import border
@@ -15,6 +16,7 @@ from holdfast.identification.border.text_oracle import TextService, open_text_or
 from holdfast.identification.border.votes import Transfer, Votes, best_transferring, transfer, vote
 
 __all__ = [
+    "Again",
     "BorderInput",
     "BorderPrompt",
     "BorderPrompts",
@@ -48,6 +50,7 @@ __all__ = [
     "open_oracles",
     "open_text_oracles",
     "probe_set",
+    "recheck",
     "transfer",
     "vote",
 ]

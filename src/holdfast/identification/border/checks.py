@@ -7,6 +7,7 @@ kept beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -107,13 +108,24 @@ class Asked(Protocol):
 
 def standing(oracle: Asked, image: Tensor, space: Space, demands: Demands, seed: Seed | int) -> Standing:
     """Ask one platform about one input, an image (c, h, w) or tokens (t,), in all ways that ``demands`` name."""
-    batches, rows, ways = _arranged(image, oracle.batch, space, demands, seed)
-    rounds = [("here", oracle.logits(batches)[rows]) for _ in range(demands.repeats)]
-    for _ in range(demands.fresh):
-        answered = oracle.fresh(batches)
-        if answered is not None:
-            rounds.append(("fresh process", answered[rows]))
-    return _judged(oracle, rounds, ways, demands.margin)
+    return standings(oracle, [image], space, demands, seed)[0]
+
+
+def standings(
+    oracle: Asked, images: Sequence[Tensor], space: Space, demands: Demands, seed: Seed | int
+) -> list[Standing]:
+    """Ask one platform about several inputs of one shape; a fresh process is started once for all of them."""
+    arranged = [_arranged(image, oracle.batch, space, demands, seed) for image in images]
+    batches = torch.cat([item[0] for item in arranged])
+    rounds = [("here", oracle.logits(batches)) for _ in range(demands.repeats)]
+    answers = [oracle.fresh(batches) for _ in range(demands.fresh)]
+    rounds += [("fresh process", answer) for answer in answers if answer is not None]
+    found, start = list[Standing](), 0
+    for part, rows, ways in arranged:
+        seen = [(name, values[start : start + len(part)][rows]) for name, values in rounds]
+        found.append(_judged(oracle, seen, ways, demands.margin))
+        start += len(part)
+    return found
 
 
 def _arranged(

@@ -134,13 +134,22 @@ def open_oracles(
         yield oracles
 
 
+def platform_of(name: str) -> LocalPlatform:
+    """Return a setting of this machine.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    if name not in LOCAL_PLATFORMS:
+        raise unknown("platform", name, LOCAL_PLATFORMS)
+    return LOCAL_PLATFORMS[name]
+
+
 def _open(
     item: str | LocalPlatform | Oracle, model: nn.Module, lattice: Lattice, batch: int | None, stack: ExitStack
 ) -> Oracle:
     if isinstance(item, str):
-        if item not in LOCAL_PLATFORMS:
-            raise unknown("platform", item, LOCAL_PLATFORMS)
-        item = LOCAL_PLATFORMS[item]
+        item = platform_of(item)
     if not isinstance(item, LocalPlatform):
         return item
     setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
