@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Evidence, Policy
 
 from .authority import Holder, authority, issue
@@ -213,3 +215,83 @@ def flipped(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+# ----- TPM 2.0
+
+_RESTRICTED = 0x00050072  # fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign
+
+
+def block(data: bytes) -> bytes:
+    return len(data).to_bytes(2, "big") + data
+
+
+def tpm_key(key: Any, attributes: int = _RESTRICTED, name_hash: int = 0x000B) -> bytes:
+    """TPM2B_PUBLIC of an attestation key on P-256, or of RSA."""
+    numbers = key.public_key().public_numbers()
+    head = name_hash.to_bytes(2, "big") + attributes.to_bytes(4, "big") + block(b"")
+    if isinstance(key, rsa.RSAPrivateKey):
+        scheme = b"\x00\x10\x00\x14\x00\x0b" + key.key_size.to_bytes(2, "big") + bytes(4)
+        return block(b"\x00\x01" + head + scheme + block(numbers.n.to_bytes(key.key_size // 8, "big")))
+    scheme = b"\x00\x10\x00\x18\x00\x0b\x00\x03\x00\x10"
+    return block(
+        b"\x00\x23" + head + scheme + block(numbers.x.to_bytes(32, "big")) + block(numbers.y.to_bytes(32, "big"))
+    )
+
+
+def tpm_name(public: bytes) -> str:
+    return "000b" + hashlib.sha256(public[2:]).hexdigest()
+
+
+def tpm_quote(registers: Mapping[int, bytes], nonce: bytes, *, magic: int = 0xFF544347, kind: int = 0x8018) -> bytes:
+    """TPMS_ATTEST over registers of the bank of SHA-256."""
+    mask = sum(1 << index for index in registers)
+    digest = hashlib.sha256(b"".join(registers[index] for index in sorted(registers))).digest()
+    clock = (123456).to_bytes(8, "big") + (7).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\1"
+    head = magic.to_bytes(4, "big") + kind.to_bytes(2, "big") + block(b"\x00\x0b" + bytes(32)) + block(nonce)
+    chosen = (1).to_bytes(4, "big") + b"\x00\x0b\x03" + mask.to_bytes(3, "little")
+    return head + clock + (0x20240101).to_bytes(8, "big") + chosen + block(digest)
+
+
+def tpm_signature(key: Any, quote: bytes) -> bytes:
+    if isinstance(key, rsa.RSAPrivateKey):
+        return b"\x00\x14\x00\x0b" + block(key.sign(quote, padding.PKCS1v15(), hashes.SHA256()))
+    signature = raw_signature(key, quote, hashes.SHA256())
+    return b"\x00\x18\x00\x0b" + block(signature[:32]) + block(signature[32:])
+
+
+TPM_EVENTS = [("code", b"\x21" * 32), ("model", b"\x22" * 32)]
+
+
+def tpm_replay(events: Any = TPM_EVENTS) -> bytes:
+    value = bytes(32)
+    for _, digest in events:
+        value = hashlib.sha256(value + digest).digest()
+    return value
+
+
+@cache
+def tpm_attestation_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def tpm_evidence(*, nonce: bytes = NONCE, key: Any = None, registers: Any = None, events: Any = None) -> Evidence:
+    key = key or tpm_attestation_key()
+    registers = registers or {0: b"\x31" * 32, 12: tpm_replay()}
+    quote = tpm_quote(registers, nonce)
+    log = [{"digest": digest.hex(), "name": name, "pcr": 12} for name, digest in events or TPM_EVENTS]
+    return Evidence(
+        kind="tpm2",
+        body=quote,
+        collateral={
+            "signature": tpm_signature(key, quote),
+            "ak": tpm_key(key),
+            "pcrs": canonical.dumps({"sha256": {str(index): value.hex() for index, value in registers.items()}}),
+            "log": canonical.dumps(log),
+        },
+    )
+
+
+def tpm_policy(**changes: Any) -> Policy:
+    demands = {"measurements": {"event.code": ("21" * 32,)}, "keys": (tpm_name(tpm_key(tpm_attestation_key())),)}
+    return Policy(kind="tpm2", **(demands | changes))
