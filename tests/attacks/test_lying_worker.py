@@ -13,7 +13,7 @@ from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, Worker
 from holdfast.numerics.bits import bit_equal
 from holdfast.shielding import shield
 from holdfast.shielding.transport import SpawnedWorker
-from holdfast.shielding.wire import Frame, Kind, encode
+from holdfast.shielding.transport.wire import Frame, Kind, encode
 from tests.unit.shielding.nets import images, integer_net, session_with
 
 

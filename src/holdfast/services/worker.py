@@ -21,7 +21,7 @@ from torch import Tensor
 import holdfast
 from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, WorkerUnreachable
 from holdfast.shielding.product import Geometry, ring_product
-from holdfast.shielding.wire import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import Connection, Frame, Kind
 
 
 class Worker:

@@ -1,9 +1,9 @@
 """Computing with an untrusted machine: what it sees is uniform, and what it answers is checked."""
 
-from holdfast.shielding.blinding import Pad, PadStore
+from holdfast.shielding.checking import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
 from holdfast.shielding.integer import Int8Conv2d, Int8Linear, IntegerLayer, int8_model, integer_layers
-from holdfast.shielding.integrity import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
 from holdfast.shielding.partition import Partition, Placement, partition
+from holdfast.shielding.sealing import Pad, PadStore
 from holdfast.shielding.session import PHASES, Session, shield
 
 __all__ = [

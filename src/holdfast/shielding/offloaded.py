@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from holdfast.seeds import Entropy
-from holdfast.shielding.blinding import PadStore
+from holdfast.shielding.checking import Check, Verifier
 from holdfast.shielding.integer import IntegerLayer
-from holdfast.shielding.integrity import Check, Verifier
+from holdfast.shielding.sealing import PadStore
 
 
 class Offloaded:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from holdfast.errors import ArtifactError, IntegrityError, InvalidConfig, NoSuchSite, Unavailable
 from holdfast.models import Site
 from holdfast.seeds import Entropy
-from holdfast.shielding.client import Client
+from holdfast.shielding.checking import Check, Freivalds, require_entropy
 from holdfast.shielding.integer import integer_layers
-from holdfast.shielding.integrity import Check, Freivalds, require_entropy
 from holdfast.shielding.offloaded import Offloaded, RemoteLayer
 from holdfast.shielding.transport import SpawnedWorker, dial
+from holdfast.shielding.transport.client import Client
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
 PHASES: tuple[Phase, ...] = ("prepare", "blind", "remote", "unblind", "check", "trusted")

@@ -19,7 +19,7 @@ from holdfast.services.lie import Lie
 from holdfast.services.worker import Worker, serve
 from holdfast.shielding import shield
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.wire import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import Connection, Frame, Kind
 from tests.unit.shielding.nets import images, integer_net
 
 # a shell that runs the tests in the background has children ignore SIGINT, which a worker rightly leaves as it is

@@ -13,7 +13,7 @@ from holdfast.errors import WorkerUnreachable
 from holdfast.seeds import Entropy
 from holdfast.services.worker import Worker
 from holdfast.shielding import Freivalds, Session, int8_model
-from holdfast.shielding.wire import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import Connection, Frame, Kind
 
 Answer = Callable[[Frame, Frame, socket.socket], Frame | None]
 

@@ -12,7 +12,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy, Seed
 from holdfast.shielding import PadStore, shield
 from holdfast.shielding.product import Geometry, ring_product
-from holdfast.shielding.wire import Frame, Kind
+from holdfast.shielding.transport.wire import Frame, Kind
 from tests.unit.shielding.nets import images, integer_net, session_with
 
 GEOMETRY = Geometry(kind="linear", out_channels=3, in_channels=16)

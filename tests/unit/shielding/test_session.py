@@ -28,7 +28,7 @@ from holdfast.models import sites
 from holdfast.numerics.bits import bit_equal
 from holdfast.shielding import PHASES, Session, int8_model, shield
 from holdfast.shielding.transport import SpawnedWorker
-from holdfast.shielding.wire import Frame, Kind
+from holdfast.shielding.transport.wire import Frame, Kind
 from tests.unit.shielding.nets import digits_net, images, integer_net, session_with
 
 

@@ -14,7 +14,7 @@ import torch
 
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.wire import MAX_HEADER, VERSION, Connection, Frame, Kind, encode
+from holdfast.shielding.transport.wire import MAX_HEADER, VERSION, Connection, Frame, Kind, encode
 
 
 @pytest.fixture

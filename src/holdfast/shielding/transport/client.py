@@ -10,7 +10,7 @@ from torch import Tensor
 import holdfast
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.wire import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import Connection, Frame, Kind
 
 _NO_BODY = 0
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy
-from holdfast.shielding.integrity import require_entropy
+from holdfast.shielding.checking import require_entropy
 from holdfast.shielding.product import Geometry, ring_product
 
 
