@@ -26,7 +26,7 @@ def platform(context: Context) -> Record:
     """Fit references, then identify fresh passes of every one of them, and a fresh process of the default."""
     data = _probes(context)
     names = REFERENCES + (OWN_PROCESS if card(context.model).architecture is not None else ())
-    parameters = {"references": list(names), "probes": len(data), "threshold": Identifier().threshold}
+    parameters = {"references": list(names), "probes": len(data), "level": Identifier().level}
 
     def measure() -> Findings:
         progress = context.announce("platform traces")

@@ -2,41 +2,163 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, say
+from holdfast.cli._common import Json, aligned, emit, make_app, say
 from holdfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from holdfast.execution import Trace
+    from holdfast.identification import Decision, Identification
+    from holdfast.identification.answers import Collection
 
 app = make_app()
 
+SHIPPED = "shipped"
 
-@app.command(epilog="Example: holdfast identify trace/ --against references/   # one trace folder per platform in it")
+
+@app.command(epilog="Example: holdfast identify trace/ --against shipped --error 0.01   # or a folder of references")
 def identify(
-    trace: Annotated[Path, typer.Argument(help="Trace to explain, from holdfast run.")],
+    trace: Annotated[Path, typer.Argument(help="Trace to explain, from holdfast run; or a server's answers.")],
     against: Annotated[
-        Path, typer.Option(help="Folder of reference traces, each in a folder named after its platform.")
+        str,
+        typer.Option(help="Library of platforms, a folder of reference traces named after platforms, or: shipped."),
     ],
-    threshold: Annotated[
-        float, typer.Option(help="Share of bit-equal words below which the answer is unknown.")
-    ] = 0.95,
+    level: Annotated[float, typer.Option(help="Probability that the named set of classes holds at least.")] = 0.99,
+    error: Annotated[
+        float | None,
+        typer.Option(help="Test probe after probe with this bound on a wrong answer, and say when it could stop."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Tell which known platform produced a trace, and by which evidence; exit 1 when none did."""
-    from holdfast.execution import Trace
-    from holdfast.identification import UNKNOWN, Identifier, dtype_from_outputs
+    """Tell which known platform produced a trace, how surely, and by which evidence; exit 1 when none did.
 
-    folders = sorted(path.parent for path in against.glob("*/trace.json"))
-    if not folders:
-        raise UsageError(f"{against} holds no reference traces", hint="make some with holdfast run -o REFERENCES/NAME")
-    seen = Trace.load(trace)
-    answer = Identifier(threshold).fit([(path.name, Trace.load(path)) for path in folders]).predict(seen)
-    for line in answer.evidence:
-        say(line)
-    say(f"platform: {answer.label}\noutput grid: {dtype_from_outputs(seen.outputs.float()).dtype}")
-    if json:
-        emit({"platform": answer.label, "equal_fraction": answer.equal_fraction, "evidence": list(answer.evidence)})
-    if answer.label == UNKNOWN:
+    Of answers collected from a server it tells the number format of the head, and the platform where collections of
+    the same prompts serve as references.
+    """
+    from holdfast.identification.answers import DESCRIPTION
+
+    if (trace / DESCRIPTION).exists():
+        known = _explain_answers(trace, against, level, json=json)
+    else:
+        known = _explain_trace(trace, against, level, error, json=json)
+    if not known:
         raise typer.Exit(1)
+
+
+def _explain_trace(path: Path, against: str, level: float, error: float | None, *, json: bool) -> bool:
+    from holdfast.execution import Trace
+    from holdfast.identification import Identifier
+
+    seen = Trace.load(path)
+    known = references(against, seen)
+    identifier = Identifier(level=level).fit(known)
+    answer = identifier.predict(seen)
+    stopped = None if error is None else identifier.probe_by_probe(seen, error=error)
+    for line in _lines(answer):
+        say(line)
+    if stopped is not None:
+        say(_stop(stopped, len(seen.outputs)))
+    if json:
+        emit(_told(answer) | ({} if stopped is None else {"sequential": _told_stop(stopped)}))
+    return answer.known
+
+
+def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
+    """Return the labelled traces that ``against`` holds for ``trace``: the shipped library, another, or a folder."""
+    from holdfast.execution import Trace as Stored
+    from holdfast.identification.library import Library, shipped
+    from holdfast.identification.library.files import DESCRIPTION
+
+    if against == SHIPPED and not Path(against).exists():
+        return shipped().references(trace)
+    if (Path(against) / DESCRIPTION).exists():
+        return Library.load(against).references(trace)
+    folders = sorted(path.parent for path in Path(against).glob("*/trace.json"))
+    if not folders:
+        raise UsageError(
+            f"{against} holds no reference traces",
+            hint="holdfast platforms build -o LIBRARY, or holdfast run MODEL -o REFERENCES/NAME for each platform",
+        )
+    return [(path.name, Stored.load(path)) for path in folders]
+
+
+def _explain_answers(path: Path, against: str, level: float, *, json: bool) -> bool:
+    from holdfast.identification.answers import Collection
+    from holdfast.identification.served import head_of, identify_answers
+
+    seen = Collection.load(path)
+    head = head_of(seen)
+    known = list(_collections(against, path))
+    answer = identify_answers(seen, known, level=level) if known else None
+    say(f"head: {head}; numbers {head.rounding_text}; {head.positions} positions of {head.answers} answers")
+    if answer is None:
+        say(f"{against} holds no collection of answers: the number format is all there is to tell")
+    for line in _lines(answer) if answer is not None else ():
+        say(line)
+    if json:
+        emit({"head": head.to_json()} | ({} if answer is None else _told(answer)))
+    return answer.known if answer is not None else head.told
+
+
+def _collections(against: str, seen: Path) -> Iterator[tuple[str, Collection]]:
+    from holdfast.identification.answers import DESCRIPTION, Collection
+
+    for path in sorted(Path(against).glob(f"*/{DESCRIPTION}")):
+        if path.parent.resolve() != seen.resolve():
+            yield path.parent.name, Collection.load(path.parent)
+
+
+def _lines(answer: Identification) -> Iterator[str]:
+    head = ("class", "probability", "words equal", "median ULP")
+    shown = [(_class(c.labels), f"{c.probability:.4g}", f"{c.equal_fraction:.2%}", f"{c.median_ulp:g}")
+             for c in answer.candidates[:8]]  # fmt: skip
+    yield from aligned([head, *shown, ("unknown", f"{answer.unknown:.4g}", "", "")])
+    if len(answer.candidates) > len(shown):
+        yield f"... and {len(answer.candidates) - len(shown)} classes that explain it less"
+    for item in answer.evidence:
+        yield f"{item.kind}: {item}" + (f" ({item.nats:+.1f} nats)" if item.nats else "")
+    rival = answer.runner_up
+    yield f"platform: {answer.label}, confidence {answer.confidence:.4f}, decided by {answer.decided.kind}"
+    if rival is not None:
+        yield f"runner-up: {_class(rival.labels)}, probability {rival.probability:.2g}"
+
+
+def _class(labels: tuple[str, ...]) -> str:
+    from holdfast.identification import one_of
+
+    return one_of(labels)
+
+
+def _stop(decision: Decision, probes: int) -> str:
+    if decision.labels == ("undecided",):
+        return f"probe by probe: undecided after all {decision.asked} of {probes} probes"
+    return f"probe by probe: {decision.label} after {decision.asked} of {probes} probes"
+
+
+def _told(answer: Identification) -> dict[str, Any]:
+    return {
+        "platform": answer.label,
+        "labels": list(answer.labels),
+        "confidence": answer.confidence,
+        "unknown": answer.unknown,
+        "equal_fraction": answer.equal_fraction,
+        "runner_up": None
+        if answer.runner_up is None
+        else {"labels": list(answer.runner_up.labels), "probability": answer.runner_up.probability},
+        "decided": answer.decided.kind,
+        "evidence": [{"kind": item.kind, "finding": str(item), "nats": item.nats} for item in answer.evidence],
+        "grid": answer.grid,
+        "rounding": {"kind": answer.rounding.kind, "places": answer.rounding.places},
+        "classes": [{"labels": list(c.labels), "probability": c.probability, "equal_fraction": c.equal_fraction,
+                     "median_ulp": c.median_ulp if c.median_ulp < 1e300 else None}
+                    for c in answer.candidates],
+    }  # fmt: skip
+
+
+def _told_stop(decision: Decision) -> dict[str, Any]:
+    return {"platform": decision.label, "asked": decision.asked, "confidence": decision.confidence}

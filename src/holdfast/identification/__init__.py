@@ -1,12 +1,13 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
 from holdfast.identification.emulated import EMULATED, PUBLISHED, EmulatedFormat, emulated_trace
+from holdfast.identification.evidence import Evidence
 from holdfast.identification.grid import GridVerdict, dtype_from_outputs
 from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
 from holdfast.identification.grid_logprobs import LogprobEvidence, dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
-from holdfast.identification.identifier import UNKNOWN, Candidate, Identification, Identifier
-from holdfast.identification.matching import LikelihoodMatcher, Match
+from holdfast.identification.identifier import Candidate, Identification, Identifier, one_of
+from holdfast.identification.matching import UNKNOWN, DistanceLaw
 from holdfast.identification.matching_tree import ProbeTree, probe_tree
 from holdfast.identification.order import OrderTree, summation_tree
 from holdfast.identification.order_kernels import ORDER_KERNELS, OrderKernel, OrderSignature, order_signatures
@@ -23,15 +24,15 @@ __all__ = [
     "UNKNOWN",
     "Candidate",
     "Decision",
+    "DistanceLaw",
     "EmulatedFormat",
+    "Evidence",
     "GridEvidence",
     "GridVerdict",
     "Identification",
     "Identifier",
-    "LikelihoodMatcher",
     "LocalPlatform",
     "LogprobEvidence",
-    "Match",
     "OrderKernel",
     "OrderSignature",
     "OrderTree",
@@ -45,6 +46,7 @@ __all__ = [
     "echo_of",
     "emulated_trace",
     "grid_evidence",
+    "one_of",
     "order_signatures",
     "probe_tree",
     "replay",

@@ -2,22 +2,30 @@
 
 Classifiers trained on the bits of *unseen* inputs (HSPI's logit distributions, Zhang et al., ICML 2025) hardly beat
 chance between fp32 stacks on held-out inputs; matching *known* probes against references tells them apart from one
-input. Classes that give identical bits on all probes are merged and reported together.
+input. Classes that give identical bits on all probes are merged and reported together; what fits no class is
+``unknown``. The likelihoods are those of :mod:`holdfast.identification.matching`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import torch
+from scipy.special import logsumexp
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
+from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
+from holdfast.identification.evidence import Evidence, described, grid_of, rounded, rounding_in, step_of
+from holdfast.identification.grid_text import Rounding
+from holdfast.identification.matching import UNKNOWN as UNKNOWN
+from holdfast.identification.matching import DistanceLaw, Nats, bins_of, distances
+from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 from holdfast.numerics import bits
 
-UNKNOWN = "unknown"
+_Classes = list[tuple[tuple[str, ...], Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +33,42 @@ class Candidate:
     """How well one equivalence class explains a trace."""
 
     labels: tuple[str, ...]  # platforms that gave identical bits
+    probability: float  # posterior, 0..1
     equal_fraction: float  # share of output words that are bit-equal, 0..1
-    median_ulp: float  # median distance of all words
+    median_ulp: float  # median distance of all words; in steps of the rounding where outputs were rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """The answer: a class or ``unknown``, and the evidence for it."""
+    """The answer: the platforms that explain a trace, how surely, and by which evidence.
+
+    Attributes:
+        labels: the fewest classes that hold ``level`` of the probability, spelled out; ``unknown`` may be among them.
+        confidence: probability of that set.
+        unknown: probability that the trace comes from no reference.
+        candidates: every class, likeliest first.
+        evidence: what was found, the most decisive first.
+        rounding: how the outputs had been rounded.
+        grid: number format of the outputs, or ``cannot tell``.
+    """
 
     labels: tuple[str, ...]
-    candidates: tuple[Candidate, ...]  # best first
-    evidence: tuple[str, ...]
+    confidence: float
+    unknown: float
+    candidates: tuple[Candidate, ...]
+    evidence: tuple[Evidence, ...]
+    rounding: Rounding
+    grid: str
 
     @property
     def label(self) -> str:
-        """The platform; several that cannot be told apart are joined by `` = ``."""
-        return " = ".join(self.labels)
+        """The platform; ``one of {...}`` where several cannot be told apart; ``unknown``."""
+        return one_of(self.labels)
+
+    @property
+    def known(self) -> bool:
+        """Whether the trace is one of the references'; False also where that is left open."""
+        return UNKNOWN not in self.labels
 
     @property
     def equal_fraction(self) -> float:
@@ -49,77 +77,194 @@ class Identification:
 
     @property
     def runner_up(self) -> Candidate | None:
-        """The second-best class, if there is one."""
-        return self.candidates[1] if len(self.candidates) > 1 else None
+        """The best class that is not part of the answer, if there is one."""
+        return next((item for item in self.candidates if not set(item.labels) <= set(self.labels)), None)
+
+    @property
+    def decided(self) -> Evidence:
+        """The evidence that separates the answer from its closest rival most."""
+        return self.evidence[0]
+
+
+def one_of(labels: Sequence[str]) -> str:
+    """Return a label, or ``one of {...}``."""
+    return labels[0] if len(labels) == 1 else f"one of {{{', '.join(labels)}}}"
 
 
 class Identifier:
     """Learns reference traces and names the platform of a new one.
 
+    Outputs that a service rounded are noticed, and compared with references rounded alike.
+
     Args:
-        threshold: share of bit-equal words below which the answer is ``unknown``. An equivalent platform repeats every
-            bit, while different fp32 stacks share typically below half of their words, so the default leaves room for
-            a few rounded or lost words and none for a neighbour.
+        flaw: share of words that a platform does not repeat when compared with itself, as struck in transport.
+        unknown: prior probability that a trace comes from no reference.
+        level: probability that the reported set of classes holds at least.
     """
 
-    def __init__(self, threshold: float = 0.95) -> None:
-        if not 0 < threshold <= 1:
-            raise InvalidConfig(f"a threshold lies in 0..1, not {threshold}")
-        self.threshold = threshold
+    def __init__(self, *, flaw: float = 1e-4, unknown: float = 0.05, level: float = 0.99) -> None:
+        if not 0 < flaw < 0.5 or not 0 < unknown < 1 or not 0 < level < 1:
+            raise InvalidConfig(f"flaw {flaw}, unknown {unknown} and level {level} are not all probabilities")
+        self.flaw, self.unknown, self.level = flaw, unknown, level
 
     def fit(self, traces: Sequence[tuple[str, Trace]]) -> Identifier:
         """Learn labelled references; merge those with identical bits.
 
         Raises:
-            InvalidConfig: no traces, or traces of different probes or models.
+            InvalidConfig: no traces, or traces of different probes, models or shapes.
         """
         if not traces:
             raise InvalidConfig("an identifier needs at least one reference trace")
-        first = traces[0][1]
-        self.probe_digest_, self.model_digest_ = first.probe_digest, first.model_digest
-        self.classes_: list[tuple[tuple[str, ...], Tensor]] = []
-        for label, trace in traces:
-            self._require_comparable(trace)
-            self._add(label, trace.outputs)
+        self.first_ = traces[0][1]
+        for _, trace in traces:
+            self.require_comparable(trace)
+        self.classes_ = merged([(label, _words(trace)) for label, trace in traces])
+        self.law_ = _law(self.classes_, Rounding("fp32"), self.flaw)
         return self
 
-    def _add(self, label: str, outputs: Tensor) -> None:
-        for place, (labels, known) in enumerate(self.classes_):
-            if bits.bit_equal(known, outputs):
-                merged = labels if label in labels else (*labels, label)
-                self.classes_[place] = (merged, known)
-                return
-        self.classes_.append(((label,), outputs))
-
     def predict(self, trace: Trace) -> Identification:
-        """Return the class whose reference shares most bits with ``trace``; ``unknown`` if none shares enough.
+        """Return the classes that explain ``trace``, or ``unknown``.
 
         Raises:
             InvalidConfig: a trace of other probes or another model, or an identifier that was not fitted.
         """
-        self._require_comparable(trace)
-        candidates = [_score(labels, known, trace.outputs) for labels, known in self.classes_]
-        candidates.sort(key=lambda item: (-item.equal_fraction, item.median_ulp))
-        best = candidates[0]
-        labels = best.labels if best.equal_fraction >= self.threshold else (UNKNOWN,)
-        lines = [
-            f"{' = '.join(item.labels)}: {item.equal_fraction:.1%} of words bit-equal, median {item.median_ulp:g} ULP"
-            for item in candidates
-        ]
-        return Identification(labels, tuple(candidates), tuple(lines))
+        classes, words, rounding = self._compensated(trace)
+        law = _law(classes, rounding, self.flaw) if rounding.rounded else self.law_
+        apart = {labels: distances(known, words, step_of(known, rounding)) for labels, known in classes}
+        grid = grid_of(trace.outputs, rounding)
+        return Posterior(apart, law, self.unknown).answer(rounding, grid, self.level)
 
-    def _require_comparable(self, trace: Trace) -> None:
-        if not hasattr(self, "probe_digest_"):
+    def probe_by_probe(self, trace: Trace, *, error: float) -> Decision:
+        """Return where the sequential test stops that looks at one probe after another, the telling ones first.
+
+        Args:
+            trace: what is to be named.
+            error: bound on the probability of naming a wrong class, whenever the test stops.
+
+        Raises:
+            InvalidConfig: as for :meth:`predict`; or fewer than two distinct classes.
+        """
+        classes, words, _ = self._compensated(trace)
+        answers = {" = ".join(labels): _digests(known) for labels, known in classes}
+        test = SequentialMatch(answers, error=error, echo=echo_of(answers))
+        decision = run_sequential(test, _digests(words))
+        spelled = {" = ".join(labels): labels for labels, _ in classes}
+        return replace(decision, labels=tuple(one for name in decision.labels for one in spelled.get(name, (name,))))
+
+    def _compensated(self, trace: Trace) -> tuple[_Classes, Tensor, Rounding]:
+        """Return classes and words as they compare: rounded alike where the service rounded."""
+        self.require_comparable(trace)
+        words, rounding = _words(trace), rounding_in(trace.outputs)
+        if not rounding.rounded:
+            return self.classes_, words, rounding
+        known = [(label, rounded(known, rounding)) for labels, known in self.classes_ for label in labels]
+        return merged(known), rounded(words, rounding), rounding
+
+    def require_comparable(self, trace: Trace) -> None:
+        """Raise :class:`InvalidConfig` unless ``trace`` was made with the references' probes and model."""
+        if not hasattr(self, "first_"):
             raise InvalidConfig("the identifier has no references yet", hint="call fit first")
-        if trace.probe_digest != self.probe_digest_:
+        first = self.first_
+        if trace.probe_digest != first.probe_digest:
             raise InvalidConfig("the trace was made with other probes than the references")
-        if trace.model_digest != self.model_digest_:
+        if trace.model_digest != first.model_digest:
             raise InvalidConfig("the trace was made with another model than the references")
+        if trace.outputs.shape != first.outputs.shape or trace.outputs.dtype != first.outputs.dtype:
+            mine, theirs = (f"{tuple(item.outputs.shape)} {item.outputs.dtype}" for item in (trace, first))
+            raise InvalidConfig(f"a trace of {mine} does not fit references of {theirs}")
 
 
-def _score(labels: tuple[str, ...], known: Tensor, outputs: Tensor) -> Candidate:
-    if known.shape != outputs.shape or known.dtype != outputs.dtype:
-        raise InvalidConfig(f"a trace of shape {tuple(outputs.shape)} does not fit references {tuple(known.shape)}")
-    equal = bits.int_view(known.contiguous()) == bits.int_view(outputs.contiguous())
-    median = torch.median(bits.ulp_distance(known, outputs))
-    return Candidate(labels, float(equal.double().mean()), float(median))
+def merged(traces: Sequence[tuple[str, Tensor]]) -> _Classes:
+    """Return equivalence classes: labels whose words are bit-equal, in order of appearance."""
+    classes: _Classes = []
+    for label, words in traces:
+        place = next((k for k, (_, known) in enumerate(classes) if bits.bit_equal(known, words)), None)
+        if place is None:
+            classes.append(((label,), words))
+        elif label not in classes[place][0]:
+            classes[place] = ((*classes[place][0], label), classes[place][1])
+    return classes
+
+
+def _words(trace: Trace) -> Tensor:
+    return trace.outputs.reshape(len(trace.outputs), -1).contiguous()
+
+
+def _digests(words: Tensor) -> list[str]:
+    return [digest_bytes(row.numpy().tobytes()) for row in words]
+
+
+def _law(classes: _Classes, rounding: Rounding, flaw: float) -> DistanceLaw:
+    """Learn the law from each class and the one nearest to it."""
+    nearest = []
+    for place, (_, one) in enumerate(classes):
+        shared = [int((bits.int_view(known) == bits.int_view(one)).sum()) for _, known in classes]
+        shared[place] = -1
+        if len(classes) > 1:
+            near = classes[shared.index(max(shared))][1]
+            nearest.append(bins_of(distances(one, near, step_of(one, rounding))))
+    return DistanceLaw(flaw).fit(nearest)
+
+
+class Posterior:
+    """Probabilities of classes and of ``unknown`` from distances to every class.
+
+    Args:
+        apart: for each class the distance of every word, shape (probes, words); NaN where none was compared.
+        law: what distances mean.
+        unknown: prior probability of no class; the rest is shared evenly.
+    """
+
+    def __init__(self, apart: Mapping[tuple[str, ...], Tensor], law: DistanceLaw, unknown: float) -> None:
+        self.distances = {labels: item[~item.isnan()] for labels, item in apart.items()}
+        found = {labels: bins_of(item) for labels, item in apart.items()}
+        self.same = {labels: law.same(item) for labels, item in found.items()}
+        self.apart = {labels: law.apart(item) for labels, item in found.items()}
+        share = -math.log(len(found))
+        scores = {labels: math.log1p(-unknown) + share + nats.total for labels, nats in self.same.items()}
+        scores[(UNKNOWN,)] = math.log(unknown) + share + float(logsumexp([n.total for n in self.apart.values()]))
+        total = float(logsumexp(list(scores.values())))
+        self.scores = {labels: score - total for labels, score in scores.items()}
+        self.ranked = sorted(scores, key=lambda labels: -scores[labels])
+
+    def answer(self, rounding: Rounding, grid: str, level: float) -> Identification:
+        """Return the smallest set that holds ``level``, with all the evidence."""
+        count, mass = 0, 0.0
+        while mass < level and count < len(self.ranked):
+            mass += math.exp(self.scores[self.ranked[count]])
+            count += 1
+        labels = tuple(label for part in self.ranked[:count] for label in part)
+        lines = [*self._separating(count), *described(rounding, grid)]
+        return Identification(
+            labels,
+            min(mass, 1.0),
+            math.exp(self.scores[(UNKNOWN,)]),
+            tuple(self._candidates()),
+            tuple(sorted(lines, key=lambda item: -item.nats)),
+            rounding,
+            grid,
+        )
+
+    def _candidates(self) -> Iterator[Candidate]:
+        for labels in self.ranked:
+            if labels != (UNKNOWN,):
+                seen = self.distances[labels]
+                equal, middle = float((seen == 0).double().mean()), float(seen.median())
+                yield Candidate(labels, math.exp(self.scores[labels]), equal, middle)
+
+    def _separating(self, count: int) -> Iterator[Evidence]:
+        """Yield equality and distance: what was seen, and by how many nats each puts the answer before its rival."""
+        best = next(labels for labels in self.ranked if labels != (UNKNOWN,))
+        seen, name = self.distances[best], one_of(best)
+        answer, rival = self._nats(self.ranked[0]), self._nats(self.ranked[min(count, len(self.ranked) - 1)])
+        apart, equal = seen[seen > 0], float((seen == 0).double().mean())
+        text = f"{equal:.2%} of {len(seen)} words bit-equal with {name}"
+        yield Evidence("word equality", text, answer.equality - rival.equality)
+        if len(apart):
+            text = f"the other {len(apart)} are {float(apart.median()):g} units apart in the median"
+            yield Evidence("ULP distance", text, answer.distance - rival.distance)
+
+    def _nats(self, labels: tuple[str, ...]) -> Nats:
+        if labels != (UNKNOWN,):
+            return self.same[labels]
+        return max(self.apart.values(), key=lambda nats: nats.total)

@@ -9,7 +9,7 @@ import torch
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution import Proportion, Trace
-from holdfast.identification.matching import LikelihoodMatcher
+from holdfast.identification.identifier import Identifier
 from holdfast.identification.matching_tree import probe_tree
 from holdfast.identification.sequential import UNDECIDED, SequentialMatch, echo_of, run_sequential
 from holdfast.seeds import derive
@@ -32,47 +32,127 @@ def stacks(seed: int, count: int = CLASSES) -> dict[str, Trace]:
     return found
 
 
+def newcomer(seed: int, near: Trace, share: float, by_probe: bool) -> Trace:
+    """A platform without reference that shares words, or whole probes, with a known one."""
+    generator = derive(seed, "newcomer").torch()
+    kept = torch.rand(PROBES, 1 if by_probe else WORDS, generator=generator) < share
+    signs = 1 - 2 * torch.randint(0, 2, near.outputs.shape, generator=generator)
+    moves = (torch.randint(1, 4, near.outputs.shape, generator=generator) * signs).masked_fill(kept, 0).int()
+    return trace((near.outputs.view(torch.int32) + moves).view(torch.float32))
+
+
 def test_a_repeated_trace_is_named_and_a_left_out_class_is_unknown() -> None:
-    right = refused = n = 0
+    right = accepted = n = 0
     for seed in range(20):
         known = stacks(seed)
-        matcher = LikelihoodMatcher().fit(list(known.items()))
+        identifier = Identifier().fit(list(known.items()))
         for name, seen in known.items():
-            right += matcher.predict(seen).labels == (name,)
+            right += identifier.predict(seen).labels == (name,)
             others = [item for item in known.items() if item[0] != name]
-            refused += LikelihoodMatcher().fit(others).predict(seen).labels == ("unknown",)
+            accepted += Identifier().fit(others).predict(seen).known
             n += 1
     assert Proportion.clopper_pearson(right, n).low > 0.95  # chance is 1/6
-    assert Proportion.clopper_pearson(n - refused, n).high < 0.05
+    assert Proportion.clopper_pearson(accepted, n).high < 0.05
+
+
+@pytest.mark.parametrize("by_probe", [False, True])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.99])
+def test_a_newcomer_close_to_a_reference_is_not_accepted(share: float, by_probe: bool) -> None:
+    """A threshold of 95 % equal words, as the former rule had it, accepts most of those that share 97 %."""
+    accepted = threshold = n = 0
+    for seed in range(60):
+        known = stacks(seed)
+        seen = newcomer(seed, known["stack-0"], share, by_probe)
+        if torch.equal(seen.outputs, known["stack-0"].outputs):
+            continue  # the same bits are the same class
+        answer = Identifier().fit(list(known.items())).predict(seen)
+        accepted, threshold, n = accepted + answer.known, threshold + (answer.equal_fraction >= 0.95), n + 1
+    assert accepted == 0
+    assert Proportion.clopper_pearson(accepted, n).low <= 0.01
+    assert share < 0.97 or by_probe or threshold / n > 0.5
 
 
 def test_a_few_struck_words_do_not_change_the_answer() -> None:
     known = stacks(1)
     outputs = known["stack-2"].outputs.clone()
     outputs[3, 4] += 0.5
-    found = LikelihoodMatcher().fit(list(known.items())).predict(trace(outputs))
+    found = Identifier().fit(list(known.items())).predict(trace(outputs))
     assert found.labels == ("stack-2",)
-    assert found.equal["stack-2"] == 1 - 1 / (PROBES * WORDS)
+    assert found.equal_fraction == 1 - 1 / (PROBES * WORDS)
 
 
-def test_rounding_merges_classes_and_the_answer_says_so() -> None:
+def test_the_answer_says_which_evidence_decided() -> None:
+    known = stacks(3)
+    identifier = Identifier().fit(list(known.items()))
+    found = identifier.predict(known["stack-4"])
+    assert found.decided.kind == "word equality"
+    assert found.runner_up is not None
+    assert found.runner_up.probability < 1e-6
+    assert found.confidence + found.unknown + sum(c.probability for c in found.candidates[1:]) == pytest.approx(1)
+    assert "100.00% of 80 words bit-equal with stack-4" in str(found.decided)
+    near = identifier.predict(newcomer(1, known["stack-4"], 0.9, by_probe=False))
+    assert near.label == "unknown"
+    assert {item.kind for item in near.evidence} >= {"word equality", "ULP distance", "grid"}
+
+
+def rounded_to(places: int, seen: Trace) -> Trace:
+    return trace(((seen.outputs.double() * 10**places).round() / 10**places).float())
+
+
+def test_rounding_is_noticed_and_merges_classes_and_the_answer_says_so() -> None:
     known = stacks(2)
-    rounded = trace(((known["stack-1"].outputs.double() * 1e4).round() / 1e4).float())
-    found = LikelihoodMatcher(decimals=4).fit(list(known.items())).predict(rounded)
-    assert len(found.posterior) < 1 + CLASSES / 2  # most references round to the same words
-    assert all(f"stack-{k}" in found.label for k in range(CLASSES))
+    found = Identifier().fit(list(known.items())).predict(rounded_to(4, known["stack-1"]))
+    assert (found.rounding.kind, found.rounding.places) == ("decimals", 4)
+    assert len(found.candidates) < CLASSES / 2  # most references round to the same words
+    assert "stack-1" in found.labels
+    assert len(found.labels) > CLASSES / 2
+    assert 0.01 < found.unknown < 0.5  # and little is left to say that it is none of them
+    assert any("rounded to 4 decimals" in str(item) for item in found.evidence)
+    assert found.grid == "cannot tell"
+
+
+def test_rounded_digits_still_tell_coarse_formats_apart() -> None:
+    generator = derive(4, "digits").torch()
+    exact = torch.randn(PROBES, WORDS, generator=generator)
+    known = [("fp32", trace(exact)), ("bf16", trace(exact.bfloat16().float()))]
+    served = trace(torch.tensor([[float(f"{value:.4g}") for value in row] for row in exact.tolist()]))
+    found = Identifier().fit(known).predict(served)
+    assert (found.rounding.kind, found.rounding.places) == ("digits", 4)
+    assert found.label == "fp32"
+
+
+def test_probe_by_probe_stops_early_and_agrees() -> None:
+    known = stacks(6)
+    identifier = Identifier().fit(list(known.items()))
+    decision = identifier.probe_by_probe(known["stack-3"], error=0.01)
+    assert decision.label == "stack-3" == identifier.predict(known["stack-3"]).label
+    assert decision.asked < PROBES
+    stranger = stacks(7)["stack-0"]
+    assert identifier.probe_by_probe(stranger, error=0.01).label == "unknown"
+    with pytest.raises(InvalidConfig, match="two distinct classes"):
+        Identifier().fit([("a", stranger)]).probe_by_probe(stranger, error=0.01)
+
+
+def test_heads_of_any_format_are_not_taken_for_rounded() -> None:
+    exact = torch.randn(PROBES, WORDS, generator=derive(5, "heads").torch())
+    for head in (exact, exact.half().float(), exact.bfloat16().float()):
+        answer = Identifier().fit([("it", trace(head))]).predict(trace(head))
+        assert not answer.rounding.rounded
+        assert answer.label == "it"
 
 
 def test_traces_that_do_not_fit_are_refused() -> None:
-    matcher = LikelihoodMatcher().fit(list(stacks(0).items()))
+    identifier = Identifier().fit(list(stacks(0).items()))
     with pytest.raises(InvalidConfig, match="other probes"):
-        matcher.predict(trace(torch.zeros(PROBES, WORDS), probes="q"))
+        identifier.predict(trace(torch.zeros(PROBES, WORDS), probes="q"))
     with pytest.raises(InvalidConfig, match="does not fit"):
-        matcher.predict(trace(torch.zeros(PROBES, 3)))
+        identifier.predict(trace(torch.zeros(PROBES, 3)))
     with pytest.raises(InvalidConfig, match="no references"):
-        LikelihoodMatcher().predict(trace(torch.zeros(1, 1)))
+        Identifier().predict(trace(torch.zeros(1, 1)))
     with pytest.raises(InvalidConfig, match="at least one"):
-        LikelihoodMatcher().fit([])
+        Identifier().fit([])
+    with pytest.raises(InvalidConfig, match="probabilities"):
+        Identifier(level=1.0)
 
 
 @pytest.mark.parametrize("seed", range(10))

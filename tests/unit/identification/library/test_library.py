@@ -72,7 +72,7 @@ def test_references_are_those_of_the_same_model_and_probes() -> None:
     known = library()
     found = known.references(trace(0.0, 0.0))
     assert [label for label, _ in found] == ["batch-1", "bf16", "default"]
-    assert Identifier().fit(found).predict(found[1][1]).label == "bf16"
+    assert Identifier().fit(found).predict(found[1][1]).candidates[0].labels == ("bf16",)
     with pytest.raises(InvalidConfig, match="other probes"):
         known.references(trace(0.0, probes="q"))
     with pytest.raises(InvalidConfig, match="no trace of this model"):

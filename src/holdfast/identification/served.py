@@ -1,0 +1,202 @@
+"""Identification of a server from its answers: the head's number format, and the platform by reference collections.
+
+Answers to the same prompt are compared position by position *up to the first token that differs*: from there on the
+texts are two texts, and their log-probabilities belong to different questions (HSPI's collector compares them anyway).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import InvalidConfig
+from holdfast.identification.answers import Answer, Collection, TokenAnswer
+from holdfast.identification.evidence import rounded, step_of
+from holdfast.identification.grid import CANNOT_TELL
+from holdfast.identification.grid_logprobs import dtype_from_logprobs
+from holdfast.identification.grid_text import Rounding, rounding_of
+from holdfast.identification.identifier import Identification, Posterior
+from holdfast.identification.matching import DistanceLaw, bins_of, distances
+
+_POSITIONS = 64  # positions that are enough for the grid rules
+_TEXTS = 4096  # numbers that are enough to see a rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What log-probabilities tell about a server's head.
+
+    Attributes:
+        dtype: format of the logits, ``one of {...}`` or ``cannot tell``.
+        confidence: probability of the formats that ``dtype`` names.
+        rounding: how the numbers were written.
+        temperature: divisor of the logits, up to powers of two; None where no grid shows one.
+        moved: tokens off the grid of all others.
+        positions: positions that were read.
+        answers: answers they came from.
+    """
+
+    dtype: str
+    confidence: float
+    rounding: Rounding
+    temperature: float | None
+    moved: int
+    positions: int
+    answers: int
+
+    @property
+    def told(self) -> bool:
+        """Whether the rules decided."""
+        return self.dtype != CANNOT_TELL
+
+    @property
+    def rounding_text(self) -> str:
+        """The rounding in words."""
+        return f"rounded to {self.rounding.places} {self.rounding.kind}" if self.rounding.rounded else "in full"
+
+    def __str__(self) -> str:
+        """Return the format."""
+        return f"{self.dtype} (confidence {self.confidence:.4f})" if self.told else self.dtype
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "dtype": self.dtype,
+            "confidence": self.confidence,
+            "rounding": {"kind": self.rounding.kind, "places": self.rounding.places},
+            "temperature": self.temperature,
+            "moved": self.moved,
+            "positions": self.positions,
+            "answers": self.answers,
+        }
+
+
+def head_of(collection: Collection) -> Head:
+    """Tell the number format of the head behind a collection of answers.
+
+    Raises:
+        InvalidConfig: the server sent no top log-probabilities.
+    """
+    rows: list[list[str]] = []
+    answers = 0
+    for _, positions in collection.logprobs():
+        useful = [list(row) for row in positions if len(row) > 1]
+        rows += useful[: _POSITIONS - len(rows)]
+        answers += 1
+        if len(rows) >= _POSITIONS:
+            break
+    if not rows:
+        raise InvalidConfig(
+            f"the answers in {collection.folder} hold no top log-probabilities",
+            hint="collect with top log-probabilities, or compare texts with holdfast compare",
+        )
+    found = dtype_from_logprobs(rows)
+    sure = found.formats.confidence if found.dtype != CANNOT_TELL else 0.0
+    return Head(found.dtype, sure, found.rounding, found.temperature, len(found.moved), len(rows), answers)
+
+
+def identify_answers(
+    seen: Collection,
+    references: Sequence[tuple[str, Collection]],
+    *,
+    flaw: float = 1e-4,
+    unknown: float = 0.05,
+    level: float = 0.99,
+) -> Identification:
+    """Name the platform behind a collection by collections of the same prompts from known platforms.
+
+    Only the first answer to each prompt counts: a server that repeats itself says nothing new.
+
+    Raises:
+        InvalidConfig: no references, or references to other prompts or made with another request.
+    """
+    if not references:
+        raise InvalidConfig("answers are identified against one reference collection or more")
+    for label, other in references:
+        _require_comparable(label, seen, other)
+    mine, known = _first(seen), {label: _first(other) for label, other in references}
+    rounding = _rounding(mine)
+    classes: dict[str, list[str]] = {}
+    for label, answers in known.items():
+        same = next((name for name in classes if _equal(answers, known[name], rounding)), label)
+        classes.setdefault(same, []).append(label)
+    nearest = [bins_of(_nearest(name, classes, known, rounding)) for name in classes if len(classes) > 1]
+    apart = {tuple(labels): _distances(known[name], mine, rounding) for name, labels in classes.items()}
+    law = DistanceLaw(flaw).fit(nearest)
+    return Posterior(apart, law, unknown).answer(rounding, head_of(seen).dtype, level)
+
+
+def _require_comparable(label: str, seen: Collection, other: Collection) -> None:
+    if seen.digest != other.digest:
+        raise InvalidConfig(f"the collection {label} was made with other prompts")
+    for key in ("model", "temperature", "tokens"):
+        if seen.request.get(key) != other.request.get(key):
+            raise InvalidConfig(
+                f"the collection {label} was asked with {key} {other.request.get(key)!r}, "
+                f"this one with {seen.request.get(key)!r}"
+            )
+
+
+def _first(collection: Collection) -> dict[int, Answer]:
+    """Return the first answer to each prompt."""
+    found: dict[int, Answer] = {}
+    for answer in collection.answers():
+        if answer.prompt not in found or answer.repeat < found[answer.prompt].repeat:
+            found[answer.prompt] = answer
+    return found
+
+
+def _rounding(answers: dict[int, Answer]) -> Rounding:
+    texts = (text for answer in answers.values() for row in answer.positions() for text in row)
+    return rounding_of(list(islice(texts, _TEXTS)))
+
+
+def _nearest(
+    name: str, classes: dict[str, list[str]], known: dict[str, dict[int, Answer]], rounding: Rounding
+) -> Tensor:
+    found = [_distances(known[other], known[name], rounding) for other in classes if other != name]
+    return max(found, key=lambda item: float((item == 0).sum()) / max(1.0, float((~item.isnan()).sum())))
+
+
+def _equal(one: dict[int, Answer], other: dict[int, Answer], rounding: Rounding) -> bool:
+    apart = _distances(one, other, rounding)
+    return bool(((apart == 0) | apart.isnan()).all()) and bool((apart == 0).any())
+
+
+def _distances(one: dict[int, Answer], other: dict[int, Answer], rounding: Rounding) -> Tensor:
+    """Return the distance of every log-probability of ``other`` to ``one``, a row a prompt, NaN where none is there."""
+    rows = [list(_pairs(one[prompt], other[prompt])) for prompt in sorted(one.keys() & other.keys())]
+    width = max((len(row) for row in rows), default=0)
+    if not width:
+        raise InvalidConfig("two collections have no log-probabilities of the same prompts")
+    left, right = (
+        torch.tensor([[pair[side] for pair in row] + [torch.nan] * (width - len(row)) for row in rows]).float()
+        for side in (0, 1)
+    )
+    left, right = rounded(left, rounding), rounded(right, rounding)
+    apart = distances(left, right, step_of(left, rounding))
+    return torch.where(left.isnan() & right.isnan(), torch.nan, apart)
+
+
+def _pairs(one: Answer, other: Answer) -> Iterator[tuple[float, float]]:
+    """Yield the two log-probabilities of each token that is comparable; one of them NaN where only one has it."""
+    for mine, theirs in zip((*one.prompt_tokens, *one.tokens), (*other.prompt_tokens, *other.tokens), strict=False):
+        yield from _at(mine, theirs)
+        if mine.name != theirs.name:
+            yield torch.inf, 0.0  # the texts part here, and what follows answers another question
+            return
+
+
+def _at(one: TokenAnswer, other: TokenAnswer) -> Iterator[tuple[float, float]]:
+    depth = min(len(one.top), len(other.top))
+    known = dict(one.top[:depth])
+    for name, text in other.top[:depth]:
+        yield (float(known[name]) if name in known else torch.nan), float(text)
+    named = {name for name, _ in other.top[:depth]}
+    if one.name == other.name and not named & {other.name, other.token} and one.logprob and other.logprob:
+        yield float(one.logprob), float(other.logprob)

@@ -1,0 +1,103 @@
+"""``holdfast identify`` names class, confidence, runner-up and the evidence, and says when it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from holdfast.cli import main
+from holdfast.data import probes
+from holdfast.execution import Trace
+from holdfast.identification import LOCAL_PLATFORMS, collect_platforms, trace_on
+from holdfast.identification.library import Library
+from holdfast.identification.library.records import Machine
+from holdfast.models import build_architecture
+from tests.answered import collect, stack
+
+NAMES = ("default", "onednn-off", "bf16", "fp16")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("identify")
+    model = build_architecture("digits-cnn", seed=0).eval()
+    data = probes("uniform", n=16, shape=(1, 8, 8), seed=0)
+    found = collect_platforms(model, data, NAMES)
+    for name, trace in found.items():
+        trace.save(made / "references" / name)
+    found["default"].save(made / "references" / "twin")
+    trace_on(LOCAL_PLATFORMS["onednn-off"], model, data).save(made / "target")
+    wide = found["onednn-off"].outputs.double()
+    rounded = Trace(((wide * 1e4).round() / 1e4).float(), data.digest, found["default"].model_digest, {})
+    rounded.save(made / "rounded")
+    library = Library()
+    for name, trace in found.items():
+        library.add(name, Machine("cpu", (), "system", {}), {"net": trace})
+    library.save(made / "library")
+    return made
+
+
+def said(capsys, *arguments: object) -> tuple[int, dict, str]:
+    code = main(["identify", *map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out), captured.err
+
+
+@pytest.mark.parametrize("against", ["references", "library"])
+def test_the_answer_names_class_confidence_runner_up_and_evidence(folder: Path, capsys, against: str) -> None:
+    code, found, text = said(capsys, folder / "target", "--against", folder / against, "--error", 0.01)
+    assert code == 0
+    assert (found["platform"], found["decided"], found["grid"]) == ("onednn-off", "word equality", "fp32")
+    assert found["confidence"] > 0.99
+    assert found["runner_up"]["probability"] < 1e-6
+    assert found["sequential"]["platform"] == "onednn-off"
+    assert found["sequential"]["asked"] < 16
+    assert "platform: onednn-off, confidence 0.99" in text or "platform: onednn-off, confidence 1.0" in text
+    assert "runner-up: " in text
+    assert f"after {found['sequential']['asked']} of 16 probes" in text
+
+
+def test_classes_that_merge_are_one_of(folder: Path, capsys) -> None:
+    code, found, _ = said(capsys, folder / "references" / "default", "--against", folder / "references")
+    assert (code, found["platform"]) == (0, "one of {default, twin}")
+
+
+def test_rounding_is_noticed_and_compensated(folder: Path, capsys) -> None:
+    _, found, text = said(capsys, folder / "rounded", "--against", folder / "references")
+    assert found["rounding"] == {"kind": "decimals", "places": 4}
+    assert "outputs rounded to 4 decimals; references were rounded alike" in text
+    assert {"onednn-off", "default"} <= set(found["labels"])
+    assert "bf16" not in found["labels"]
+
+
+def test_a_platform_without_reference_is_unknown_and_exits_1(folder: Path, tmp_path: Path, capsys) -> None:
+    for name in ("default", "bf16"):
+        Trace.load(folder / "references" / name).save(tmp_path / name)
+    code, found, text = said(capsys, folder / "target", "--against", tmp_path)
+    assert (code, found["platform"]) == (1, "unknown")
+    assert "platform: unknown" in text
+
+
+def test_what_cannot_be_compared_exits_2(folder: Path, tmp_path: Path, capsys) -> None:
+    assert main(["identify", str(folder / "target"), "--against", str(tmp_path)]) == 2
+    assert "holds no reference traces" in capsys.readouterr().err
+    Trace(torch.zeros(3, 10), "other", "other", {}).save(tmp_path / "t")
+    for against in ("library", "references"):
+        assert main(["identify", str(tmp_path / "t"), "--against", str(folder / against)]) == 2
+    assert main(["identify", str(folder / "target"), "--against", str(folder / "references"), "--error", "2"]) == 2
+
+
+def test_answers_of_a_server_show_head_and_platform(tmp_path: Path, capsys) -> None:
+    for k in range(3):
+        collect(tmp_path / "known" / f"stack-{k}", stack(k))
+    collect(tmp_path / "seen", stack(1))
+    code, found, text = said(capsys, tmp_path / "seen", "--against", tmp_path / "known")
+    assert (code, found["platform"], found["head"]["dtype"]) == (0, "stack-1", "fp32")
+    assert "head: fp32" in text
+    collect(tmp_path / "half", lambda x: x.bfloat16().float())
+    code, found, text = said(capsys, tmp_path / "half", "--against", tmp_path / "none")
+    assert (code, found["head"]["dtype"]) == (0, "bf16")
+    assert "number format is all there is to tell" in text

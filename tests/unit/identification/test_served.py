@@ -1,0 +1,66 @@
+"""A server's head and platform from its answers, and only as far as the texts agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.answered import collect, logits_of, stack
+
+from holdfast.errors import InvalidConfig
+from holdfast.identification.served import head_of, identify_answers
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype"),
+    [
+        (torch.Tensor.float, "fp32"),
+        (lambda x: x.half().float(), "fp16"),
+        (lambda x: x.bfloat16().float(), "bf16"),
+    ],
+)
+def test_the_head_shows_in_the_raw_numbers(tmp_path: Path, head, dtype: str) -> None:
+    found = head_of(collect(tmp_path / "a", head))
+    assert found.dtype == dtype
+    assert found.confidence > 0.99
+    rounded = head_of(collect(tmp_path / "b", head, places=4))
+    assert not rounded.told
+    assert rounded.rounding_text == "rounded to 4 decimals"
+
+
+def test_a_stack_is_named_by_collections_of_the_same_prompts(tmp_path: Path) -> None:
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k))) for k in range(4)]
+    fresh = collect(tmp_path / "fresh", stack(2))
+    answer = identify_answers(fresh, known)
+    assert answer.label == "stack-2"
+    assert answer.equal_fraction == 1.0
+    others = [item for item in known if item[0] != "stack-2"]
+    assert identify_answers(fresh, others).label == "unknown"
+
+
+def test_only_the_common_beginning_of_two_texts_is_compared(tmp_path: Path) -> None:
+    """After another token the questions differ: the same platform must not be blamed for the numbers that follow."""
+    known = collect(tmp_path / "known")
+
+    def forked(logits: torch.Tensor) -> torch.Tensor:
+        moved = logits.clone()
+        moved[2, moved[2].sort().indices[-2]] = moved[2].max() + 1e-3  # another token wins at position 2
+        return torch.cat([moved[:3], torch.zeros_like(moved[3:])])
+
+    other = collect(tmp_path / "other", forked)
+    answer = identify_answers(other, [("known", known)])
+    assert answer.label == "unknown"
+    words = [int(str(item).split(" of ")[1].split()[0]) for item in answer.evidence if item.kind == "word equality"]
+    assert words == [6 * (3 * 10 + 1)]  # three positions of ten numbers, and the fork itself
+
+
+def test_collections_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    one = collect(tmp_path / "one")
+    with pytest.raises(InvalidConfig, match="other prompts"):
+        identify_answers(one, [("two", collect(tmp_path / "two", prompts=3))])
+    with pytest.raises(InvalidConfig, match="temperature"):
+        identify_answers(one, [("hot", collect(tmp_path / "hot", temperature=1.0))])
+    with pytest.raises(InvalidConfig, match="one reference"):
+        identify_answers(one, [])
+    assert torch.isfinite(logits_of(0, 2)).all()
