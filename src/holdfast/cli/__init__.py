@@ -28,6 +28,7 @@ VERBS = {
     "lineage": "show, verify and export how a model came to be",
     "logs": "turn the logs of beam experiments and NVBitFI results into rates with intervals",
     "oci": "push signed models to OCI registries, and pull them verified",
+    "platforms": "keep reference traces of what a machine can be, and the classes they fall into",
     "quantize": "store weights as integer codes",
     "resign": "sign a changed model again, reading only what changed",
     "revoke": "keep signed lists of keys, models and data not to rely on",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.execution import Trace
 from holdfast.identification.library import files
 from holdfast.identification.library.classes import equivalence_classes
 from holdfast.identification.library.records import Entry, EquivalenceClass, Machine, Skipped, Subject
+from holdfast.models import manifest_of
 
 
 class Library:
@@ -68,9 +71,9 @@ class Library:
         return tuple(self._skipped[key] for key in sorted(self._skipped))
 
     def labels(self) -> dict[tuple[str, str], str]:
-        """Return (platform, machine) to label: the platform, and ``@`` its machine where the library has several."""
-        several = len({machine for _, machine in self._entries}) > 1
-        return {key: "@".join(key) if several else key[0] for key in sorted(self._entries)}
+        """Return (platform, machine) to label: the platform, and ``@`` its machine where several machines had it."""
+        times = Counter(platform for platform, _ in self._entries)
+        return {key: "@".join(key) if times[key[0]] > 1 else key[0] for key in sorted(self._entries)}
 
     def add(self, platform: str, machine: Machine, traces: Mapping[str, Trace]) -> None:
         """Keep the traces of one platform, by subject name; those of other subjects it has already stay.
@@ -164,17 +167,18 @@ class Library:
             name in given or (platform, machine.name, name) in self._skipped for name in subjects
         )
 
+    def require_same(self, name: str, model: nn.Module, probes: Dataset) -> None:
+        """Raise :class:`InvalidConfig` when the library knows ``name`` as another model or with other probes."""
+        known = self._subjects.get(name)
+        if known is not None:
+            _require_same(known, Subject(name, manifest_of(model).digest, probes.digest))
+
     def _trace(self, entry: Entry, subject: Subject) -> Trace:
         outputs = self._outputs[entry.outputs[subject.name]]
         return Trace(outputs, subject.probe_digest, subject.model_digest, dict(entry.described))
 
     def _know(self, subject: Subject) -> None:
-        known = self._subjects.setdefault(subject.name, subject)
-        if known != subject:
-            other = "another model" if known.model_digest != subject.model_digest else "other probes"
-            raise InvalidConfig(
-                f"the library knows {subject.name} with {other}", hint="give it another name, or start a new library"
-            )
+        _require_same(self._subjects.setdefault(subject.name, subject), subject)
 
     def _subject_of(self, trace: Trace) -> Subject:
         same = [item for item in self.subjects() if item.model_digest == trace.model_digest]
@@ -217,3 +221,11 @@ class Library:
             skipped = Skipped(**item)
             self._skipped[skipped.platform, self.machines[skipped.machine].name, skipped.subject] = skipped
         self._outputs = outputs
+
+
+def _require_same(known: Subject, subject: Subject) -> None:
+    if known != subject:
+        other = "another model" if known.model_digest != subject.model_digest else "other probes"
+        raise InvalidConfig(
+            f"the library knows {subject.name} with {other}", hint="give it another name, or start a new library"
+        )

@@ -1,0 +1,165 @@
+"""``holdfast platforms``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli._common import (
+    Architecture,
+    Json,
+    Seed,
+    aligned,
+    counted,
+    emit,
+    make_app,
+    require_writable,
+    say,
+    stages,
+)
+from holdfast.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from holdfast.identification.library import EquivalenceClass, Library
+    from holdfast.identification.library.sweep import Swept
+    from holdfast.identification.platforms.process import Case
+
+app = make_app()
+SHIPPED = "shipped"
+Shape = Annotated[str | None, typer.Option(help="Input shape CxHxW, when the model does not say.")]
+AtLeast = Annotated[int, typer.Option(help="Exit 1 when fewer joint classes were found.", min=0)]
+
+
+@app.callback(epilog="Example: holdfast platforms build -o library/")
+def platforms() -> None:
+    """Keep reference traces of the platforms a machine can be, and the classes they fall into."""
+
+
+@app.command(epilog="Example: holdfast platforms build -o library/ --model model/ --probes 16 --skip 'openvino*'")
+def build(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the library; what it knows already stays.")],
+    model: Annotated[Path | None, typer.Option(help="Model to trace; without one, the fixed probe nets.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the library; its file name otherwise.")] = None,
+    probes: Annotated[int | None, typer.Option(help="Probe inputs: 16 for a model, 4 for the nets.", min=1)] = None,
+    platform: Annotated[list[str] | None, typer.Option(help="Platforms to run, a pattern; repeatable.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Platforms not to run, a pattern; repeatable.")] = None,
+    add: Annotated[list[Path] | None, typer.Option(help="Another library to take in first; repeatable.")] = None,
+    at_least: AtLeast = 0,
+    shape: Shape = None,
+    arch: Architecture = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Run every platform of this machine in a fresh process and add its classes; the same call resumes after a kill."""
+    from holdfast.identification.library import Library
+    from holdfast.identification.library.files import DESCRIPTION
+    from holdfast.identification.library.sweep import chosen_platforms, probe_cases, sweep
+
+    require_writable(out)
+    library = Library.load(out) if (out / DESCRIPTION).exists() else Library()
+    before = len(library.classes())
+    for other in add or []:
+        library.merge(Library.load(other))
+    cases = probe_cases(probes or 4) if model is None else [_case(model, name, probes or 16, shape, arch, seed)]
+    chosen = chosen_platforms(platform or (), skip or ())
+    for case in cases:
+        library.require_same(case.name, case.model, case.probes)
+    with stages() as announce:
+        stage = announce("platforms")
+        swept = sweep(
+            library,
+            cases,
+            chosen,
+            named=platform or (),
+            save=lambda: library.save(out),
+            progress=stage,
+        )
+    library.save(out)
+    _say_swept(library, swept, before, out)
+    if json:
+        emit(_summary(library) | {"ran": list(swept.ran), "kept": list(swept.kept), "before": before})
+    _require(library, at_least)
+
+
+@app.command(epilog="Example: holdfast platforms show shipped")
+def show(
+    library: Annotated[str, typer.Argument(help="Folder of a library, or shipped: the one in the package.")] = SHIPPED,
+    model: Annotated[str | None, typer.Option(help="Classes on this one model instead of jointly on all.")] = None,
+    at_least: AtLeast = 0,
+    json: Json = False,
+) -> None:
+    """Print the machines, the classes with their members and digests, and what did not run and why."""
+    found = _opened(library)
+    classes = found.classes(model)
+    _say_library(found, classes, model)
+    if json:
+        emit(_summary(found) | {"classes": [item.to_json() for item in classes]})
+    _require(found, at_least)
+
+
+def _opened(name: str) -> Library:
+    from holdfast.identification.library import Library, shipped
+
+    return shipped() if name == SHIPPED else Library.load(name)
+
+
+def _case(model: Path, name: str | None, count: int, shape: str | None, arch: str | None, seed: int) -> Case:
+    from holdfast.data import probes as make_probes
+    from holdfast.identification.platforms.process import Case
+    from holdfast.models import card, load
+
+    subject = load(model, arch=arch)
+    size = tuple(int(side) for side in shape.split("x")) if shape else card(subject).input_shape
+    if size is None:
+        raise InvalidConfig("the model does not say its input shape", hint="--shape 3x32x32")
+    return Case(name or model.resolve().stem, subject, make_probes(n=count, shape=size, seed=seed))
+
+
+def _require(library: Library, at_least: int) -> None:
+    if (found := len(library.classes())) < at_least:
+        say(f"fewer classes than needed: {found}, not {at_least}")
+        raise typer.Exit(1)
+
+
+def _say_swept(library: Library, swept: Swept, before: int, out: Path) -> None:
+    for item in library.skipped:
+        if item.platform in swept.skipped or item.subject:
+            say(f"skipped {item.platform}{f' on {item.subject}' if item.subject else ''}: {item.reason}")
+    new = len(library.classes()) - before
+    say(f"ran {len(swept.ran)}, had {len(swept.kept)} already, skipped {len(swept.skipped)}")
+    say(f"{out}: {counted(len(library.entries), 'platform')}, {_classes(len(library.classes()))}, {new} new")
+
+
+def _say_library(library: Library, classes: tuple[EquivalenceClass, ...], model: str | None) -> None:
+    for name, machine in sorted(library.machines.items()):
+        versions = ", ".join(f"{package} {version}" for package, version in machine.versions.items())
+        say(f"machine {name}: {machine.processor}, {machine.system}, {versions}")
+    say("")
+    for row in aligned([("classes on", "found"), *_per_subject(library)]):
+        say(row)
+    say(f"\n{_classes(len(classes))} on {model or 'all jointly'}:")
+    for item in classes:
+        say(f"  {item.digest[:12]}  {item.name}")
+    for skipped in library.skipped:
+        say(f"not here: {skipped.platform}{f' on {skipped.subject}' if skipped.subject else ''}: {skipped.reason}")
+
+
+def _classes(count: int) -> str:
+    return f"{count} class" + ("" if count == 1 else "es")
+
+
+def _per_subject(library: Library) -> list[tuple[str, str]]:
+    rows = [(item.name, str(len(library.classes(item.name)))) for item in library.subjects()]
+    return [*rows, ("all jointly", str(len(library.classes())))]
+
+
+def _summary(library: Library) -> dict[str, Any]:
+    return {
+        "machines": {name: machine.to_json() for name, machine in sorted(library.machines.items())},
+        "subjects": [item.to_json() for item in library.subjects()],
+        "platforms": sorted(library.labels().values()),
+        "classes": [item.to_json() for item in library.classes()],
+        "skipped": [item.to_json() for item in library.skipped],
+    }

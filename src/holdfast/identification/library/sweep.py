@@ -1,0 +1,114 @@
+"""The sweep: every platform in a fresh process on every subject, kept as it goes, so a killed sweep goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from holdfast._registry import unknown
+from holdfast.errors import InvalidConfig
+from holdfast.execution import Progress, Trace
+from holdfast.identification.library.machine import machine_here
+from holdfast.identification.library.store import Library
+from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms.process import Case, traces_in_own_process
+from holdfast.identification.probe_nets import PROBE_NETS, probe_inputs, probe_net
+
+SLOW = "takes minutes: name it with --platform to run it"
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: names of platforms that ran, that were in the library already, and that cannot run here."""
+
+    ran: tuple[str, ...]
+    kept: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def probe_cases(count: int = 4) -> list[Case]:
+    """Return the probe nets, each with the first ``count`` fixed inputs."""
+    inputs = probe_inputs(count)
+    return [Case(name, probe_net(name), inputs) for name in PROBE_NETS]
+
+
+def chosen_platforms(wanted: Sequence[str] = (), skipped: Sequence[str] = ()) -> list[LocalPlatform]:
+    """Return the local platforms that match a pattern of ``wanted`` (all, when there is none) and none of ``skipped``.
+
+    Raises:
+        UnknownName: a pattern that matches no platform.
+    """
+    for pattern in (*wanted, *skipped):
+        if not any(fnmatchcase(name, pattern) for name in LOCAL_PLATFORMS):
+            raise unknown("platform", pattern, LOCAL_PLATFORMS)
+    return [
+        item
+        for name, item in LOCAL_PLATFORMS.items()
+        if any(fnmatchcase(name, pattern) for pattern in wanted or ("*",))
+        and not any(fnmatchcase(name, pattern) for pattern in skipped)
+    ]
+
+
+def sweep(
+    library: Library,
+    cases: Sequence[Case],
+    platforms: Iterable[LocalPlatform],
+    *,
+    named: Sequence[str] = (),
+    save: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+) -> Swept:
+    """Trace every case on every platform and add what came out to ``library``.
+
+    A platform that the library already has, for this machine and all cases, is not run again.
+
+    Args:
+        library: where it goes.
+        cases: models with their probes.
+        platforms: what to run.
+        named: platforms that were asked for by name; slow ones run only then.
+        save: called after every platform.
+        progress: called with (done, total).
+
+    Raises:
+        InvalidConfig: no cases or platforms, or two cases of one name.
+        Unavailable: the library knows a case by this name with another model or other probes.
+    """
+    items = list(platforms)
+    if not items or not cases or len({case.name for case in cases}) < len(cases):
+        raise InvalidConfig("a sweep needs platforms, and models under names of their own")
+    ran: list[str] = []
+    kept: list[str] = []
+    skipped: list[str] = []
+    for done, platform in enumerate(items):
+        if library.has(platform.name, machine_here(platform.runtime), [case.name for case in cases]):
+            kept.append(platform.name)
+        elif platform.slow and platform.name not in named:
+            library.skip(platform.name, machine_here(platform.runtime), SLOW)
+            skipped.append(platform.name)
+        else:
+            (ran if _run(library, platform, cases) else skipped).append(platform.name)
+            if save is not None:
+                save()
+        if progress is not None:
+            progress(done + 1, len(items))
+    return Swept(tuple(ran), tuple(kept), tuple(skipped))
+
+
+def _run(library: Library, platform: LocalPlatform, cases: Sequence[Case]) -> bool:
+    """Run one platform on what is missing; return whether it answered anything."""
+    machine = machine_here(platform.runtime)
+    missing = [case for case in cases if not library.has(platform.name, machine, [case.name])]
+    found = traces_in_own_process(platform, missing)
+    traces = {name: item for name, item in found.items() if isinstance(item, Trace)}
+    refused = {name: item for name, item in found.items() if not isinstance(item, Trace)}
+    if traces:
+        library.add(platform.name, machine, traces)
+    reasons = {f"{error}" + (f" ({error.hint})" if error.hint else "") for error in refused.values()}
+    if not traces and len(reasons) == 1:
+        library.skip(platform.name, machine, reasons.pop())
+        return False
+    for name, error in refused.items():
+        library.skip(platform.name, machine, str(error), name)
+    return bool(traces)
