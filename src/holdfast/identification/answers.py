@@ -97,7 +97,8 @@ class Answer:
         prompt_tokens: the prompt's own tokens, where their log-probabilities were asked for; the first has none.
         finish: why the server stopped: ``length``, ``stop``, ...
         seconds: wall time from sending to the last byte, retries not included.
-        server: what this answer says of the server: ``model``, ``system_fingerprint``, version headers.
+        server: what this answer says of the server: ``model``, ``system_fingerprint``, ``header:NAME`` of versions.
+        said: the generated text as the server wrote it, where it did.
     """
 
     prompt: int
@@ -108,10 +109,13 @@ class Answer:
     finish: str | None
     seconds: float
     server: Mapping[str, str]
+    said: str | None = None
 
     @property
     def text(self) -> str:
-        """The generated text; where the server cut characters into pieces, put together from bytes."""
+        """The generated text: the server's own, or the tokens'; from bytes where tokens cut characters into pieces."""
+        if self.said is not None:
+            return self.said
         if any(token.bytes_ is None for token in self.tokens):
             return "".join(token.token for token in self.tokens)
         return b"".join(bytes(token.bytes_ or ()) for token in self.tokens).decode("utf-8", "replace")
@@ -131,6 +135,7 @@ class Answer:
             "finish": self.finish,
             "seconds": self.seconds,
             "server": dict(self.server),
+            "said": self.said,
         }
 
     @classmethod
@@ -145,6 +150,7 @@ class Answer:
             finish=value["finish"],
             seconds=float(value["seconds"]),
             server=dict(value["server"]),
+            said=value.get("said"),
         )
 
 
