@@ -3,42 +3,117 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
+from holdfast.cli._common import Architecture, Json, Seed, make_app
+from holdfast.cli._run_server import SCHEMES, ServerCall, run_server
+from holdfast.errors import InvalidConfig
 
 app = make_app()
+_SERVER: dict[str, Any] = {"dialect": "auto", "tokens": 16, "top": 20, "repeat": 1, "temperature": 0.0}
+_SERVER |= {"concurrency": 16, "timeout": 120.0, "attempts": 6}
 
 
-@app.command(epilog="Example: holdfast run model/ --probes 64 --platform default -o trace/")
+@app.command(
+    epilog="Example: holdfast run model/ --probes 64 --platform default -o trace/\n\n"
+    "Example: holdfast run http://127.0.0.1:8000/v1 --probes 512 --model NAME -o answers/"
+)
 def run(
-    model: Annotated[Path, typer.Argument(help="Model to run.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace.")],
-    probes: Annotated[int, typer.Option(help="Number of probe inputs.", min=1)] = 64,
+    model: Annotated[str, typer.Argument(help="Model to run, or address of an OpenAI-compatible server.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace, or for the answers of a server.")],
+    probes: Annotated[
+        str, typer.Option(help="Number of known probes; for a server also a file of prompts, one a line or .jsonl.")
+    ] = "64",
     platform: Annotated[
-        str, typer.Option(help="default, batch-1, channels-last, onednn-off, bf16, fp16, onednn-avx2, ...")
-    ] = "default",
+        str | None,
+        typer.Option(help="default, batch-1, channels-last, onednn-off, bf16, ... [default: default]"),
+    ] = None,
     shape: Annotated[str | None, typer.Option(help="Input shape CxHxW, when the model does not say.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a trace of something else.")] = False,
+    key: Annotated[str | None, typer.Option(help="Sign the folder: file:KEY.pem.")] = None,
+    password_file: Annotated[str | None, typer.Option(help="File with the key's password (- asks).")] = None,
+    name: Annotated[
+        str | None, typer.Option("--model", help="Server: name of the model. [default: the only one it serves]")
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(help="Server: completions, chat, vllm, vllm-chat, sglang, llama.cpp, tgi. [default: auto]"),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Server: tokens to generate. [default: 16]", min=1)] = None,
+    top: Annotated[
+        int | None, typer.Option(help="Server: log-probabilities at every position. [default: 20]", min=1)
+    ] = None,
+    repeat: Annotated[int | None, typer.Option(help="Server: answers to each prompt. [default: 1]", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Server: 0 is greedy. [default: 0]", min=0)] = None,
+    prompt_logprobs: Annotated[
+        bool, typer.Option("--prompt-logprobs", help="Server: also log-probabilities of the prompt's tokens.")
+    ] = False,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Server: requests at the same time. [default: 16]", min=1)
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(help="Server: budget of requests, retries and earlier calls included.", min=1)
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Server: budget of tokens, prompts included.", min=1)] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Server: budget in the currency of --price, such as EUR.")
+    ] = None,
+    price: Annotated[str | None, typer.Option(help="Server: of a million prompt, generated tokens: 0.15,0.60.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Server: NAME of the environment variable that holds its key.")
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="Server: file that holds its key.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Server: seconds without a byte after which a request is tried again.")
+    ] = None,
+    attempts: Annotated[
+        int | None, typer.Option(help="Server: how often a request is tried. [default: 6]", min=1)
+    ] = None,
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Run a model on known probes and keep the exact bits that come out, with the platform they came from."""
-    from holdfast.data import probes as make_probes
-    from holdfast.errors import InvalidConfig
-    from holdfast.identification import collect_platforms
-    from holdfast.models import card, load
+    """Run a model on known probes and keep the exact bits that come out, with the platform they came from.
 
-    subject = load(model, arch=arch)
-    size = tuple(int(side) for side in shape.split("x")) if shape else card(subject).input_shape
-    if size is None:
-        raise InvalidConfig("the model does not say its input shape", hint="--shape 3x32x32")
-    trace = collect_platforms(subject, make_probes(n=probes, shape=size, seed=seed), [platform])[platform]
-    trace.save(out)
-    say(f"wrote {out}: {probes} outputs on {platform}\nprobes {trace.probe_digest}\nmodel {trace.model_digest}")
-    if json:
-        emit(
-            {"folder": str(out), "probes": trace.probe_digest, "model": trace.model_digest, "platform": trace.platform}
+    Given the address of a server, ask it known prompts and keep its tokens and log-probabilities, digit by digit. A
+    call that was killed or ran into its budget goes on where it stopped when it is repeated; exit 1 when the budget
+    ended it. Options of one kind are refused with the other.
+    """
+    local: dict[str, Any] = {"--platform": platform, "--shape": shape, "--arch": arch, "--replace": replace or None}
+    remote: dict[str, Any] = {"model": name, "dialect": dialect, "tokens": tokens, "top": top, "repeat": repeat}
+    remote |= {"temperature": temperature, "prompt_logprobs": prompt_logprobs or None, "concurrency": concurrency}
+    remote |= {"max_requests": max_requests, "max_tokens": max_tokens, "max_cost": max_cost, "price": price}
+    remote |= {"api_key_env": api_key_env, "api_key_file": api_key_file, "timeout": timeout, "attempts": attempts}
+    if model.startswith(SCHEMES):
+        _refuse(local, "a server is")
+        given: dict[str, Any] = {key: _SERVER.get(key) if value is None else value for key, value in remote.items()}
+        given["prompt_logprobs"] = prompt_logprobs
+        call = ServerCall(
+            url=model, probes=probes, out=out, seed=seed, key=key, password_file=password_file, json=json, **given
         )
+        run_server(call)
+        return
+    _refuse({f"--{key.replace('_', '-')}": value for key, value in remote.items()}, "a model on this machine is")
+    from holdfast.cli._run_model import run_model
+
+    run_model(
+        Path(model),
+        out,
+        probes=probes,
+        platform=platform or "default",
+        shape=shape,
+        arch=arch,
+        seed=seed,
+        key=key,
+        password_file=password_file,
+        replace=replace,
+        json=json,
+    )
+
+
+def _refuse(options: dict[str, Any], what: str) -> None:
+    given = sorted(option for option, value in options.items() if value is not None)
+    if given:
+        raise InvalidConfig(f"{what} run without {', '.join(given)}", hint="holdfast run --help")

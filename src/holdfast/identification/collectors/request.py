@@ -77,10 +77,10 @@ class ServerRequest:
 def _require_address(url: str) -> None:
     """Refuse what is no plain address: what stands in it is stored, so it must hold no secret."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidConfig(f"{url!r} is no address of a server", hint="http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InvalidConfig(
             "the address of a server holds a user, a password, a query or a fragment, and addresses are stored",
             hint="give keys in the environment: --api-key-env NAME",
         )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidConfig(f"{url!r} is no address of a server", hint="http://127.0.0.1:8000/v1")
