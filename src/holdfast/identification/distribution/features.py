@@ -1,0 +1,56 @@
+"""Outputs as bits: what HSPI-LD feeds its classifiers (Zhang et al., ICML 2025, section 3.2).
+
+A float32 word becomes 32 features, most significant bit first: sign, 8 of exponent, 23 of mantissa. Outputs of bf16 and
+fp16 nets are float32 words by then, and end in 16 and 13 zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from holdfast.errors import InvalidConfig
+
+Bits = npt.NDArray[np.uint8]
+
+
+def float_bits(outputs: Tensor) -> Bits:
+    """Return the bits of float32 ``outputs`` (n, words), shape (n, words * 32), uint8 zeros and ones.
+
+    Raises:
+        InvalidConfig: another dtype or shape.
+    """
+    if outputs.dtype != torch.float32 or outputs.dim() != 2:
+        raise InvalidConfig(f"bits are those of float32 outputs (n, words), not {outputs.dtype} {tuple(outputs.shape)}")
+    words = outputs.detach().cpu().contiguous().numpy().astype(">f4")
+    return np.unpackbits(words.view(np.uint8), axis=1)
+
+
+def float_words(bits: Bits) -> Tensor:
+    """Return the float32 outputs (n, words) whose :func:`float_bits` are ``bits``."""
+    words = np.packbits(bits, axis=1).view(">f4")
+    return torch.from_numpy(words.astype(np.float32))
+
+
+def grouped(bits: Bits, size: int) -> Bits:
+    """Return rows of ``size`` consecutive rows each, shape (n // size, size * features); what is left over is dropped.
+
+    Raises:
+        InvalidConfig: fewer rows than one example takes.
+    """
+    if size < 1 or len(bits) < size:
+        raise InvalidConfig(
+            f"{len(bits)} outputs make no example of {size}", hint="record more inputs, or smaller ones"
+        )
+    whole = len(bits) // size * size
+    return bits[:whole].reshape(-1, size * bits.shape[1])
+
+
+def trailing_zeros(bits: Bits) -> npt.NDArray[np.int64]:
+    """Return the least number of zeros at the end of any non-zero word of each row (n, words * 32); 32 without any."""
+    words = bits.reshape(len(bits), -1, 32)
+    last = 31 - words[:, :, ::-1].argmax(axis=2)
+    zeros = np.where(words.any(axis=2), 31 - last, 32)
+    return np.asarray(zeros.min(axis=1), dtype=np.int64)

@@ -1,0 +1,45 @@
+"""Bits of outputs: sign, exponent, mantissa, in the order IEEE 754 writes them."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from holdfast.errors import InvalidConfig
+from holdfast.identification.distribution import float_bits, float_words
+from holdfast.identification.distribution.features import grouped, trailing_zeros
+
+
+def test_bits_are_those_that_struct_packs_most_significant_first():
+    outputs = torch.tensor([[1.0, -2.5], [float(np.float32(0.1)), -0.0]])
+    expected = [
+        [int(bit) for value in row for byte in struct.pack(">f", value) for bit in f"{byte:08b}"]
+        for row in outputs.tolist()
+    ]
+    assert float_bits(outputs).tolist() == expected
+
+
+def test_words_come_back_from_their_bits():
+    outputs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(float_words(float_bits(outputs)), outputs)
+
+
+def test_groups_are_consecutive_rows_and_what_is_left_over_is_dropped():
+    bits = float_bits(torch.arange(14.0).reshape(7, 2))
+    assert grouped(bits, 3).shape == (2, 3 * 2 * 32)
+    assert torch.equal(float_words(grouped(bits, 3))[1], torch.arange(6.0, 12.0))
+    with pytest.raises(InvalidConfig, match="7 outputs make no example of 8"):
+        grouped(bits, 8)
+
+
+def test_trailing_zeros_are_those_of_the_finest_word_and_zeros_do_not_count():
+    rows = torch.tensor([[1 + 2**-23, 1.0], [1 + 2**-10, 0.0], [1 + 2**-7, 3.0], [0.0, 0.0]])
+    assert trailing_zeros(float_bits(rows)).tolist() == [0, 13, 16, 32]
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(InvalidConfig, match="bfloat16"):
+        float_bits(torch.zeros(2, 2, dtype=torch.bfloat16))
