@@ -20,6 +20,7 @@ VERBS = {
     "diff": "say which files and tensors of two models differ",
     "digest": "print the digests of files and folders",
     "experiment": "train and measure what a paper did, beside what it published",
+    "fingerprint": "learn platforms from the bits of unknown inputs, judged on inputs held out",
     "harden": "add range guards, profiled on data, to a model",
     "identify": "tell which platform produced a trace",
     "inject": "write a broken copy of a stored model",

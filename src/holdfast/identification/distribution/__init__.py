@@ -13,7 +13,7 @@ from holdfast.identification.distribution.examples import Examples
 from holdfast.identification.distribution.features import float_bits, float_words
 from holdfast.identification.distribution.fingerprint import LogitDistribution
 from holdfast.identification.distribution.matching import match_runs
-from holdfast.identification.distribution.recordings import Recording, merged
+from holdfast.identification.distribution.recordings import Recording, as_classes, merged
 from holdfast.identification.distribution.scores import Score, score
 from holdfast.identification.distribution.split import Fold, grouped_folds, require_no_leakage
 
@@ -28,6 +28,7 @@ __all__ = [
     "OneVsOneSVM",
     "Recording",
     "Score",
+    "as_classes",
     "classifiers",
     "evaluate",
     "float_bits",

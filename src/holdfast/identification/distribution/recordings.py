@@ -73,14 +73,18 @@ def machine_of(trace: Trace) -> str:
 def merged(recordings: Sequence[Recording]) -> list[Recording]:
     """Join labels that no output can tell apart: those with equal bits wherever model, inputs and run are the same.
 
-    Labels of a class are joined by `` = ``. HSPI calls it an equivalence class.
+    Labels of a class are joined by `` = `` and its copies are left out. HSPI calls it an equivalence class.
     """
     classes = {item.label: {item.label} for item in recordings}
     for one, other in combinations(classes, 2):
         if _always_equal(one, other, recordings):
             joined = classes[one] | classes[other]
             classes.update(dict.fromkeys(joined, joined))
-    return [replace(item, label=" = ".join(sorted(classes[item.label]))) for item in recordings]
+    renamed = [replace(item, label=" = ".join(sorted(classes[item.label]))) for item in recordings]
+    first: dict[tuple[object, ...], Recording] = {}
+    for item in renamed:
+        first.setdefault((item.label, item.model, item.inputs, item.run), item)
+    return list(first.values())
 
 
 def _always_equal(one: str, other: str, recordings: Sequence[Recording]) -> bool:
@@ -92,3 +96,9 @@ def _always_equal(one: str, other: str, recordings: Sequence[Recording]) -> bool
         if (a.model, a.inputs, a.run) == (b.model, b.inputs, b.run) and a.trace.outputs.dtype == torch.float32
     ]
     return bool(pairs) and all(pairs)
+
+
+def as_classes(recordings: Sequence[Recording], labels: Sequence[str]) -> list[Recording]:
+    """Rename recordings to the classes of ``labels`` that hold their label; others keep theirs."""
+    classes = {part: label for label in labels for part in label.split(" = ")}
+    return [replace(item, label=classes.get(item.label, item.label)) for item in recordings]
