@@ -61,19 +61,12 @@ class OneVsOneSVM:
 
     def fit(self, bits: Bits, targets: Numbers, groups: Numbers, classes: int, seed: Seed) -> Learned:
         """Return ``mean``, ``spread`` (features), ``weight`` (pairs, features), ``bias`` and ``converged`` (pairs)."""
-        from sklearn.svm import LinearSVC
-
         mean, spread = _standard(bits)
         features = (bits - mean) / spread
         rows = []
         for first, second in combinations(range(classes), 2):
             chosen = (targets == first) | (targets == second)
-            state = derive(seed, "svm", first, second).words()[1] >> 33  # what the solver takes
-            machine = LinearSVC(C=self.cost, dual="auto", max_iter=self.iterations, random_state=state)
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                machine.fit(features[chosen], targets[chosen] == first)
-            rows.append((machine.coef_[0], machine.intercept_[0], not said))
+            rows.append(self._machine(features[chosen], targets[chosen] == first, derive(seed, "svm", first, second)))
         weight, bias, converged = zip(*rows, strict=True)
         return {
             "mean": torch.from_numpy(mean),
@@ -82,6 +75,26 @@ class OneVsOneSVM:
             "bias": torch.tensor(bias, dtype=torch.float64),
             "converged": torch.tensor(converged),
         }
+
+    def _machine(self, features: Scores, positive: npt.NDArray[np.bool_], seed: Seed) -> tuple[Scores, float, bool]:
+        """Return weight (features), bias, and whether the solver converged.
+
+        The weight is a sum of examples, so where they are fewer than features the machine learns in a basis of their
+        span: the optimum is the same, and the cost falls with the number of features.
+        """
+        from sklearn.svm import LinearSVC
+
+        basis = None
+        if len(features) < features.shape[1]:
+            left, sizes, basis = np.linalg.svd(features, full_matrices=False)
+            features = left * sizes
+        state = seed.words()[1] >> 33  # what the solver takes
+        machine = LinearSVC(C=self.cost, dual="auto", max_iter=self.iterations, random_state=state)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            machine.fit(features, positive)
+        weight = machine.coef_[0] if basis is None else machine.coef_[0] @ basis
+        return weight, float(machine.intercept_[0]), not said
 
     def scores(self, learned: Learned, bits: Bits, classes: int) -> Scores:
         """Return votes, and below one vote the sum of squashed margins."""
