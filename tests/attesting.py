@@ -200,6 +200,44 @@ def nitro_policy(**changes: Any) -> Policy:
     return Policy(kind="nitro", **(demands | changes))
 
 
+# ----- NVIDIA
+
+
+FIRMWARE = b"\x71" * 48
+
+
+@cache
+def gpu_chain() -> tuple[Holder, Holder, Holder]:
+    """Root, the boot code of the GPU, and the key it made for the firmware."""
+    root = authority("NVIDIA Device Identity CA", key=p384(), hash=P384)
+    boot = authority("GH100 GSP BROM", root, key=p384(), hash=P384)
+    info = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.23.133.5.4.1"), b"\x30\x32\x04\x30" + FIRMWARE)
+    return root, boot, issue("GH100 GSP FMC LF", boot, key=p384(), hash=P384, extensions=((info, False),))
+
+
+def gpu_exchange(nonce: bytes = NONCE, *, firmware: bytes = FIRMWARE, blocks: int = 4) -> bytes:
+    """Request and answer, signed by the GPU."""
+    record = b"".join(bytes((index, 1, 51, 0, 1, 48, 0)) + bytes((index,)) * 48 for index in range(1, blocks + 1))
+    fields = {3: b"590.12\0", 6: bytes.fromhex("009f009601000000"), 15: b"882\0", 20: firmware}
+    opaque = b"".join(n.to_bytes(2, "little") + len(v).to_bytes(2, "little") + v for n, v in fields.items())
+    request = b"\x11\xe0\x01\xff" + nonce + b"\0"
+    answer = b"\x11\x60\0\0" + bytes((blocks,)) + len(record).to_bytes(3, "little") + record + bytes(32)
+    message = request + answer + len(opaque).to_bytes(2, "little") + opaque
+    return message + raw_signature(gpu_chain()[2].key, message)
+
+
+def gpu_evidence(**options: Any) -> Evidence:
+    root, boot, leaf = gpu_chain()
+    return Evidence(
+        kind="nvidia-gpu", body=gpu_exchange(**options), collateral={"chain": leaf.pem + boot.pem + root.pem}
+    )
+
+
+def gpu_policy(**changes: Any) -> Policy:
+    demands = {"measurements": {"block.1": ("01" * 48,)}, "roots": (gpu_chain()[0].pem,)}
+    return Policy(kind="nvidia-gpu", **(demands | changes))
+
+
 # ----- damage
 
 

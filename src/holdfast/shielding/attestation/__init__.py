@@ -1,6 +1,6 @@
 """Attestation: what hardware says about a world, verified offline and held against a policy."""
 
-from holdfast.shielding.attestation import dcap, nitro, snp, tpm  # noqa: F401  (register the built-in verifiers)
+from holdfast.shielding.attestation import dcap, nitro, nvidia, snp, tpm  # noqa: F401  (register the built-in verifiers)
 from holdfast.shielding.attestation.binding import bound
 from holdfast.shielding.attestation.claims import Claims
 from holdfast.shielding.attestation.evidence import Evidence, read_evidence
