@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from holdfast.seeds import Entropy
 from holdfast.shielding import Freivalds, PadStore
-from holdfast.shielding.product import Geometry, integer_product, ring_product
+from holdfast.shielding.checking.freivalds import Side
+from holdfast.shielding.product import Geometry, byte_planes, integer_product, ring_product
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -62,3 +64,36 @@ def test_any_change_of_any_element_fails(case: tuple[Geometry, Tensor, Tensor], 
 @given(cases())
 def test_geometry_survives_the_wire(case: tuple[Geometry, Tensor, Tensor]) -> None:
     assert Geometry.from_json(case[0].to_json()) == case[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_the_fast_product_equals_one_in_float64(case: tuple[Geometry, Tensor, Tensor]) -> None:
+    """The reference: torch's own convolution or product in float64, where every integer here is exact."""
+    geometry, weights, codes = case
+    if geometry.kind == "linear":
+        wanted = codes.double() @ weights.double().t()
+    else:
+        padded = F.pad(codes.double(), geometry.padding)
+        wanted = F.conv2d(padded, weights.double(), stride=geometry.stride, dilation=geometry.dilation)
+    assert torch.equal(integer_product(codes, weights, geometry), wanted.to(torch.int32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.sampled_from(["channels", "positions", "recompute"]))
+def test_every_side_accepts_the_truth_and_refuses_a_lie(case: tuple[Geometry, Tensor, Tensor], side: Side) -> None:
+    geometry, weights, codes = case
+    product = integer_product(codes, weights, geometry)
+    verifier = Freivalds(side).prepare(weights, geometry, Entropy())
+    assert verifier.accepts(codes, product)
+    product.view(-1)[-1] ^= -(2**31)
+    assert not verifier.accepts(codes, product)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40))
+def test_byte_planes_are_the_residue(values: list[int]) -> None:
+    planes = byte_planes(torch.tensor(values, dtype=torch.int32))
+    assert planes.shape == (4, len(values))
+    total = sum(planes[place].long() << 8 * place for place in range(4))
+    assert torch.equal(torch.as_tensor(total).to(torch.int32), torch.tensor(values, dtype=torch.int32))

@@ -1,8 +1,8 @@
 """Exact integer products of convolutions and linear layers, in the true integers and modulo 2**32.
 
 Both worlds share this file: the trusted reference multiplies int8 by int8 and gets true integers; the untrusted worker
-multiplies blinded int32 residues by int8 and gets residues. Neither rounds, ever: float matrix units are used only
-where every partial sum is an integer they hold exactly.
+multiplies blinded residues, cut into byte planes, by int8 and gets residues. Both run on int8 matrix units (see
+:mod:`holdfast.shielding.kernels`) and neither rounds, ever.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
-from holdfast.numerics.ring import FLOAT64_EXACT, exact_product, wrap32
+from holdfast.shielding.kernels import int8_matmul
 
 CODE_MAX = 127  # activation codes are -127..127
-_FLOAT32_EXACT = 2**24
+_HALVES = 0x00808080  # 128 in each byte but the top one
 _MOST_SIDE = 2**20
 
 
@@ -104,23 +104,67 @@ def _size(key: str, value: object, *, least: int) -> int:
     return value
 
 
-def unroll(x: Tensor, geometry: Geometry) -> Tensor:
-    """Return the operands of every output position as rows, shape (batch * positions, inner); keeps the dtype."""
+def integer_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
+    """Return the layer's true integer product as int32; the caller has proved that it fits.
+
+    Args:
+        x: int8 activation codes, shape (batch, *sample).
+        codes: int8 weights, shape ``geometry.weight_shape``.
+
+    Returns:
+        int32, shape (batch, *output); modulo 2**32 if it does not fit after all.
+    """
+    out = geometry.output_shape(tuple(x.shape[1:]))
+    weights = codes.reshape(geometry.out_channels, -1)
     if geometry.kind == "linear":
-        return x.reshape(-1, geometry.in_channels)
-    x = F.pad(x, geometry.padding) if any(geometry.padding) else x
-    for axis in (0, 1):
-        reach = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
-        x = x.unfold(2 + axis, reach, geometry.stride[axis])[..., :: geometry.dilation[axis]]
-    return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, geometry.inner)
+        rows = x.reshape(-1, geometry.in_channels)
+        return int8_matmul(rows, weights.t()).reshape(x.shape[0], *out)
+    result = torch.empty(x.shape[0], *out, dtype=torch.int32, device=x.device)
+    for image, target in zip(x, result, strict=True):
+        target.view(geometry.out_channels, -1).copy_(int8_matmul(weights, columns(image, geometry)))
+    return result
 
 
-def arrange(rows: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> Tensor:
-    """Bring (batch * positions, out) rows into the layer's output layout for inputs of ``shape`` (with batch)."""
-    out = geometry.output_shape(shape[1:])
-    if geometry.kind == "linear":
-        return rows.reshape(shape[0], *out)
-    return rows.reshape(shape[0], *out[1:], geometry.out_channels).permute(0, 3, 1, 2).contiguous()
+def columns(image: Tensor, geometry: Geometry) -> Tensor:
+    """Return the operands of every output position of one image as columns, shape (inner, positions)."""
+    _, high, wide = geometry.output_shape(tuple(image.shape))
+    if any(geometry.padding):
+        image = F.pad(image, geometry.padding)
+    image = image.contiguous()
+    plane, row = image.shape[1] * image.shape[2], image.shape[2]
+    (down, right), (low, along) = geometry.dilation, geometry.stride
+    sides = (geometry.in_channels, *geometry.kernel, high, wide)
+    return image.as_strided(sides, (plane, row * down, right, row * low, along)).reshape(geometry.inner, high * wide)
+
+
+def byte_planes(x: Tensor) -> Tensor:
+    """Write int32 residues modulo 2**32 as four planes of balanced int8 digits, shape (4, *x.shape).
+
+    ``sum(planes[k] << 8 * k)`` is ``x`` modulo 2**32. Adding half a byte to the three low bytes carries what their
+    signed reading will lack; flipping their top bits then reads each as digit - 128. The carry out of the last digit
+    is a multiple of 2**32 and vanishes.
+    """
+    carried = torch.empty(x.shape, dtype=torch.int32, device=x.device)  # packed, whatever x's strides
+    torch.bitwise_xor(x + _HALVES, _HALVES, out=carried)
+    return carried.view(torch.int8).view(*x.shape, 4).movedim(-1, 0).contiguous()
+
+
+def planes_product(planes: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
+    """Return the layer's product with ``sum(planes[k] << 8 * k)`` modulo 2**32, by one int8 product a plane.
+
+    Args:
+        planes: int8, shape (planes, batch, *sample).
+        codes: int8 weights, shape ``geometry.weight_shape``.
+
+    Returns:
+        int32 residues, shape (batch, *output).
+    """
+    parts = integer_product(planes.flatten(0, 1), codes, geometry)
+    parts = parts.view(planes.shape[0], planes.shape[1], *parts.shape[1:])
+    total = parts[0]
+    for place in range(1, len(parts)):
+        total += parts[place] << 8 * place
+    return total
 
 
 def ring_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
@@ -133,29 +177,7 @@ def ring_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
     Returns:
         int32 residues, shape (batch, *output).
     """
-    rows = unroll(x, geometry)
-    weights = codes.reshape(geometry.out_channels, -1).t()
-    # 2**31 * 2**7 * block stays inside float64's exact integers, so one float64 product serves a whole block
-    block = FLOAT64_EXACT // 2**38 - 1
-    total = torch.zeros(rows.shape[0], geometry.out_channels, dtype=torch.int64, device=x.device)
-    for start in range(0, geometry.inner, block):
-        part = slice(start, start + block)
-        total += exact_product(rows[:, part], weights[part], left_bound=2**31, right_bound=2**7)
-    return arrange(wrap32(total), geometry, tuple(x.shape))
-
-
-def integer_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
-    """Return the layer's true integer product as int32; the caller has proved that it fits.
-
-    Args:
-        x: int8 activation codes in -127..127, shape (batch, *sample).
-        codes: int8 weights, shape ``geometry.weight_shape``.
-    """
-    rows = unroll(x, geometry)
-    weights = codes.reshape(geometry.out_channels, -1).t()
-    exact32 = geometry.inner * CODE_MAX * 2**7 < _FLOAT32_EXACT
-    wide = torch.float32 if exact32 else torch.float64
-    return arrange((rows.to(wide) @ weights.to(wide)).to(torch.int32), geometry, tuple(x.shape))
+    return planes_product(byte_planes(x), codes, geometry)
 
 
 def prove_bound(geometry: Geometry, codes: Tensor, *, layer: str) -> int:

@@ -1,0 +1,204 @@
+"""Three ways to compare ``y`` with ``W x`` over Z/2^64: fold the channels, fold the positions, or compute it again.
+
+A product ``Y = W X`` is a matrix of ``out`` channels by ``positions``. Freivalds' secret vector may be multiplied in
+from either side, with the same proof: ``r^T Y == (r^T W) X`` costs one row of weights where there are many, and
+``Y s == W (X s)`` costs one column of positions where there are many. Images with many positions are cheaper from the
+right, deep layers from the left, and a layer of three input channels is as cheap to compute again.
+
+All secret residues are cut into eight int8 digits, so both sides run on the int8 matrix units.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.shielding.checking.limbs import DIGITS, digits, recombine, recombine_rows, wide_digits
+from holdfast.shielding.kernels import MOST_INNER, kernel, true_matmul
+from holdfast.shielding.product import Geometry, integer_product
+
+_LOW_HALVES = 0x00808080  # 128 in the three low bytes of an int32
+_FLOAT64_BITS, _INT32_BITS = 53, 31
+_BLOCK = 4096  # positions whose float64 copy stays in a processor's second cache
+_WIDEST = MOST_INNER // 4
+
+
+class Fold(Protocol):
+    """Both sides of one layer's comparison, for inputs of one shape."""
+
+    def left(self, x: Tensor) -> Tensor:
+        """Return what the true product of int8 ``x`` (batch, *sample) folds to."""
+        ...
+
+    def right(self, y: Tensor) -> Tensor:
+        """Return what the claimed int32 product ``y`` (batch, *output) folds to."""
+        ...
+
+
+def reach(geometry: Geometry, shape: tuple[int, ...]) -> Tensor:
+    """Say where each input pixel goes: int64 (taps, pixels), an output position, or ``positions`` for nowhere.
+
+    Args:
+        shape: of one image, (channels, height, width).
+    """
+    _, high, wide = geometry.output_shape(shape)
+    rows = _axis(geometry, 0, shape[1], high)
+    across = _axis(geometry, 1, shape[2], wide)
+    places = rows[:, None, :, None] * wide + across[None, :, None, :]
+    inside = (rows >= 0)[:, None, :, None] & (across >= 0)[None, :, None, :]
+    return torch.where(inside, places, high * wide).reshape(math.prod(geometry.kernel), shape[1] * shape[2])
+
+
+def _axis(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
+    """Return the output coordinate of each tap (rows) and input coordinate (columns), or -1."""
+    before = geometry.padding[2 if axis == 0 else 0]
+    taps = torch.arange(geometry.kernel[axis]).view(-1, 1) * geometry.dilation[axis]
+    from_start = torch.arange(side).view(1, -1) + before - taps
+    place = from_start.div(geometry.stride[axis], rounding_mode="floor")
+    fits = (from_start % geometry.stride[axis] == 0) & (place >= 0) & (place < outputs)
+    return torch.where(fits, place, -1)
+
+
+class ChannelFold:
+    """``r^T Y == (r^T W) X`` at every position; needs ``r^T W``, not the weights.
+
+    Args:
+        r: int64 residues modulo 2**64, shape (out,).
+        codes: int8 weights, shape ``geometry.weight_shape``.
+        shape: of one input sample.
+    """
+
+    def __init__(self, r: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
+        self._geometry, self._matmul = geometry, kernel(codes.device.type).matmul
+        flat = codes.reshape(geometry.out_channels, -1)
+        self._row = recombine_rows(true_matmul(digits(r).t().contiguous(), flat))  # r^T W, (inner,)
+        bits = _FLOAT64_BITS - _INT32_BITS - (geometry.out_channels - 1).bit_length() + 1
+        self._limbs = wide_digits(r, bits)
+        self._shifts = torch.arange(len(self._limbs), device=r.device).view(-1, 1) * bits
+        if geometry.kind == "linear":
+            self._digits = digits(self._row).t().contiguous()  # (8, inner)
+            return
+        per_tap = self._row.view(geometry.in_channels, -1).t()  # (taps, in)
+        self._digits = digits(per_tap).transpose(1, 2).reshape(-1, geometry.in_channels).contiguous()
+        self._places = reach(geometry, shape).flatten().to(codes.device)
+        self._positions = math.prod(geometry.output_shape(shape)[1:])
+
+    @staticmethod
+    def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
+        """Return a rough number of nanoseconds for one sample."""
+        pixels = math.prod(shape[1:])
+        taps, out = math.prod(geometry.kernel), math.prod(geometry.output_shape(shape))
+        return taps * pixels * (0.006 * DIGITS * geometry.in_channels + 0.5 * DIGITS + 2.0) + 0.55 * out + 4e4
+
+    def left(self, x: Tensor) -> Tensor:
+        """Return ``r^T W X``, int64, shape (batch, positions) or, of a linear layer, (rows,)."""
+        if self._geometry.kind == "linear":
+            rows = x.reshape(-1, self._geometry.in_channels)
+            return recombine(true_matmul(rows, self._digits.t()))
+        return _stacked([self._scatter(image.flatten(1)) for image in x])
+
+    def _scatter(self, image: Tensor) -> Tensor:
+        """Multiply every pixel by every tap, then add each product where its tap takes it."""
+        products = self._matmul(self._digits, image).view(-1, DIGITS, image.shape[1])
+        sums = self._places.new_zeros(self._positions + 1)
+        return sums.index_add_(0, self._places, recombine_rows(products).view(-1))[:-1]
+
+    def right(self, y: Tensor) -> Tensor:
+        """Return ``r^T Y``, int64, of the same shape."""
+        if self._geometry.kind == "linear":
+            return self._wide(y.reshape(-1, self._geometry.out_channels).t())
+        return _stacked([self._wide(image.flatten(1)) for image in y])
+
+    def _wide(self, matrix: Tensor) -> Tensor:
+        """Return ``r^T matrix`` for int32 (out, positions); every partial sum is exact in float64."""
+        if matrix.shape[1] > _BLOCK:
+            return torch.cat([self._wide(block) for block in matrix.split(_BLOCK, 1)])
+        return ((self._limbs @ matrix.double()).long() << self._shifts).sum(0)
+
+
+class PositionFold:
+    """``Y s == W (X s)`` for every channel and image of a convolution.
+
+    Args:
+        s: int64 residues modulo 2**64, shape (positions,).
+        codes: int8 weights, shape ``geometry.weight_shape``.
+        shape: of one image.
+    """
+
+    def __init__(self, s: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
+        self._weights = codes.reshape(geometry.out_channels, -1)
+        self._matmul = kernel(codes.device.type).matmul
+        spread = torch.cat([s, s.new_zeros(1)])[reach(geometry, shape).to(s.device)]  # (taps, pixels)
+        self._spread = digits(spread).permute(1, 0, 2).reshape(spread.shape[1], -1).contiguous()
+        shifted = torch.stack([s << 8 * byte for byte in range(4)], 1)  # what byte k of an int32 counts
+        self._bytes = digits(shifted.flatten())  # (4 * positions, 8)
+        self._offset = 128 * (1 + 2**8 + 2**16) * s.sum()
+
+    @staticmethod
+    def fits(geometry: Geometry, shape: tuple[int, ...]) -> bool:
+        """Say whether every sum stays exact: a convolution whose images are not too large."""
+        if geometry.kind != "conv2d" or geometry.inner > MOST_INNER:
+            return False
+        return math.prod(shape[1:]) <= MOST_INNER and math.prod(geometry.output_shape(shape)[1:]) <= _WIDEST
+
+    @staticmethod
+    def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
+        """Return a rough number of nanoseconds for one sample."""
+        pixels, out = math.prod(shape[1:]), math.prod(geometry.output_shape(shape))
+        products = DIGITS * pixels * (0.006 * geometry.inner + 0.05 * math.prod(geometry.kernel))
+        return products + 0.1 * geometry.out_channels * geometry.inner + 0.55 * out + 3e4
+
+    def left(self, x: Tensor) -> Tensor:
+        """Return ``W (X s)``, int64, shape (batch, out)."""
+        sums = _stacked([self._matmul(image.flatten(1), self._spread) for image in x])
+        folded = digits(recombine(sums.view(x.shape[0], -1, DIGITS)))  # (batch, inner, 8)
+        products = self._matmul(self._weights, folded.transpose(0, 1).reshape(folded.shape[1], -1))
+        return recombine(products.view(-1, x.shape[0], DIGITS)).t()
+
+    def right(self, y: Tensor) -> Tensor:
+        """Return ``Y s``, int64, of the same shape.
+
+        Flipping the top bits of the three low bytes makes each byte a signed digit, short by 128; what all positions
+        are short by together is one constant. Images go one by one, so that their copies stay in the cache.
+        """
+        words = ((image ^ _LOW_HALVES).flatten(1).view(torch.int8) for image in y.contiguous())
+        return recombine(_stacked([self._matmul(image, self._bytes) for image in words])) + self._offset
+
+
+class Recomputation:
+    """The product itself; nothing to guess and nothing to fold."""
+
+    def __init__(self, codes: Tensor, geometry: Geometry) -> None:
+        self._codes, self._geometry = codes, geometry
+
+    @staticmethod
+    def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
+        """Return a rough number of nanoseconds for one sample."""
+        out = geometry.output_shape(shape)
+        positions = math.prod(out) / geometry.out_channels
+        return 0.005 * geometry.inner * math.prod(out) + 0.3 * geometry.inner * positions + 0.1 * math.prod(out)
+
+    def left(self, x: Tensor) -> Tensor:
+        """Return ``W X``, int32, shape (batch, *output)."""
+        return integer_product(x, self._codes, self._geometry)
+
+    def right(self, y: Tensor) -> Tensor:
+        """Return ``y``."""
+        return y
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Say whether two tensors of one dtype are equal; on a processor numpy's comparison is the faster one."""
+    if left.shape != right.shape:
+        return False
+    if left.device.type != "cpu":
+        return torch.equal(left, right)
+    return bool(np.array_equal(left.numpy(), right.numpy()))
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
