@@ -1,0 +1,41 @@
+"""Collections as the tests want them: texts by prompt, and the first token's log-probabilities by prompt."""
+
+from __future__ import annotations
+
+import math
+
+from holdfast.errors import InvalidConfig
+from holdfast.identification.answers import Collection
+
+
+def texts_of(collection: Collection) -> dict[int, list[tuple[str, ...]]]:
+    """Return for each prompt the tokens of its completions, by name."""
+    found: dict[int, list[tuple[str, ...]]] = {}
+    for answer in collection.answers():
+        found.setdefault(answer.prompt, []).append(tuple(token.name for token in answer.tokens))
+    return found
+
+
+def tops_of(collection: Collection) -> dict[int, list[dict[str, float]]]:
+    """Return for each prompt the first token's top log-probabilities, an entry an answer; empty if there are none."""
+    found: dict[int, list[dict[str, float]]] = {}
+    for answer in collection.answers():
+        if answer.tokens and answer.tokens[0].top:
+            top = {name: float(text) for name, text in answer.tokens[0].top}
+            found.setdefault(answer.prompt, []).append({k: v for k, v in top.items() if math.isfinite(v)})
+    return found
+
+
+def require_same_question(one: Collection, other: Collection) -> None:
+    """Raise :class:`InvalidConfig` unless both collections asked the same prompts in the same way.
+
+    Only what changes the answers is compared: not the address, nor the name that a server gives its model.
+    """
+    if one.digest != other.digest:
+        raise InvalidConfig(
+            f"{one.folder} and {other.folder} asked different prompts", hint="collect both with the same --prompts"
+        )
+    for key in ("temperature", "tokens", "top", "seed"):
+        mine, theirs = one.request.get(key), other.request.get(key)
+        if mine != theirs:
+            raise InvalidConfig(f"{one.folder} was asked with {key} {mine!r}, {other.folder} with {theirs!r}")
