@@ -17,6 +17,7 @@ VERBS = {
     "border": "find inputs that two platforms answer with different labels",
     "campaign": "inject faults and count what becomes of them",
     "check": "hold a signed model or an assessment against a deployment policy",
+    "compare": "test whether two collections of answers come from one service",
     "dataset": "commit to a dataset, and hold data against a signed commitment",
     "diff": "say which files and tensors of two models differ",
     "digest": "print the digests of files and folders",

@@ -1,0 +1,64 @@
+"""``holdfast compare`` tells one service from two, keeps its error, and refuses what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from holdfast.cli import main
+from tests.answered import collect, stack
+
+
+def said(capsys, *arguments: object) -> tuple[int, dict, str]:
+    code = main(["compare", *map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out), captured.err
+
+
+def hotter(logits: torch.Tensor) -> torch.Tensor:
+    return logits / 1.6
+
+
+def test_one_service_twice_is_one_and_another_is_not(tmp_path: Path, capsys) -> None:
+    collect(tmp_path / "one", repeat=8, temperature=2.0, seed=1)
+    collect(tmp_path / "again", repeat=8, temperature=2.0, seed=2)
+    collect(tmp_path / "other", hotter, repeat=8, temperature=2.0, seed=3)
+    code, found, text = said(capsys, tmp_path / "one", tmp_path / "again")
+    assert (code, found["differ"]) == (0, False)
+    assert "no difference found at error 0.05 over 2 test(s)" in text
+    code, found, text = said(capsys, tmp_path / "one", tmp_path / "other")
+    assert (code, found["differ"]) == (1, True)
+    assert found["tests"]["texts"]["p_value"] < 0.025
+    assert "48 and 48 answers to 6 prompts" in text
+
+
+def test_log_probabilities_see_what_texts_do_not(tmp_path: Path, capsys) -> None:
+    collect(tmp_path / "one", repeat=6)
+    collect(tmp_path / "stack", stack(3), repeat=6)
+    code, found, _ = said(capsys, tmp_path / "one", tmp_path / "stack")
+    assert code == 1
+    assert found["tests"]["texts"]["p_value"] == 1.0
+    assert found["tests"]["logprobs"]["p_value"] < 0.01
+    assert found["tests"]["logprobs"]["statistic"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "why"),
+    [
+        ({"prompts": 3}, (), "asked different prompts"),
+        ({"temperature": 1.0}, (), "temperature"),
+        ({"repeat": 1}, (), "twice or more"),
+        ({}, ("--error", "1.5"), "between 0 and 1"),
+        ({}, ("--error", "0.001", "--permutations", "99"), "99 permutations cannot show"),
+    ],
+)
+def test_what_cannot_be_compared_exits_2(
+    tmp_path: Path, capsys, changes: dict, more: tuple[str, ...], why: str
+) -> None:
+    collect(tmp_path / "one", repeat=4)
+    collect(tmp_path / "two", **({"repeat": 4} | changes))
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), *more]) == 2
+    assert why in capsys.readouterr().err
