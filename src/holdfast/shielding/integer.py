@@ -20,7 +20,7 @@ from holdfast.evidence.lineage import Step
 from holdfast.models import Lens, card, manifest_of
 from holdfast.numerics.formats import Encoded
 from holdfast.numerics.formats.fixed_point import FixedPoint
-from holdfast.shielding.product import CODE_MAX, Geometry, integer_product, prove_bound
+from holdfast.shielding.product import CODE_MAX, Geometry, integer_product
 
 _BATCH = 64
 _INT8 = FixedPoint(bits=8)
@@ -37,6 +37,7 @@ class IntegerLayer(nn.Module):
         activation_scale: float32, shape (): the value of one activation code.
         bound: the largest accumulator magnitude, proved below 2**31.
         sample_shape: the shape of one input sample seen in calibration.
+        top_code: activation codes are -top_code .. top_code; :meth:`encode` enforces it.
     """
 
     codes: Tensor
@@ -51,10 +52,11 @@ class IntegerLayer(nn.Module):
         activation_scale: float,
         bias: Tensor | None,
         sample_shape: tuple[int, ...],
+        top_code: int = CODE_MAX,
     ) -> None:
         super().__init__()
-        self.geometry, self.sample_shape = geometry, sample_shape
-        self.bound = prove_bound(geometry, encoded.codes, layer=name)
+        self.geometry, self.sample_shape, self.top_code = geometry, sample_shape, require_top_code(top_code)
+        self.bound = accumulator_bound(encoded.codes, top_code, layer=name)
         scale = encoded.qparams["scale"].reshape(-1).expand(geometry.out_channels)
         self.register_buffer("codes", encoded.codes.contiguous())
         self.register_buffer("weight_scale", scale.float().contiguous())
@@ -63,8 +65,7 @@ class IntegerLayer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the int8 codes of float ``x``; int8 has no NaN, so NaN becomes 0, and infinities saturate."""
-        steps = torch.nan_to_num(x.float() / self.activation_scale, nan=0.0).round_()
-        return steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8).contiguous()
+        return nearest_codes(x, self.activation_scale, self.top_code).to(torch.int8).contiguous()
 
     def accumulate(self, codes: Tensor) -> Tensor:
         """Return the exact int32 product of int8 ``codes``, shape (batch, *sample), with the weights."""
@@ -82,7 +83,8 @@ class IntegerLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the layer in ``print(model)``."""
-        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, bound={self.bound}"
+        sizes = f"{self.geometry.in_channels}, {self.geometry.out_channels}"
+        return f"{sizes}, bound={self.bound}, top_code={self.top_code}"
 
 
 class Int8Conv2d(IntegerLayer):
@@ -93,8 +95,51 @@ class Int8Linear(IntegerLayer):
     """A linear layer over int8; any number of leading dimensions."""
 
 
+def nearest_codes(x: Tensor, scale: Tensor, top_code: int) -> Tensor:
+    """Return ``x / scale`` rounded to whole numbers within ``top_code``, as float32; NaN becomes 0."""
+    steps = torch.nan_to_num(x.float() / scale, nan=0.0, posinf=top_code, neginf=-top_code)
+    return steps.round_().clamp_(-top_code, top_code)
+
+
+def require_top_code(top_code: int) -> int:
+    """Return ``top_code``.
+
+    Raises:
+        InvalidConfig: it is not in 1..127.
+    """
+    if not 1 <= top_code <= CODE_MAX:
+        raise InvalidConfig(f"the top activation code is 1 .. {CODE_MAX}, not {top_code}")
+    return top_code
+
+
+def accumulator_bound(codes: Tensor, top_code: int, *, layer: str) -> int:
+    """Return the largest accumulator that codes within ``top_code`` can make, proved below 2**31.
+
+    An accumulator is a sum of weight times activation, so its magnitude is at most ``top_code`` times the sum of the
+    magnitudes of one output's weights. Every partial sum obeys the same bound, in any order of summation.
+
+    Args:
+        codes: int8 weights, shape (out, ...).
+
+    Raises:
+        InvalidConfig: an accumulator could overflow int32, so a residue would not name one integer.
+    """
+    rows = codes.flatten(1).long().abs().sum(1)
+    bound = top_code * int(rows.max()) if rows.numel() else 0
+    if bound >= 2**31:
+        raise InvalidConfig(
+            f"layer {layer!r} sums {codes[0].numel()} products and could overflow int32",
+            hint="lower the top activation code, keep this layer in the trusted world, or split it",
+        )
+    return bound
+
+
 def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
     """Return a copy of ``model`` whose convolutions and linear layers compute in exact integers.
+
+    The modules stay where they are, with their hooks, taps and guards, and what lies between the layers stays float
+    code that may branch as it likes. :func:`~holdfast.shielding.graph.export` gives up the modules for a graph in which
+    nothing depends on the batch or on the number of threads.
 
     Weights stored as symmetric fixed-point codes keep those codes; float weights are encoded per channel. Activation
     scales are static: the largest magnitude seen in ``calibration`` is code 127. Grouped convolutions, other padding
@@ -109,11 +154,11 @@ def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
     """
     result = copy.deepcopy(model).eval()
     layers = {name: layer for name, layer in result.named_modules() if geometry_of(layer) is not None}
-    seen = _calibrate(result, layers, _batches(calibration))
+    seen = _calibrate(result, layers, batches_of(calibration))
     for name, (peak, shape) in seen.items():
         _replace(result, name, _integer_layer(result, name, peak, shape))
     if not seen:
-        raise InvalidConfig("the model has no convolution or linear layer to offload", hint="see partition(model)")
+        raise InvalidConfig("the model has no convolution or linear layer to offload", hint="see holdfast shield plan")
     inputs = {"model": manifest_of(model).digest}
     if isinstance(calibration, Dataset):
         inputs["data"] = calibration.digest
@@ -128,28 +173,37 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
         return Geometry(kind="linear", out_channels=layer.out_features, in_channels=layer.in_features)
     if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.padding_mode != "zeros":
         return None
-    return Geometry(
-        kind="conv2d",
-        out_channels=layer.out_channels,
-        in_channels=layer.in_channels,
-        kernel=_pair(layer.kernel_size),
-        stride=_pair(layer.stride),
-        dilation=_pair(layer.dilation),
-        padding=_four(layer._reversed_padding_repeated_twice),
+    return convolution_geometry(
+        layer.weight.shape, layer.stride, layer._reversed_padding_repeated_twice, layer.dilation
     )
 
 
-def _pair(value: Iterable[int]) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
+def convolution_geometry(
+    weight: Iterable[int], stride: Iterable[int], padding: Iterable[int], dilation: Iterable[int]
+) -> Geometry:
+    """Return the geometry of a 2-d convolution with weights of shape ``weight`` (out, in, height, width).
+
+    Args:
+        weight, stride, dilation: down and to the right.
+        padding: zeros at left, right, top, bottom.
+    """
+    out, taken, high, wide = (int(side) for side in weight)
+    down, right = (int(side) for side in stride)
+    dilated_down, dilated_right = (int(side) for side in dilation)
+    left_pad, right_pad, top_pad, bottom_pad = (int(side) for side in padding)
+    return Geometry(
+        kind="conv2d",
+        out_channels=out,
+        in_channels=taken,
+        kernel=(high, wide),
+        stride=(down, right),
+        dilation=(dilated_down, dilated_right),
+        padding=(left_pad, right_pad, top_pad, bottom_pad),
+    )
 
 
-def _four(value: Iterable[int]) -> tuple[int, int, int, int]:
-    left, right, top, bottom = value
-    return int(left), int(right), int(top), int(bottom)
-
-
-def _batches(calibration: Calibration) -> Iterator[Tensor]:
+def batches_of(calibration: Calibration) -> Iterator[Tensor]:
+    """Return calibration data as batches (batch, *sample)."""
     if isinstance(calibration, Tensor):
         return iter([calibration])
     if isinstance(calibration, Dataset):
@@ -197,13 +251,40 @@ def _integer_layer(model: nn.Module, name: str, peak: float, shape: tuple[int, .
     lenses = card(model).lenses
     lens = lenses.pop(f"{name}.weight" if name else "weight", None)
     lenses.pop(f"{name}.bias" if name else "bias", None)
+    return integer_layer(name, geometry, weight_codes(weight, lens), bias, peak=peak, sample_shape=shape)
+
+
+def integer_layer(
+    name: str,
+    geometry: Geometry,
+    encoded: Encoded,
+    bias: Tensor | None,
+    *,
+    peak: float,
+    sample_shape: tuple[int, ...],
+    top_code: int = CODE_MAX,
+) -> IntegerLayer:
+    """Return the integer layer whose input magnitude ``peak``, seen in calibration, is code ``top_code``.
+
+    Raises:
+        InvalidConfig: an accumulator could overflow int32.
+    """
     kind = Int8Conv2d if geometry.kind == "conv2d" else Int8Linear
-    encoded = _INT8.encode(weight) if lens is None else stored_codes(lens, weight)
-    return kind(name, geometry, encoded, peak / CODE_MAX or 1.0, bias, shape)
+    return kind(name, geometry, encoded, code_scale(peak, top_code), bias, sample_shape, top_code)
 
 
-def stored_codes(lens: Lens, weight: Tensor) -> Encoded:
-    """Return a lens's own symmetric steps as int8; any other format is encoded again from its decoded values."""
+def code_scale(peak: float, top_code: int) -> float:
+    """Return the value of one code such that ``peak`` is ``top_code``; an input that is always 0 gets scale 1."""
+    return peak / top_code or 1.0
+
+
+def weight_codes(weight: Tensor, lens: Lens | None = None) -> Encoded:
+    """Return weights (out, ...) as int8 codes per output channel.
+
+    Symmetric steps that a lens stores are kept; any other format is encoded again from its decoded values.
+    """
+    if lens is None:
+        return _INT8.encode(weight)
     own = lens.format
     if not isinstance(own, FixedPoint) or not own.symmetric or own.bits > 8 or own.granularity in ("group", "tile"):
         return _INT8.encode(weight)

@@ -1,0 +1,95 @@
+"""``export``: any convolutional network, vision transformer or small language model as an integer graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig
+from holdfast.evidence.lineage import Step as LineageStep
+from holdfast.models import card, manifest_of
+from holdfast.shielding.graph.calibration import calibrate
+from holdfast.shielding.graph.capture import Captured, capture
+from holdfast.shielding.graph.lowering import Lowering
+from holdfast.shielding.graph.program import IntegerModel, Ref
+from holdfast.shielding.graph.rules import foldable, require_linear, rules
+from holdfast.shielding.graph.trusted_rules import lower_other
+from holdfast.shielding.integer import Calibration, batches_of, integer_layers, require_top_code
+from holdfast.shielding.product import CODE_MAX
+
+
+def export(model: nn.Module, example: Tensor, calibration: Calibration, *, top_code: int = CODE_MAX) -> IntegerModel:
+    """Return ``model`` as an integer graph, the reference that every shielded session equals bit for bit.
+
+    Batch normalisation is folded into the convolution before it. Convolutions and linear layers become integer layers
+    with int8 weights per output channel, static int8 activations and a proved accumulator bound. Products of
+    activations, normalisation, softmax, pooling and requantisation stay in the trusted world, in arithmetic whose bits
+    do not depend on the batch or on the number of threads. The length of a text is that of ``example``.
+
+    Args:
+        model: any module of one input tensor and one output tensor; it is left alone.
+        example: (batch, *sample), values do not matter for networks without data-dependent branches.
+        calibration: a Dataset, one batch (batch, *sample), or an iterable of such batches, never of the test set.
+        top_code: activation codes of linear nodes are -top_code .. top_code, enforced at run time by a clamp; the
+            largest magnitude seen in calibration is ``top_code``.
+
+    Raises:
+        InvalidConfig: the model cannot be traced, or a node has no exact form (it is named, with what to do), an
+            accumulator could overflow, calibration is empty, not finite or the test split, or ``top_code`` is not in
+            1..127.
+    """
+    require_top_code(top_code)
+    _require_other_than_test(calibration)
+    captured = capture(model, example)
+    wanted = {node.name: found[1] for node in captured.nodes() if (found := rules.find(node)) and found[1]}
+    seen = calibrate(captured, wanted, batches_of(calibration))
+    lowering = Lowering(captured, seen, top_code, card(model).lenses)
+    lowering.batch_norm = foldable(lowering)
+    _lower(lowering, captured)
+    result = _assembled(lowering, captured, tuple(example.shape[1:]))
+    _describe(result, model, calibration)
+    return result.eval()
+
+
+def _require_other_than_test(calibration: Calibration) -> None:
+    if isinstance(calibration, Dataset) and calibration.name.partition("[")[0].endswith("/test"):
+        raise InvalidConfig(
+            f"calibration on {calibration.name} would fit the model to the data it is measured on",
+            hint="calibrate on the training split",
+        )
+
+
+def _lower(lowering: Lowering, captured: Captured) -> None:
+    for node in captured.nodes():
+        found = rules.find(node)
+        lowering.values[node.name] = (found[0] if found else lower_other)(lowering, node)
+    require_linear(lowering)
+
+
+def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, ...]) -> IntegerModel:
+    output = lowering.values[captured.output]
+    if not isinstance(output, Ref):
+        raise InvalidConfig("the model does not return one tensor", hint="wrap it in a module that does")
+    constants = {name: value.contiguous() for name, value in lowering.constants.items()}
+    return IntegerModel(
+        tuple(lowering.steps),
+        lowering.modules,
+        constants,
+        input=captured.input,
+        output=output.name,
+        input_shape=input_shape,
+        top_code=lowering.top_code,
+    )
+
+
+def _describe(result: IntegerModel, model: nn.Module, calibration: Calibration) -> None:
+    """Write down how the integer model came to be."""
+    made = {"format": "int8", "activations": "static-max", "layers": len(integer_layers(result))}
+    facts = made | {"graph": "torch.export", "top_code": result.top_code, "torch": torch.__version__}
+    inputs = {"model": manifest_of(model).digest}
+    if isinstance(calibration, Dataset):
+        inputs["data"] = calibration.digest
+    own = card(result)
+    own.lineage = [*card(model).lineage, LineageStep("quantize", facts, inputs)]
+    own.input_shape, own.classes = result.input_shape, card(model).classes
