@@ -64,8 +64,6 @@ def build(
         library.merge(Library.load(other))
     cases = probe_cases(probes or 4) if model is None else [_case(model, name, probes or 16, shape, arch, seed)]
     chosen = chosen_platforms(platform or (), skip or ())
-    for case in cases:
-        library.require_same(case.name, case.model, case.probes)
     with stages() as announce:
         stage = announce("platforms")
         swept = sweep(

@@ -72,12 +72,14 @@ def sweep(
         progress: called with (done, total).
 
     Raises:
-        InvalidConfig: no cases or platforms, or two cases of one name.
-        Unavailable: the library knows a case by this name with another model or other probes.
+        InvalidConfig: no cases or platforms, two cases of one name, or a name that the library knows for another
+            model or other probes.
     """
     items = list(platforms)
     if not items or not cases or len({case.name for case in cases}) < len(cases):
         raise InvalidConfig("a sweep needs platforms, and models under names of their own")
+    for case in cases:
+        library.require_same(case.name, case.model, case.probes)
     ran: list[str] = []
     kept: list[str] = []
     skipped: list[str] = []
