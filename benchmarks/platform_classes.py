@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -25,13 +25,12 @@ from typing import Any
 
 from benchmarks import _harness
 from holdfast.execution import Proportion, Trace
-from holdfast.identification import UNKNOWN, Identifier, LikelihoodMatcher, dtype_from_outputs, probe_tree
+from holdfast.identification import UNKNOWN, Identifier, dtype_from_outputs, probe_tree
 from holdfast.identification.library import Library
 from holdfast.identification.library.files import output_digest
 
 RUNS = 3
 ASKED = ("torch", "numpy", "onnxruntime")  # runtimes that the bar of thirty classes counts
-MATCHERS: dict[str, Callable[[], Any]] = {"nearest": Identifier, "likelihood": LikelihoodMatcher}
 Known = list[tuple[str, Trace]]
 
 
@@ -88,17 +87,17 @@ def first_probes(known: Known, count: int) -> Known:
 
 def named(runs: Sequence[Library], nets: Sequence[str], probes: int) -> dict[str, Any]:
     """Name every fresh process on every net; right is the class that the platform is in, and nothing beside it."""
-    right: dict[str, list[bool]] = {name: [] for name in MATCHERS}
+    right, rejected = [], []
     for net in nets:
         known = first_probes(traces(runs[0], net), probes)
-        classes = merged(known)
-        fitted = {name: make().fit(known) for name, make in MATCHERS.items()}
+        classes, fitted = merged(known), Identifier().fit(known)
         for fresh in runs[1:]:
             for label, trace in first_probes(traces(fresh, net), probes):
-                for name, matcher in fitted.items():
-                    right[name].append(answer(matcher.predict(trace)) == classes[label])
+                found = answer(fitted.predict(trace))
+                right.append(found == classes[label])
+                rejected.append(UNKNOWN in found)
     processes = sum(len(run.entries) for run in runs[1:])
-    return {"probes": probes, "fresh processes": processes} | {name: share(flags) for name, flags in right.items()}
+    return {"probes": probes, "fresh processes": processes, "right": share(right), "rejected": share(rejected)}
 
 
 def answer(found: Any) -> frozenset[str]:
@@ -114,21 +113,17 @@ def merged(known: Known) -> dict[str, frozenset[str]]:
 
 def held_out(runs: Sequence[Library], nets: Sequence[str], probes: int) -> dict[str, Any]:
     """Take each class of each net out of the references once, and present it as a fresh process recorded it."""
-    accepted: dict[str, list[bool]] = {name: [] for name in MATCHERS}
-    cases: dict[str, list[str]] = {name: [] for name in MATCHERS}
+    accepted, cases = [], []
     for net in nets:
         known = first_probes(traces(runs[0], net), probes)
         fresh = dict(first_probes(traces(runs[1], net), probes))
         for members in sorted(set(merged(known).values()), key=sorted):
             rest = [item for item in known if item[0] not in members]
-            for name, make in MATCHERS.items():
-                found = answer(make().fit(rest).predict(fresh[min(members)]))
-                accepted[name].append(UNKNOWN not in found)
-                if UNKNOWN not in found:
-                    cases[name].append(f"{net}: {min(members)} taken for {min(found)}")
-    return {"probes": probes} | {
-        name: {"false accepts": share(flags), "cases": cases[name]} for name, flags in accepted.items()
-    }
+            found = answer(Identifier().fit(rest).predict(fresh[min(members)]))
+            accepted.append(UNKNOWN not in found)
+            if UNKNOWN not in found:
+                cases.append(f"{net}: {min(members)} taken for {min(found)}")
+    return {"probes": probes, "false accepts": share(accepted), "cases": cases}
 
 
 def by_tree(runs: Sequence[Library]) -> dict[str, Any]:
@@ -175,7 +170,8 @@ def consistent(
     for net, row in zip(known, rows, strict=True):
         rest = [item for item in known[net] if item[0] not in without]
         if label in row:
-            found.append(answer(Identifier().fit(rest).predict(row[label])) - {UNKNOWN})
+            named = answer(Identifier().fit(rest).predict(row[label]))
+            found.append(frozenset() if UNKNOWN in named else named)
     return frozenset.intersection(*found)
 
 
@@ -220,7 +216,7 @@ def measure(runs: Sequence[Library]) -> dict[str, Any]:
     """Return all figures; the claim is the share of fresh processes named right from four probes of one net."""
     nets = [item.name for item in runs[0].subjects()]
     rows = [named(runs, nets, probes) for probes in (1, 2, 4)]
-    ours, peer = rows[-1]["nearest"], by_format(runs[0], nets)
+    ours, peer = rows[-1]["right"], by_format(runs[0], nets)
     result = _harness.Result(
         claim="classes of fresh processes named right from four probes of one net",
         ours=ours["value"], peer=peer, unit="share", ratio=ours["value"] / peer,

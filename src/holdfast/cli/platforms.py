@@ -97,6 +97,58 @@ def show(
     _require(found, at_least)
 
 
+@app.command(epilog="Example: holdfast platforms trace transformer --platform onednn-avx2 -o trace/")
+def trace(
+    net: Annotated[str, typer.Argument(help="Probe net: mlp, cnn, resnet, mobilenet, transformer, reductions.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace.")],
+    platform: Annotated[str, typer.Option(help="What to be; holdfast platforms show lists names.")] = "default",
+    probes: Annotated[int, typer.Option(help="Fixed inputs; the library in the package has 4.", min=1)] = 4,
+    json: Json = False,
+) -> None:
+    """Trace a probe net here in a fresh process, for holdfast identify to compare with a library."""
+    from holdfast._registry import unknown
+    from holdfast.identification.platforms import LOCAL_PLATFORMS, trace_on
+    from holdfast.identification.probe_nets import probe_inputs, probe_net
+
+    require_writable(out)
+    if platform not in LOCAL_PLATFORMS:
+        raise unknown("platform", platform, LOCAL_PLATFORMS)
+    found = trace_on(LOCAL_PLATFORMS[platform], probe_net(net), probe_inputs(probes), fresh=True)
+    found.save(out)
+    say(f"wrote {out}: {net} on {counted(probes, 'probe')} as {platform}")
+    if json:
+        emit({"folder": str(out), "probes": found.probe_digest, "model": found.model_digest, "platform": platform})
+
+
+@app.command(epilog="Example: holdfast platforms nets -o nets/ --onnx")
+def nets(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the nets and their inputs.")],
+    probes: Annotated[int, typer.Option(help="Fixed inputs; the library in the package has 4.", min=1)] = 4,
+    onnx: Annotated[bool, typer.Option(help="Write NET.onnx too, for batches of all the inputs.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the probe nets and their inputs, to be served where Holdfast is not installed."""
+    from safetensors.torch import save as safetensors_bytes
+
+    from holdfast._files import write_atomic
+    from holdfast.identification.library.sweep import probe_cases
+    from holdfast.identification.platforms.onnx_stacks import exported
+    from holdfast.models import manifest_of, save
+
+    require_writable(out)
+    cases = probe_cases(probes)
+    inputs, _ = cases[0].probes.all()
+    write_atomic(out / "inputs.safetensors", safetensors_bytes({"inputs": inputs}))
+    for case in cases:
+        save(case.model, out / case.name)
+        if onnx:
+            write_atomic(out / f"{case.name}.onnx", exported(case.model, inputs))
+        say(f"{out / case.name}: model {manifest_of(case.model).digest[:12]}")
+    say(f"{out / 'inputs.safetensors'}: {counted(probes, 'input')}, probes {cases[0].probes.digest[:12]}")
+    if json:
+        emit({"folder": str(out), "nets": [case.name for case in cases], "probes": cases[0].probes.digest})
+
+
 def _opened(name: str) -> Library:
     from holdfast.identification.library import Library, shipped
 
