@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks._llama_server import WHERE, interpreter, llama_server, write_gguf
 
 from holdfast.data.tokenizer import read_tokenizer
 from holdfast.errors import Unavailable
 from holdfast.identification import dtype_from_logprobs
 from holdfast.identification.collectors import ServerRequest, collect_answers, word_prompts
 from holdfast.models import load
-
-from .llama_server import interpreter, llama_server, write_gguf
 
 pytestmark = pytest.mark.slow
 PROMPTS = ("I sense the nodes", "A gentle hum of precision", *word_prompts(6, words=4))
@@ -23,7 +22,9 @@ PROMPTS = ("I sense the nodes", "A gentle hum of precision", *word_prompts(6, wo
 @pytest.fixture(scope="module")
 def gguf(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("httpx2", reason="the extra servers is not installed")
-    interpreter()
+    pytest.importorskip("gguf", reason="the extra peers is not installed")
+    if interpreter() is None:
+        pytest.skip(WHERE)
     folder = shared_data / "tiny-llama-260k"
     if not folder.is_dir():
         pytest.skip("no tiny-llama-260k")

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 from safetensors.numpy import load_file
 
 from holdfast.data.tokenizer import read_tokenizer
@@ -33,19 +32,19 @@ _NAMES = {
 }
 
 
-def interpreter() -> str:
-    """A Python that has llama-cpp-python: this one, or the one that HOLDFAST_LLAMA_PYTHON names; else skip."""
-    other = os.environ.get("HOLDFAST_LLAMA_PYTHON")
-    if other:
-        return other
-    if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("llama-cpp-python[server] is not installed; HOLDFAST_LLAMA_PYTHON may name a Python that has it")
-    return sys.executable
+WHERE = "llama-cpp-python[server] is not installed; HOLDFAST_LLAMA_PYTHON may name a Python that has it"
+
+
+def interpreter() -> str | None:
+    """A Python that has llama-cpp-python: the one that HOLDFAST_LLAMA_PYTHON names, or this one; None without."""
+    found = importlib.util.find_spec("llama_cpp") is not None
+    return os.environ.get("HOLDFAST_LLAMA_PYTHON") or (sys.executable if found else None)
 
 
 def write_gguf(folder: Path, path: Path) -> Path:
     """Convert the tiny LLaMA to llama.cpp's container, in fp32."""
-    gguf = pytest.importorskip("gguf", reason="the extra peers is not installed")
+    import gguf
+
     tensors, words = load_file(folder / "model.safetensors"), read_tokenizer(folder / "tok512.bin")
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(128)
@@ -104,27 +103,29 @@ def free_port() -> int:
 @contextmanager
 def llama_server(gguf: Path, *, logits_all: bool = True, threads: int = 1) -> Iterator[str]:
     """Serve a GGUF file; yield the address with /v1."""
-    port = free_port()
-    call = [interpreter(), "-m", "llama_cpp.server", "--model", str(gguf), "--model_alias", "tiny", "--port", str(port)]
+    port, python = free_port(), interpreter()
+    if python is None:
+        raise RuntimeError(WHERE)
+    call = [python, "-m", "llama_cpp.server", "--model", str(gguf), "--model_alias", "tiny", "--port", str(port)]
     call += ["--n_ctx", "128", "--n_threads", str(threads), "--logits_all", str(logits_all), "--verbose", "False"]
     call += ["--type_k", "0", "--type_v", "0"]  # keys and values in fp32, where fp16 would differ by 1e-3
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.Popen(call, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _await(process, f"http://127.0.0.1:{port}/v1/models")
+        wait_for(process, f"http://127.0.0.1:{port}/v1/models")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()
         process.wait()
 
 
-def _await(process: subprocess.Popen, url: str) -> None:
+def wait_for(process: subprocess.Popen, url: str) -> None:
     for _ in range(600):
         if process.poll() is not None:
-            pytest.fail(f"the server ended with {process.returncode}")
+            raise RuntimeError(f"the server ended with {process.returncode}")
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return
         except OSError:
             time.sleep(0.1)
-    pytest.fail("the server did not come up")
+    raise RuntimeError("the server did not come up")
