@@ -41,7 +41,7 @@ def test_training_prints_held_out_figures_beside_baselines_and_matching(traces: 
     said = capsys.readouterr()
     value = json.loads(said.out)
     assert value["labels"] == ["bf16", "bypass = fp32", "fp8-e4m3"]
-    assert [item["name"] for item in value["scores"]] == ["ovo-svm", "majority", "trailing zeros"]
+    assert [item["name"] for item in value["scores"]] == ["ovo-svm", "majority", "trailing zeros", "zero counts"]
     assert value["scores"][0]["f1"]["bf16"]["value"] == value["scores"][2]["f1"]["bf16"]["value"] == 1.0
     assert value["matching"]["accuracy"]["value"] == 1.0
     for words in ("held out by inputs", "trailing zeros", "chance", "which is no evidence", "reference matching"):

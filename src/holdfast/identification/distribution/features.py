@@ -49,8 +49,6 @@ def grouped(bits: Bits, size: int) -> Bits:
 
 
 def trailing_zeros(bits: Bits) -> npt.NDArray[np.int64]:
-    """Return the least number of zeros at the end of any non-zero word of each row (n, words * 32); 32 without any."""
+    """Return the number of zeros at the end of each word of rows (n, words * 32), shape (n, words); 32 for a zero."""
     words = bits.reshape(len(bits), -1, 32)
-    last = 31 - words[:, :, ::-1].argmax(axis=2)
-    zeros = np.where(words.any(axis=2), 31 - last, 32)
-    return np.asarray(zeros.min(axis=1), dtype=np.int64)
+    return np.where(words.any(axis=2), words[:, :, ::-1].argmax(axis=2), 32)

@@ -33,9 +33,9 @@ def family(n: int = 60, *, run: str = "run", start: int = 0, noise: int = 0, mac
 
 
 def telling(n: int = 60, *, start: int = 0) -> list[Recording]:
-    """Two classes that one bit tells apart, whatever the input: the lowest one of every word."""
+    """Two classes that one bit tells apart, whatever the input: one in the middle of every mantissa."""
     words = values(n, seed=start).view(torch.int32)
     return [
-        made("even", (words & ~1).view(torch.float32), start=start),
-        made("odd", (words | 1).view(torch.float32), start=start),
+        made("even", (words & ~(1 << 12)).view(torch.float32), start=start),
+        made("odd", (words | (1 << 12)).view(torch.float32), start=start),
     ]

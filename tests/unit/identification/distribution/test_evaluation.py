@@ -30,13 +30,13 @@ def test_what_can_be_told_is_told_beyond_the_baselines():
     found = evaluate(Examples.of(telling(200), size=2))
     assert found.score.accuracy.value > 0.95
     assert found.beats_baselines
-    assert [item.name for item in found.scores] == ["ovo-svm", "majority", "trailing zeros"]
+    assert [item.name for item in found.scores] == ["ovo-svm", "majority", "trailing zeros", "zero counts"]
     assert found.chance == 0.5
 
 
 def test_trailing_zeros_explain_bf16_without_any_learning():
     scores = evaluate(Examples.of(family(120), size=5)).scores
-    learned, majority, zeros = scores
+    learned, majority, zeros, _ = scores
     assert learned.f1["bf16"].value == zeros.f1["bf16"].value == 1.0
     assert learned.f1["fp32-a"].value < 0.75
     assert majority.accuracy.value == pytest.approx(1 / 3)
@@ -55,6 +55,17 @@ def test_the_zero_rule_tells_three_kinds_of_words():
     unseen = Examples.of([made("fp16", values(8, seed=9).half().float(), start=90)], size=4)
     assert rule.predict(unseen)["trailing zeros"] == ["fp16", "fp16"]
     assert Baselines.from_json(rule.to_json()) == rule
+
+
+def test_counting_zeros_tells_what_the_sums_of_short_products_end_in():
+    """An emulated fp8 head: its products have few bits and are summed without loss, so its words end early."""
+    exact = values(200)
+    grid = (exact * 2**18).round() / 2**18
+    found = evaluate(Examples.of([made("fp32", exact), made("fp8-head", grid)], size=5))
+    counted = found.scores[3]
+    assert counted.accuracy.value > 0.95
+    assert found.scores[2].accuracy.value < 0.7  # fewer than 13 zeros: the plain rule does not see them
+    assert not found.beats_baselines
 
 
 def test_a_fingerprint_is_judged_elsewhere_by_its_own_labels():

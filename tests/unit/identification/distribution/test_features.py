@@ -35,9 +35,9 @@ def test_groups_are_consecutive_rows_and_what_is_left_over_is_dropped():
         grouped(bits, 8)
 
 
-def test_trailing_zeros_are_those_of_the_finest_word_and_zeros_do_not_count():
-    rows = torch.tensor([[1 + 2**-23, 1.0], [1 + 2**-10, 0.0], [1 + 2**-7, 3.0], [0.0, 0.0]])
-    assert trailing_zeros(float_bits(rows)).tolist() == [0, 13, 16, 32]
+def test_trailing_zeros_of_every_word():
+    rows = torch.tensor([[1 + 2**-23, 1.0], [1 + 2**-10, 0.0], [-1 - 2**-7, 3.0]])
+    assert trailing_zeros(float_bits(rows)).tolist() == [[0, 23], [13, 32], [16, 22]]
 
 
 def test_other_dtypes_are_refused():
