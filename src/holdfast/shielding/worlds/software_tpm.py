@@ -29,6 +29,7 @@ _BANK = "sha256"
 _TIMEOUT = 30.0  # seconds for one command
 _TOOLS = ("swtpm", "tpm2_quote", "tpm2_pcrextend", "tpm2_create", "tpm2_unseal", "tpm2_nvincrement")
 _LEAVE_OBJECTS = ("tpm2_createek", "tpm2_createak", "tpm2_createprimary", "tpm2_create", "tpm2_load")
+_LEAVE_SESSIONS = ("tpm2_createek", "tpm2_createak", "tpm2_createpolicy", "tpm2_unseal")
 SEALED = ("public", "private")
 
 
@@ -84,7 +85,7 @@ class SoftwareTpm:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def call(self, tool: str, *arguments: str) -> bytes:
-        """Run one tool, and drop what it leaves in the TPM, which has room for three objects only.
+        """Run one tool, and drop what it leaves in the TPM, which has room for three objects and three sessions.
 
         Raises:
             Unavailable: it fails; the message is its own last line.
@@ -92,6 +93,8 @@ class SoftwareTpm:
         said = self._run(tool, *arguments)
         if tool in _LEAVE_OBJECTS:
             self._run("tpm2_flushcontext", "-t")
+        if tool in _LEAVE_SESSIONS:
+            self._run("tpm2_flushcontext", "-l")
         return said
 
     def _run(self, *command: str) -> bytes:
