@@ -27,7 +27,7 @@ _SAYS = {
     epilog="Example: holdfast compare answers-monday/ answers-today/   # the same prompts, several answers each"
 )
 def compare(
-    one: Annotated[Path, typer.Argument(help="Answers of one server, from holdfast run --server.")],
+    one: Annotated[Path, typer.Argument(help="Answers of one server, from holdfast run URL.")],
     other: Annotated[Path, typer.Argument(help="Answers of another, or of the same one at another time.")],
     error: Annotated[float, typer.Option(help="Chance of calling one service two, over all tests together.")] = 0.05,
     permutations: Annotated[int, typer.Option(help="Relabellings per test.", min=99)] = 2000,

@@ -1,6 +1,19 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
+from holdfast.identification.defence import (
+    Defence,
+    Noise,
+    OneByOne,
+    RoundOutputs,
+    Utility,
+    WideReductions,
+    defend,
+    noise_scale,
+    utility,
+)
+from holdfast.identification.drift import DriftMonitor, Watched, logprob_drift
 from holdfast.identification.emulated import EMULATED, PUBLISHED, EmulatedFormat, emulated_trace
+from holdfast.identification.equality import TwoSample, model_equality
 from holdfast.identification.evidence import Evidence
 from holdfast.identification.grid import GridVerdict, dtype_from_outputs
 from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
@@ -14,7 +27,21 @@ from holdfast.identification.order_kernels import ORDER_KERNELS, OrderKernel, Or
 from holdfast.identification.order_replay import replay
 from holdfast.identification.order_text import describe_order
 from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, collect_platforms, trace_on
+from holdfast.identification.power import IdentificationPower, identification_power
+from holdfast.identification.providers import (
+    Claim,
+    ClaimTest,
+    Honest,
+    MixedFleet,
+    RoutedByPrompt,
+    Substitution,
+    digests,
+    requests_until_refuted,
+    spoofed,
+)
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
+from holdfast.identification.served import Head, head_of, identify_answers
+from holdfast.identification.token_difr import SharedSampling, TokenDivergence, token_divergence
 
 __all__ = [
     "EMULATED",
@@ -23,35 +50,66 @@ __all__ = [
     "PUBLISHED",
     "UNKNOWN",
     "Candidate",
+    "Claim",
+    "ClaimTest",
     "Decision",
+    "Defence",
     "DistanceLaw",
+    "DriftMonitor",
     "EmulatedFormat",
     "Evidence",
     "GridEvidence",
     "GridVerdict",
+    "Head",
+    "Honest",
     "Identification",
+    "IdentificationPower",
     "Identifier",
     "LocalPlatform",
     "LogprobEvidence",
+    "MixedFleet",
+    "Noise",
+    "OneByOne",
     "OrderKernel",
     "OrderSignature",
     "OrderTree",
     "ProbeTree",
+    "RoundOutputs",
     "Rounding",
+    "RoutedByPrompt",
     "SequentialMatch",
+    "SharedSampling",
+    "Substitution",
+    "TokenDivergence",
+    "TwoSample",
+    "Utility",
+    "Watched",
+    "WideReductions",
     "collect_platforms",
+    "defend",
     "describe_order",
+    "digests",
     "dtype_from_logprobs",
     "dtype_from_outputs",
     "echo_of",
     "emulated_trace",
     "grid_evidence",
+    "head_of",
+    "identification_power",
+    "identify_answers",
+    "logprob_drift",
+    "model_equality",
+    "noise_scale",
     "one_of",
     "order_signatures",
     "probe_tree",
     "replay",
+    "requests_until_refuted",
     "rounding_of",
     "run_sequential",
+    "spoofed",
     "summation_tree",
+    "token_divergence",
     "trace_on",
+    "utility",
 ]

@@ -29,13 +29,14 @@ def tops_of(collection: Collection) -> dict[int, list[dict[str, float]]]:
 def require_same_question(one: Collection, other: Collection) -> None:
     """Raise :class:`InvalidConfig` unless both collections asked the same prompts in the same way.
 
-    Only what changes the answers is compared: not the address, nor the name that a server gives its model.
+    Only what changes the answers is compared: not the address, nor the name that a server gives its model. Seeds of
+    the sampling may differ, and should where answers are sampled: equal ones make answers that are not independent.
     """
     if one.digest != other.digest:
         raise InvalidConfig(
             f"{one.folder} and {other.folder} asked different prompts", hint="collect both with the same --prompts"
         )
-    for key in ("temperature", "tokens", "top", "seed"):
+    for key in ("temperature", "tokens", "top"):
         mine, theirs = one.request.get(key), other.request.get(key)
         if mine != theirs:
             raise InvalidConfig(f"{one.folder} was asked with {key} {mine!r}, {other.folder} with {theirs!r}")

@@ -7,7 +7,7 @@ texts are two texts, and their log-probabilities belong to different questions (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -119,7 +119,7 @@ def identify_answers(
         raise InvalidConfig("answers are identified against one reference collection or more")
     for label, other in references:
         _require_comparable(label, seen, other)
-    mine, known = _first(seen), {label: _first(other) for label, other in references}
+    mine, known = _compared(seen), {label: _compared(other) for label, other in references}
     rounding = _rounding(mine)
     classes: dict[str, list[str]] = {}
     for label, answers in known.items():
@@ -134,21 +134,23 @@ def identify_answers(
 def _require_comparable(label: str, seen: Collection, other: Collection) -> None:
     if seen.digest != other.digest:
         raise InvalidConfig(f"the collection {label} was made with other prompts")
-    for key in ("model", "temperature", "tokens"):
-        if seen.request.get(key) != other.request.get(key):
-            raise InvalidConfig(
-                f"the collection {label} was asked with {key} {other.request.get(key)!r}, "
-                f"this one with {seen.request.get(key)!r}"
-            )
+    mine, theirs = (float(item.request.get("temperature", 0.0)) for item in (seen, other))
+    if mine != theirs:
+        raise InvalidConfig(f"the collection {label} was asked at temperature {theirs:g}, this one at {mine:g}")
 
 
-def _first(collection: Collection) -> dict[int, Answer]:
-    """Return the first answer to each prompt."""
+def _compared(collection: Collection) -> dict[int, Answer]:
+    """Return the first answer to each prompt; of sampled ones the first token, since chance picks what follows."""
     found: dict[int, Answer] = {}
     for answer in collection.answers():
         if answer.prompt not in found or answer.repeat < found[answer.prompt].repeat:
             found[answer.prompt] = answer
-    return found
+    if not float(collection.request.get("temperature", 0.0)):
+        return found
+    # which token was drawn is chance too: the position keeps its log-probabilities under one name
+    heads = {prompt: [replace(token, token="", token_id=None, logprob=None) for token in answer.tokens[:1]]
+             for prompt, answer in found.items()}  # fmt: skip
+    return {prompt: replace(answer, tokens=tuple(heads[prompt])) for prompt, answer in found.items()}
 
 
 def _rounding(answers: dict[int, Answer]) -> Rounding:

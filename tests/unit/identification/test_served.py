@@ -55,6 +55,13 @@ def test_only_the_common_beginning_of_two_texts_is_compared(tmp_path: Path) -> N
     assert words == [6 * (3 * 10 + 1)]  # three positions of ten numbers, and the fork itself
 
 
+def test_which_tokens_were_sampled_is_no_evidence(tmp_path: Path) -> None:
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k), temperature=2.0, seed=k)) for k in range(3)]
+    answer = identify_answers(collect(tmp_path / "fresh", stack(1), temperature=2.0, seed=9), known)
+    assert answer.label == "stack-1"
+    assert answer.equal_fraction == 1.0
+
+
 def test_collections_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     one = collect(tmp_path / "one")
     with pytest.raises(InvalidConfig, match="other prompts"):
