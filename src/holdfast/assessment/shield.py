@@ -15,7 +15,7 @@ from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import accuracy, campaign
 from holdfast.faults import BitFlip
 from holdfast.numerics.bits import bit_equal
-from holdfast.shielding import Freivalds, Session, int8_model, partition, shield
+from holdfast.shielding import Freivalds, Session, int8_model, integer_layers, shield
 
 _REPEATS = 5
 
@@ -43,7 +43,7 @@ def shielded(context: Context) -> Record:
                 name="shield",
                 progress=context.announce("lies of the worker"),
             )["detected"]
-        facts["offloaded"] = list(partition(plain).untrusted)
+        facts["offloaded"] = list(integer_layers(plain))
         int8 = accuracy(plain, context.evaluation.take(effort.images))
         return {"detected": caught.measurement(), "int8-accuracy": int8.measurement(), **times}, facts
 

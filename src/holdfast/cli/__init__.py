@@ -37,6 +37,7 @@ VERBS = {
     "revoke": "keep signed lists of keys, models and data not to rely on",
     "run": "run a model on probes and keep the exact output bits",
     "serve": "run the untrusted worker of shielded sessions",
+    "shield": "plan how a model is split between a trusted and an untrusted world",
     "sign": "sign a model",
     "soak": "compute the same for hours on real silicon, and triage every wrong bit",
     "train": "train, with or without bit errors",

@@ -2,7 +2,6 @@
 
 from holdfast.shielding.checking import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
 from holdfast.shielding.integer import Int8Conv2d, Int8Linear, IntegerLayer, int8_model, integer_layers
-from holdfast.shielding.partition import Partition, Placement, partition
 from holdfast.shielding.sealing import Pad, PadStore
 from holdfast.shielding.session import PHASES, Session, shield
 
@@ -17,13 +16,10 @@ __all__ = [
     "IntegerLayer",
     "Pad",
     "PadStore",
-    "Partition",
-    "Placement",
     "Session",
     "Verifier",
     "checks",
     "int8_model",
     "integer_layers",
-    "partition",
     "shield",
 ]

@@ -10,7 +10,7 @@ from torch import nn
 from holdfast.data import dataset
 from holdfast.errors import InvalidConfig
 from holdfast.models import card
-from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers, partition
+from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers
 from holdfast.shielding.integer import geometry_of
 from holdfast.shielding.product import Geometry, integer_product, prove_bound, ring_product
 from tests.unit.shielding.nets import digits_net, images, integer_net
@@ -123,23 +123,6 @@ def test_encoding_saturates_and_has_no_nan() -> None:
 def test_a_dead_input_still_has_a_scale() -> None:
     model = int8_model(nn.Sequential(nn.Linear(4, 2)), torch.zeros(3, 4))
     assert torch.isfinite(model(torch.ones(1, 4))).all()
-
-
-def test_partition_says_who_sees_what() -> None:
-    plan = partition(digits_net())
-    assert plan.untrusted == ("stem", "body", "down", "head")
-    rows = {item.layer: item for item in plan}
-    assert (rows["norm"].world, rows["norm"].weights, rows["norm"].values) == (
-        "trusted",
-        "nothing",
-        "nothing",
-    )
-    assert "grouped" in rows["depthwise"].reason
-    assert rows["stem"].values == "uniform residues"
-    assert {item.values for item in partition(integer_net(), blinding=False)} == {"int8 codes", "nothing"}
-    lines = plan.table().splitlines()
-    assert len(lines) == 1 + len(plan.placements)
-    assert lines[0].startswith("layer")
 
 
 @pytest.mark.parametrize("format", ["int16", "fixed-point:granularity=group,group=8"])

@@ -107,20 +107,46 @@ class Lowering:
             path = f"{wanted}_{number}"
         return path
 
-    def call(self, node: fx.Node, target: str, *args: Any, part: str = "", moves: bool = False, **keywords: Any) -> Ref:
-        """Append a step that calls a function; ``part`` names one of several steps of a node."""
-        return self._append(node, part, target=target, args=args, keywords=keywords, moves=moves)
+    def call(
+        self,
+        node: fx.Node,
+        target: str,
+        *args: Any,
+        part: str = "",
+        moves: bool = False,
+        elements: int | None = None,
+        **keywords: Any,
+    ) -> Ref:
+        """Append a step that calls a function.
 
-    def module(self, node: fx.Node, path: str, module: nn.Module, *args: Any, part: str = "", operation: str) -> Ref:
-        """Append a step that calls a new module."""
+        Args:
+            part: name of one of several steps of a node.
+            moves: it computes nothing.
+            elements: of its output per sample, where that is not the node's own.
+        """
+        return self._append(node, part, elements, target=target, args=args, keywords=keywords, moves=moves)
+
+    def module(
+        self,
+        node: fx.Node,
+        path: str,
+        module: nn.Module,
+        *args: Any,
+        part: str = "",
+        operation: str,
+        elements: int | None = None,
+    ) -> Ref:
+        """Append a step that calls a new module; arguments as in :meth:`call`."""
         self.modules[path] = module
-        return self._append(node, part, target="module", path=path, args=args, operation=operation)
+        return self._append(node, part, elements, target="module", path=path, args=args, operation=operation)
 
-    def _append(self, node: fx.Node, part: str, *, target: str, operation: str = "", **rest: Any) -> Ref:
+    def _append(
+        self, node: fx.Node, part: str, elements: int | None, *, target: str, operation: str = "", **rest: Any
+    ) -> Ref:
         name = f"{node.name}__{part}" if part else node.name
         word = operation or target.split(".")[1]
-        elements = self.seen.elements(node.name)
-        self.steps.append(Step(name=name, target=target, operation=word, elements=elements, **rest))
+        count = self.seen.elements(node.name) if elements is None else elements
+        self.steps.append(Step(name=name, target=target, operation=word, elements=count, **rest))
         return Ref(name)
 
     def tensors(self, node: fx.Node) -> Iterator[Any]:

@@ -64,7 +64,8 @@ def batch_norm(lowering: Lowering, node: fx.Node) -> Any:
     for name, value in (("slope", slope), ("offset", offset)):
         lowering.constants[f"{node.name}__{name}"] = value
     slope_ref, offset_ref = Ref(f"{node.name}__slope"), Ref(f"{node.name}__offset")
-    return (lowering.call(node, "exact.scaled", lowering.value(source), slope_ref, offset_ref),)
+    elements = lowering.seen.elements(source.name)
+    return (lowering.call(node, "exact.scaled", lowering.value(source), slope_ref, offset_ref, elements=elements),)
 
 
 def _linear(
@@ -134,15 +135,22 @@ def matmul(lowering: Lowering, node: fx.Node) -> Any:
     if isinstance(weight, Tensor) and weight.dim() == 2 and len(lowering.shape(left)) > 1:
         return _linear(lowering, node, left, weight.t().contiguous(), None, None)
     peaks = lowering.peak(node, 0), lowering.peak(node, 1)
-    return _product(lowering, node, lowering.value(left), lowering.value(right), peaks, lowering.shape(left)[-1])
+    operands = lowering.value(left), lowering.value(right)
+    return _product(lowering, node, operands, peaks, lowering.shape(left)[-1])
 
 
 def _product(
-    lowering: Lowering, node: fx.Node, left: Any, right: Any, peaks: tuple[float, float], inner: int, part: str = ""
+    lowering: Lowering,
+    node: fx.Node,
+    operands: tuple[Any, Any],
+    peaks: tuple[float, float],
+    inner: int,
+    part: str = "",
+    elements: int | None = None,
 ) -> Ref:
     path = lowering.path_for(node, part or "product")
     leaf = Product(path, peaks, inner)
-    return lowering.module(node, path, leaf, left, right, part=part, operation="product")
+    return lowering.module(node, path, leaf, *operands, part=part, operation="product", elements=elements)
 
 
 @rules.lower("aten.conv2d.default", "aten.conv2d.padding", observes=(0,))
@@ -185,15 +193,17 @@ def softmax(lowering: Lowering, node: fx.Node) -> Any:
     return _softmax(lowering, node, lowering.value(node.args[0]), dim)
 
 
-def _softmax(lowering: Lowering, node: fx.Node, x: Any, dim: int, part: str = "") -> Ref:
+def _softmax(lowering: Lowering, node: fx.Node, x: Any, dim: int, part: str = "", elements: int | None = None) -> Ref:
     leaf = Softmax(dim, lowering.table)
     path = lowering.path_for(node, part or "softmax")
-    return lowering.module(node, path, leaf, x, part=part, operation="softmax")
+    return lowering.module(node, path, leaf, x, part=part, operation="softmax", elements=elements)
 
 
 @rules.lower("aten.scaled_dot_product_attention.default", observes=(0, 1, 2))
 def attention(lowering: Lowering, node: fx.Node) -> Any:
     """``softmax(Q K^T * scale + mask) V`` (Vaswani et al., 2017), step by step."""
+    q: Any
+    k: Any
     q, k, v = node.args[:3]
     (queries, width), keys = lowering.shape(q)[-2:], lowering.shape(k)[-2]
     if optional(node, 4, "dropout_p", 0.0):
@@ -201,14 +211,14 @@ def attention(lowering: Lowering, node: fx.Node) -> Any:
     many = lowering.shape(q)[-3] // lowering.shape(k)[-3] if node.kwargs.get("enable_gqa") else 1
     key, value = (_repeated(lowering, node, part, many, word) for part, word in ((k, "keys"), (v, "values")))
     turned = lowering.call(node, "aten.transpose.int", key, -2, -1, part="turned", moves=True)
-    peaks = lowering.peak(node, 0), lowering.peak(node, 1)
-    scores = _product(lowering, node, lowering.value(q), turned, peaks, width, "scores")
+    peaks, size = (lowering.peak(node, 0), lowering.peak(node, 1)), lowering.seen.elements(q.name) // width * keys
+    scores = _product(lowering, node, (lowering.value(q), turned), peaks, width, "scores", size)
     scale = node.kwargs.get("scale")
     factor = 1.0 / math.sqrt(width) if scale is None else float(scale)  # type: ignore[arg-type]
-    scores = lowering.call(node, "aten.mul.Tensor", scores, factor, part="scaled")
-    scores = _masked(lowering, node, scores, (queries, keys))
-    weights = _softmax(lowering, node, scores, -1, "softmax")
-    return _product(lowering, node, weights, value, (1.0, lowering.peak(node, 2)), keys, "mixed")
+    scores = lowering.call(node, "aten.mul.Tensor", scores, factor, part="scaled", elements=size)
+    scores = _masked(lowering, node, scores, (queries, keys), size)
+    weights = _softmax(lowering, node, scores, -1, "softmax", size)
+    return _product(lowering, node, (weights, value), (1.0, lowering.peak(node, 2)), keys, "mixed")
 
 
 def _repeated(lowering: Lowering, node: fx.Node, part: Any, many: int, word: str) -> Any:
@@ -218,19 +228,21 @@ def _repeated(lowering: Lowering, node: fx.Node, part: Any, many: int, word: str
     return lowering.call(node, "aten.repeat_interleave.self_int", value, many, -3, part=word, moves=True)
 
 
-def _masked(lowering: Lowering, node: fx.Node, scores: Ref, sides: tuple[int, int]) -> Ref:
+def _masked(lowering: Lowering, node: fx.Node, scores: Ref, sides: tuple[int, int], elements: int) -> Ref:
     """Apply the mask of an attention node: causal, boolean (True takes part) or added."""
     mask: Any = optional(node, 3, "attn_mask", None)
     if optional(node, 5, "is_causal", False):
-        future = f"{node.name}__future"
-        lowering.constants[future] = torch.ones(sides, dtype=torch.bool).triu(1)
-        return lowering.call(node, "aten.masked_fill.Scalar", scores, Ref(future), -math.inf, part="masked")
-    if mask is None:
+        closed = Ref(f"{node.name}__future")
+        lowering.constants[closed.name] = torch.ones(sides, dtype=torch.bool).triu(1)
+    elif mask is None:
         return scores
-    if mask.meta["val"].dtype != torch.bool:
-        return lowering.call(node, "aten.add.Tensor", scores, lowering.value(mask), part="masked")
-    closed = lowering.call(node, "aten.logical_not.default", lowering.value(mask), part="closed", moves=True)
-    return lowering.call(node, "aten.masked_fill.Scalar", scores, closed, -math.inf, part="masked")
+    elif mask.meta["val"].dtype != torch.bool:
+        mask = lowering.value(mask)
+        return lowering.call(node, "aten.add.Tensor", scores, mask, part="masked", elements=elements)
+    else:
+        closed = lowering.call(node, "aten.logical_not.default", lowering.value(mask), part="closed", moves=True)
+    call = "aten.masked_fill.Scalar"
+    return lowering.call(node, call, scores, closed, -math.inf, part="masked", elements=elements)
 
 
 def require_linear(lowering: Lowering) -> None:

@@ -1,0 +1,138 @@
+"""``holdfast shield``."""
+
+from __future__ import annotations
+
+import json as standard_json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
+from holdfast.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from holdfast.shielding.graph import IntegerModel
+    from holdfast.shielding.planner import Machine, Rule
+
+app = make_app()
+_SAMPLES = 4  # of noise: enough for scales, which a plan does not depend on
+
+
+@app.callback(epilog="Example: holdfast shield plan cifar-resnet20 --budget 2000000")
+def shield() -> None:
+    """Plan how a model is split between a trusted and an untrusted world."""
+
+
+@app.command(
+    epilog="Example: holdfast shield plan timm:resnet18 --example 3x224x224 --rule optimal:hide_weights=fc   "
+    "# rules: optimal, whole, none, first-k:k=3, last-k:k=3, deadline:seconds=0.05,sensitivity=FILE, slalom, tsqp, "
+    "private-adapters"
+)
+def plan(
+    model: Annotated[str, typer.Argument(help="Model folder or file, or an architecture: cifar-resnet20, timm:NAME.")],
+    rule: Annotated[
+        str, typer.Option(help="How nodes are placed, name:key=value; optimal obeys the demands.")
+    ] = "optimal",
+    example: Annotated[
+        str | None, typer.Option(help="Size of one input, 3x224x224, or tokens, 64; if the model does not say.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Bytes that the trusted world may hold.", min=1)] = None,
+    top_code: Annotated[int, typer.Option(help="Largest activation code of linear nodes.", min=1, max=127)] = 127,
+    public: Annotated[
+        str | None, typer.Option(help="For private-adapters: the public model this was made from.")
+    ] = None,
+    machine: Annotated[
+        Path | None, typer.Option(help="Measured rates (JSON); written if it does not exist, else read.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--every", help="One line per node, small trusted work too.")] = False,
+    arch: Architecture = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Print where every node computes, what crosses between the worlds, who sees what, and the predicted latency.
+
+    The model is exported with scales from noise, which its sizes and costs do not depend on. A plan that does not fit
+    the budget, the deadline or the demands is an error, never a weaker plan.
+    """
+    from holdfast.shielding.planner import plan as make_plan
+
+    net = _model(model, arch, seed)
+    integer = _exported(net, example, seed, top_code)
+    chosen: Rule | str = rule if public is None else _adapters(rule, integer, _model(public, arch, seed), example, seed)
+    made = make_plan(integer, chosen, machine=_machine(machine), budget=budget)
+    for line in (made.table(every=every), made.summary(), *made.guarantees()):
+        say(line)
+    if json:
+        emit(made.to_json())
+
+
+def _model(name: str, arch: str | None, seed: int) -> nn.Module:
+    """Load what is on disk, or build an architecture with weights from ``seed``."""
+    from holdfast.models import build_architecture, load
+
+    return load(name, arch=arch) if Path(name).exists() else build_architecture(name, seed=seed).eval()
+
+
+def _exported(net: nn.Module, example: str | None, seed: int, top_code: int) -> IntegerModel:
+    from holdfast.shielding.graph import export
+
+    noise = _noise(net, _shape(net, example), seed)
+    return export(net, noise[:1], noise, top_code=top_code)
+
+
+def _shape(net: nn.Module, example: str | None) -> tuple[int, ...]:
+    from holdfast.models import card
+
+    if example is None:
+        if (known := card(net).input_shape) is None:
+            raise InvalidConfig("the model does not say what it takes", hint="give --example, such as 3x224x224")
+        return known
+    try:
+        shape = tuple(int(side) for side in example.split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InvalidConfig(f"--example is {example!r}", hint="write the sides of one input, such as 3x224x224")
+    return shape
+
+
+def _noise(net: nn.Module, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return samples of noise: numbers, or tokens for a model that begins with an embedding."""
+    import torch
+
+    from holdfast.seeds import derive
+
+    generator = derive(seed, "shield", "example").torch()
+    tables = [part for part in net.modules() if isinstance(part, torch.nn.Embedding)]
+    if tables and len(shape) == 1:
+        return torch.randint(0, tables[0].num_embeddings, (_SAMPLES, *shape), generator=generator)
+    return torch.randn(_SAMPLES, *shape, generator=generator)
+
+
+def _adapters(rule: str, integer: IntegerModel, public: nn.Module, example: str | None, seed: int) -> Rule:
+    from holdfast.shielding.planner import PrivateAdapters, public_nodes
+
+    if rule != "private-adapters":
+        raise InvalidConfig("--public goes with --rule private-adapters")
+    return PrivateAdapters(public=public_nodes(integer, _exported(public, example, seed, integer.top_code)))
+
+
+def _machine(path: Path | None) -> Machine:
+    from holdfast._files import read_bytes, write_atomic
+    from holdfast.evidence import canonical
+    from holdfast.shielding.planner import Machine, measure
+
+    if path is not None and path.exists():
+        try:
+            return Machine.from_json(standard_json.loads(read_bytes(path, "machine file")))
+        except ValueError as error:
+            if isinstance(error, InvalidConfig):
+                raise
+            raise InvalidConfig(f"{path} is not JSON", hint="measure the target again") from error
+    found = measure()
+    if path is not None:
+        write_atomic(path, canonical.dumps(found.to_json()))
+    return found
