@@ -39,7 +39,7 @@ def run(
     ] = None,
     dialect: Annotated[
         str | None,
-        typer.Option(help="Server: completions, chat, vllm, vllm-chat, sglang, llama.cpp, tgi. [default: auto]"),
+        typer.Option(help="Server: completions, chat, vllm, sglang, llama.cpp, tgi, ... [default: auto]"),
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Server: tokens to generate. [default: 16]", min=1)] = None,
     top: Annotated[

@@ -68,6 +68,8 @@ class Variant:
         dtype: the format of its head: fp32, fp16 or bf16.
         places: decimals to which it rounds log-probabilities, or None.
         scale: what it divides logits by before the log-probabilities: a temperature, or a lie.
+        penalty: taken from the logits of tokens that were generated already, after the log-probabilities are written,
+            as a repetition penalty does.
         model: the name it gives the model; the one that was asked for by default.
         fingerprint: its ``system_fingerprint``.
         share: of the requests, relative to the others.
@@ -77,6 +79,7 @@ class Variant:
     dtype: str = "fp32"
     places: int | None = None
     scale: float = 1.0
+    penalty: float = 0.0
     model: str | None = None
     fingerprint: str | None = None
     share: float = 1.0
@@ -119,10 +122,12 @@ def positions(variant: Variant, asked: Asked) -> tuple[list[Position], list[Posi
     before = [
         _position(variant, tokens[:k], tokens[k], asked.top) for k in range(len(tokens) if asked.of_prompt else 0)
     ]
-    after = []
+    after: list[Position] = []
     for step in range(asked.tokens):
         spread = variant.spread(tokens)
-        token = int(spread.argmax()) if asked.temperature == 0 else _drawn(spread, asked, step)
+        chosen = spread.clone()
+        chosen[[item.token for item in after]] -= variant.penalty
+        token = int(chosen.argmax()) if asked.temperature == 0 else _drawn(chosen, asked, step)
         after.append(_position(variant, tokens, token, asked.top, spread))
         tokens = [*tokens, token]
     return before, after

@@ -121,16 +121,24 @@ class SimulatedServer:
         """The requests for answers, without those for metadata and empty ones."""
         return [seen for seen in self.seen if seen.body]
 
-    def __enter__(self) -> SimulatedServer:
+    def start(self) -> SimulatedServer:
+        """Begin to serve."""
         self._thread.start()
         return self
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> SimulatedServer:
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.stop()
 
     def attempt(self, text: str) -> int:
         """Count and return how often this very request came, from 1."""

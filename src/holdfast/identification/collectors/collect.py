@@ -170,8 +170,8 @@ def _notes(
         notes.append(f"some answers name another model than {request.model}: {', '.join(sorted(state.others))}")
     if state.odd:
         notes.append(
-            f"{state.odd} greedy answers chose a token that their own log-probabilities call less likely: "
-            "these may belong to other positions"
+            f"{state.odd} greedy answers chose a token that their own log-probabilities call less likely: the server "
+            "changes logits after it has written them (a repetition penalty?), or writes them at other positions"
         )
     address = urlsplit(request.url)
     if secret.value and address.scheme == "http" and address.hostname not in LOCAL:

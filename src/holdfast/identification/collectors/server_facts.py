@@ -51,6 +51,8 @@ class ServerFacts:
             return "vllm"
         if "llamacpp" in owners or "default_generation_settings" in self.replies.get("props", {}):
             return "llama.cpp"
+        if owners == {"me"}:
+            return "llama-cpp-python"
         if "model_sha" in self.replies.get("info", {}):
             return "tgi"
         return "completions"

@@ -170,6 +170,16 @@ def test_a_mixed_fleet_shows_in_every_answer(tmp_path: Path):
     assert got.notes == ("some answers name another model than simulated: other",)
 
 
+def test_a_hidden_repetition_penalty_is_noticed(tmp_path: Path):
+    class Same(MadeUp):
+        def logits(self, tokens):
+            return super().logits([])
+
+    with SimulatedServer([Variant(brain=Same(), penalty=4.0)], kind="llama.cpp") as server:
+        got = collect(server, tmp_path / "c", PROMPTS[:3])
+    assert got.notes[0].startswith("3 greedy answers chose a token that their own log-probabilities call less likely")
+
+
 def test_what_the_server_claims_is_kept_apart_from_what_the_client_is(tmp_path: Path):
     claims = {"/version": {"version": "9.9", "gpu": "H100"}}
     with SimulatedServer(kind="vllm", mischief=Mischief(claims=claims)) as server:

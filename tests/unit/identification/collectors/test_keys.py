@@ -24,7 +24,7 @@ KEY = "sk-0123456789abcdef"
 
 
 def collect(server, out, key=KEY, **request):
-    options = CollectOptions(secret=Secret(key, "a test"), patience=Patience(attempts=2, first=0.01))
+    options = CollectOptions(secret=Secret(key, "a test"), patience=Patience(attempts=6, first=0.01))
     return collect_answers(
         ServerRequest(url=server.url, tokens=2, top=3, **request), word_prompts(3), out, options=options
     )

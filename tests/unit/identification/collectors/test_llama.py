@@ -57,6 +57,15 @@ def test_its_head_is_fp32_and_its_digits_are_all_there(url: str, tmp_path: Path)
     assert {evidence.rounding.kind for evidence in found} == {"fp32"}
 
 
+def test_its_hidden_repetition_penalty_is_turned_off_and_noticed_where_it_is_not(url: str, tmp_path: Path):
+    prompts = word_prompts(16)
+    quiet = collect_answers(ServerRequest(url=url, tokens=16, top=20), prompts, tmp_path / "quiet")
+    assert quiet.collection.request["dialect"] == "llama-cpp-python"
+    assert quiet.notes == ()
+    plain = collect_answers(ServerRequest(url=url, tokens=16, top=20, dialect="completions"), prompts, tmp_path / "c")
+    assert "greedy answers chose a token that their own log-probabilities call less likely" in plain.notes[0]
+
+
 def test_chat_and_sampling(url: str, tmp_path: Path):
     request = ServerRequest(url=url, tokens=4, top=5, dialect="chat", temperature=1.0, repeat=2, seed=3)
     got = collect_answers(request, PROMPTS[:2], tmp_path / "c")

@@ -11,13 +11,16 @@ from holdfast.identification.collectors.dialects.sglang import SGLang
 from holdfast.identification.collectors.dialects.tgi import TextGenerationInference
 
 # numbers instead of texts: vLLM too merges tokens that look alike, and these do not
-_VLLM = {"return_tokens_as_token_ids": True, "return_token_ids": True}
+_VLLM = {"return_tokens_as_token_ids": True, "return_token_ids": True, "repetition_penalty": 1.0}
+# servers take such defaults from a model's files, or have their own: llama-cpp-python's is 1.1
+_PLAIN = {"repeat_penalty": 1.0}
 _ALL: tuple[Dialect, ...] = (
     Completions(name="completions"),
     Chat(name="chat"),
     Completions(name="vllm", extra=_VLLM, prompts=PROMPT_LOGPROBS),
     Chat(name="vllm-chat", extra=_VLLM, prompts=PROMPT_LOGPROBS),
-    Completions(name="llama.cpp", prompts=None, scored="n_probs"),
+    Completions(name="llama.cpp", extra=_PLAIN, prompts=None, scored="n_probs"),
+    Completions(name="llama-cpp-python", extra=_PLAIN),
     SGLang(),
     TextGenerationInference(),
 )

@@ -119,6 +119,7 @@ def _sampling(asked: ServerRequest, repeat: int) -> dict[str, Any]:
         "model": asked.model,
         "max_tokens": asked.tokens,
         "temperature": asked.temperature,
+        "top_p": 1.0,
         "seed": asked.seed + repeat,
         "n": 1,
         "stream": False,

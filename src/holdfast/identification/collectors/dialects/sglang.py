@@ -21,7 +21,8 @@ class SGLang:
 
     def body(self, asked: ServerRequest, prompt: str, repeat: int) -> dict[str, Any]:
         """Return the JSON body of a request."""
-        sampling = {"max_new_tokens": asked.tokens, "temperature": asked.temperature}
+        sampling: dict[str, Any] = {"max_new_tokens": asked.tokens, "temperature": asked.temperature}
+        sampling |= {"top_p": 1.0, "repetition_penalty": 1.0}
         sampling |= {"sampling_seed": asked.seed + repeat} if asked.temperature > 0 else {}
         return {
             "text": prompt,
