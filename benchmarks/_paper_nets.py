@@ -80,12 +80,22 @@ def _noise_for_statistics() -> Tensor:
     return probes("uniform", n=64, shape=(3, 32, 32), seed=99).all()[0]
 
 
-def outputs(name: str, tag: str, count: int, cache: Path) -> Tensor:
-    """Return float32 outputs (count, 10) of net ``name`` under ``tag``, from ``cache`` if they lie there."""
-    path = cache / name / f"{tag}-{count}"
+def recorded(name: str, tag: str, count: int, cache: Path, *, exact_head: bool = False) -> Trace:
+    """Return what net ``name`` makes of ``count`` images under ``tag``, from ``cache`` if it lies there.
+
+    ``exact_head`` leaves the last layer in float32, as deployed nets often do.
+    """
+    path = cache / ("exact-head" if exact_head else "plain") / name / f"{tag}-{count}"
     if not (path / "trace.json").exists():
-        emulated_trace(tag, build(name), noise(name, count), batch_size=BATCH).save(path)
-    return Trace.load(path).outputs
+        model = build(name)
+        skip = [last_linear(model)] if exact_head else []
+        emulated_trace(tag, model, noise(name, count), batch_size=BATCH, skip=skip).save(path)
+    return Trace.load(path)
+
+
+def last_linear(model: nn.Module) -> str:
+    """Return the name of the last linear layer."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 @torch.no_grad()
@@ -98,7 +108,7 @@ def _calibrated(model: nn.Module, images: Tensor) -> nn.Module:
             module.train()
     model(images)
     model.eval()
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    last = model.get_submodule(last_linear(model))
     scale = SPREAD / float(model(images).std())
     last.weight.mul_(scale)
     last.bias.mul_(scale)
@@ -132,7 +142,7 @@ _KEPT: list[object] = []  # what a library defines lives as long as it does
 def main(name: str, count: str, cache: str) -> None:
     """Record one net under every format, in this process."""
     for tag in TAGS:
-        outputs(name, tag, int(count), Path(cache))
+        recorded(name, tag, int(count), Path(cache))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from holdfast._registry import unknown
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig, UnsupportedFormat
+from holdfast.errors import InvalidConfig, NoSuchSite, UnsupportedFormat
 from holdfast.execution import Trace, describe_platform, predict
 from holdfast.execution.run import one_thread
 from holdfast.models import manifest_of
@@ -69,6 +69,7 @@ class EmulatedFormat:
         Raises:
             InvalidConfig: the model has nothing to emulate, or ``nn.MultiheadAttention``, which computes past its
                 layers.
+            NoSuchSite: a glob in ``skip`` that matches nothing.
             UnsupportedFormat: a weight that the format cannot hold; the layer is named.
         """
         result = copy.deepcopy(model).eval()
@@ -145,7 +146,10 @@ def _rounded(x: Tensor, format: Format) -> Tensor:
 
 
 def _layers(model: nn.Module, skip: Sequence[str]) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    found = 0
+    found, names = 0, [name for name, _ in model.named_modules()]
+    for pattern in skip:
+        if not fnmatch.filter(names, pattern):
+            raise NoSuchSite(f"no layer is called {pattern!r}, to skip it", hint=f"the last one is {names[-1]}")
     for name, module in model.named_modules():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in skip):
             continue
@@ -161,8 +165,12 @@ def _layers(model: nn.Module, skip: Sequence[str]) -> Iterator[tuple[str, nn.Con
         raise InvalidConfig("the model has no Conv2d or Linear layer to emulate")
 
 
-def emulated_trace(tag: str | EmulatedFormat, model: nn.Module, probes: Dataset, *, batch_size: int = 32) -> Trace:
+def emulated_trace(
+    tag: str | EmulatedFormat, model: nn.Module, probes: Dataset, *, batch_size: int = 32, skip: Sequence[str] = ()
+) -> Trace:
     """Trace ``model`` on ``probes`` in an emulated format; its platform says ``emulated`` and never a chip.
+
+    ``skip`` is that of :meth:`EmulatedFormat.apply`.
 
     Raises:
         UnknownName: a tag that is not in :data:`EMULATED`.
@@ -171,7 +179,7 @@ def emulated_trace(tag: str | EmulatedFormat, model: nn.Module, probes: Dataset,
         raise unknown("emulated format", tag, EMULATED)
     chosen = EMULATED[tag] if isinstance(tag, str) else tag
     with one_thread():
-        outputs = predict(chosen.apply(model), probes, batch_size=batch_size)
+        outputs = predict(chosen.apply(model, skip=skip), probes, batch_size=batch_size)
     platform = describe_platform().to_json() | {"setting": f"emulated {chosen.name}", "emulated": chosen.name}
     return Trace(outputs, probes.digest, manifest_of(model).digest, platform)
 

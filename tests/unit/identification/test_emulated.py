@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import probes
-from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.errors import InvalidConfig, NoSuchSite, UnknownName
 from holdfast.identification.emulated import (
     EMULATED,
     PUBLISHED,
@@ -183,6 +183,8 @@ def test_what_cannot_be_emulated_is_refused():
         EMULATED["mxint8"].apply(nn.TransformerEncoderLayer(8, 2))
     with pytest.raises(InvalidConfig, match="no Conv2d or Linear"):
         EMULATED["mxint8"].apply(nn.Sequential(nn.ReLU()))
+    with pytest.raises(NoSuchSite, match="no layer is called 'lm_head'"):
+        EMULATED["mxint8"].apply(small_net(), skip=["lm_head"])
     with pytest.raises(InvalidConfig, match="bfloat16"):
         EmulatedFormat(name="both", weight="mxint8", dtype="bfloat16")
 
