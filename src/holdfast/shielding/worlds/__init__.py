@@ -6,6 +6,7 @@ from holdfast.shielding.worlds.manifest import Enclave, manifest
 from holdfast.shielding.worlds.measuring import Measurement, measure
 from holdfast.shielding.worlds.process import ProcessWorld
 from holdfast.shielding.worlds.protocol import Launch, World, worlds
+from holdfast.shielding.worlds.quoting import own_quote
 from holdfast.shielding.worlds.secrets import Secret, provisioned
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "lint",
     "manifest",
     "measure",
+    "own_quote",
     "provisioned",
     "worlds",
 ]

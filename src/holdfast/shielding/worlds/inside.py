@@ -132,7 +132,7 @@ def lock(config: dict[str, Any]) -> None:
     """Do all of it."""
     become(config["user"])
     hide(config["limits"])
-    os.environ.update(keep(config["secrets"]))
+    os.environ.update(keep(config["secrets"]), HOLDFAST_QUOTES=str(config["quotes"]))
     confine(config["readable"], config["writable"])
     narrow(base64.b64decode(config["filter"]))
 

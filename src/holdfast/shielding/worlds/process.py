@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from holdfast.shielding.attestation import Evidence, bound
 from holdfast.shielding.worlds import sealing, seccomp
 from holdfast.shielding.worlds.measuring import Measurement, measure
 from holdfast.shielding.worlds.protocol import Launch, worlds
+from holdfast.shielding.worlds.quoting import QuoteService
 from holdfast.shielding.worlds.software_tpm import SoftwareTpm, require_tools
 
 REGISTER = 12  # not resettable without restarting the TPM, and used by no firmware
@@ -70,6 +72,8 @@ class ProcessWorld:
         self._measurement: Measurement | None = None
         self._secrets: dict[str, bytes] = {}
         self._running: list[subprocess.Popen[bytes]] = []
+        self._services: list[QuoteService] = []
+        self._lock = threading.Lock()  # one command to the TPM at a time
 
     def measure(self) -> Measurement:
         """Measure interpreter, libraries, code and configuration, copying what is to be copied."""
@@ -112,7 +116,8 @@ class ProcessWorld:
 
     def quote(self, nonce: bytes, binding: bytes = b"") -> Evidence:
         """Return a TPM quote over :func:`~holdfast.shielding.attestation.bound` of both."""
-        return self._started().quote((REGISTER,), bound(nonce, binding), self.measure().log(REGISTER))
+        with self._lock:
+            return self._started().quote((REGISTER,), bound(nonce, binding), self.measure().log(REGISTER))
 
     def provision(self, secrets: Mapping[str, bytes]) -> None:
         """Take secrets for the code inside.
@@ -137,33 +142,41 @@ class ProcessWorld:
         self._started()
         pipe, sink = os.pipe()
         rules = os.memfd_create("seccomp")
+        service = QuoteService(self.quote)
+        self._services.append(service)
+        quotes = service.inner.fileno()
         try:
             os.write(sink, _message(self._secrets))
             os.write(rules, seccomp.program(started=False))
             os.lseek(rules, 0, os.SEEK_SET)
             process = subprocess.Popen(  # noqa: S603
-                self._command(pipe, rules), pass_fds=(pipe, rules), env={},
+                self._command(pipe, quotes, rules), pass_fds=(pipe, quotes, rules), env={},
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
         finally:
             for handle in (pipe, sink, rules):
                 os.close(handle)
+            service.inner.close()
         self._running.append(process)
         return process
 
     def seal(self, name: str, data: bytes) -> bytes:
         """Seal to the measurement, under a counter of the TPM."""
-        return sealing.seal(self._started(), REGISTER, name, data)
+        with self._lock:
+            return sealing.seal(self._started(), REGISTER, name, data)
 
     def unseal(self, name: str, sealed: bytes) -> bytes:
         """Open what was sealed last, if the measurement is the same."""
-        return sealing.unseal(self._started(), REGISTER, name, sealed)
+        with self._lock:
+            return sealing.unseal(self._started(), REGISTER, name, sealed)
 
     def close(self) -> None:
         """Kill what runs, end the TPM, remove the copies."""
         for process in self._running:
             process.kill()
             process.wait()
+        for service in self._services:
+            service.close()
         if self._tpm is not None:
             self._tpm.close()
             self._tpm = None
@@ -176,7 +189,7 @@ class ProcessWorld:
         return self._tpm
 
     def _config(self) -> dict[str, object]:
-        """Return what :mod:`inside` is told, apart from the number of a pipe: all of it is measured."""
+        """Return what :mod:`inside` is told, apart from the numbers of two pipes: all of it is measured."""
         launch = self._launch
         places = {name: f"{_WORLD}/{name}" for name in launch.measured}
         places |= {name: str(path.resolve()) for name, path in launch.libraries.items()}
@@ -192,8 +205,8 @@ class ProcessWorld:
             "filter": base64.b64encode(seccomp.program(started=True)).decode(),
         }
 
-    def _command(self, pipe: int, rules: int) -> list[str]:
-        config = canonical.dumps(self._config() | {"secrets": pipe}).decode()
+    def _command(self, pipe: int, quotes: int, rules: int) -> list[str]:
+        config = canonical.dumps(self._config() | {"quotes": quotes, "secrets": pipe}).decode()
         python = [str(_interpreter()), "-I", "-S", "-B", "-X", "pycache_prefix=/nowhere", _INSIDE, config]
         return ["bwrap", *_ISOLATION, *self._mounts(), "--seccomp", str(rules), "--", *python]
 

@@ -149,9 +149,9 @@ def test_flipped_bits_truncations_and_additions_are_refused(tee: str):
 
 @pytest.mark.slow
 @BOTH
-def test_each_single_flipped_bit_is_refused(tee: str):
+def test_many_single_flipped_bits_are_refused(tee: str):
     evidence = dcap_evidence(tee)
-    for bit in _signed_bits(evidence.body):
+    for bit in _signed_bits(evidence.body)[::7]:  # every byte, and each place in a byte
         with pytest.raises(REFUSED):
             verify(with_body(evidence, flipped(evidence.body, bit)), dcap_policy(tee), nonce=NONCE, at=LATER)
 

@@ -166,9 +166,9 @@ def test_flipped_bits_and_truncations_are_refused():
 
 
 @pytest.mark.slow
-def test_each_single_flipped_bit_is_refused():
+def test_many_single_flipped_bits_are_refused():
     evidence = nitro_evidence()
-    for bit in range(8 * len(evidence.body)):
+    for bit in range(0, 8 * len(evidence.body), 7):  # every byte, and each place in a byte
         with pytest.raises(REFUSED):
             verify(with_body(evidence, flipped(evidence.body, bit)), nitro_policy(), nonce=NONCE, at=NOW)
 

@@ -139,13 +139,13 @@ def test_every_flipped_bit_of_the_report_is_refused(step: int):
 
 
 @pytest.mark.slow
-def test_each_single_flipped_bit_of_report_and_certificate_is_refused():
+def test_many_single_flipped_bits_of_report_and_certificate_are_refused():
     evidence, policy = SnpMachine().evidence(), snp_policy()
-    for bit in range(8 * SIZE):
+    for bit in range(0, 8 * SIZE, 7):  # every byte, and each place in a byte
         with pytest.raises(REFUSED):
             verify(with_body(evidence, flipped(evidence.body, bit)), policy, nonce=NONCE, at=NOW)
     certificate = evidence.part("vcek")
-    for bit in range(8 * len(certificate)):
+    for bit in range(0, 8 * len(certificate), 7):
         with pytest.raises(REFUSED):
             verify(with_part(evidence, "vcek", flipped(certificate, bit)), policy, nonce=NONCE, at=NOW)
 

@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cryptography
 import pytest
 
+import holdfast
 from holdfast.errors import InvalidConfig, MissingDevice, PolicyError, SignerUntrusted
 from holdfast.shielding.attestation import Policy, bound, verify
+from holdfast.shielding.attestation.tls import connect
 from holdfast.shielding.worlds import Launch, ProcessWorld, World, worlds
 from holdfast.shielding.worlds.process import REGISTER, USER
 
@@ -53,7 +56,7 @@ def test_the_code_runs_as_a_user_of_its_own_without_rights(report: dict[str, Any
 def test_the_code_sees_itself_and_nothing_of_the_host(report: dict[str, Any]):
     assert report["arguments"] == ["given"]
     assert len(report["processes"]) == 2  # it, and the one that waits for it
-    assert set(report["environment"]) <= {"HOLDFAST_PROVISIONED", "HOME", "LANG", "LC_CTYPE", "PWD"}
+    assert set(report["environment"]) <= {"HOLDFAST_PROVISIONED", "HOLDFAST_QUOTES", "HOME", "LANG", "LC_CTYPE", "PWD"}
     assert not [name for name in report["modules"] if "site-packages" in name]
 
 
@@ -207,6 +210,48 @@ def test_a_shared_folder_lets_both_sides_meet_at_a_socket(can_hold_worlds: None,
             assert client.recv(9) == b"cba"
     finally:
         world.close()
+
+
+@pytest.mark.slow
+def test_code_inside_asks_for_quotes_of_its_own_and_answers_an_attested_session(can_hold_worlds: None, tmp_path: Path):
+    """The session ends inside the world: the launcher sees evidence requests and nothing of what is said."""
+    site, package = Path(cryptography.__file__).parents[1], Path(holdfast.__file__).parent
+    place, shared = tmp_path / "code", tmp_path / "shared"
+    shared.mkdir()
+    shutil.copytree(package, place / "holdfast", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "echo.py").write_text(SERVER)
+    launch = Launch(
+        module="echo", measured={"code": place}, libraries={"packages": site}, path=("code", "packages"), shared=shared
+    )
+    world = ProcessWorld(launch)
+    try:
+        world.start()
+        process = world.run()
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n", process.communicate()
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(str(shared / "s"))
+            channel, claims = connect(stream, policy(world), at=NOW, timeout=60)
+            assert claims.measurements["event.code"] == dict(world.measure().events)["code"].hex()
+            channel.send(b"abc")
+            assert channel.receive() == b"cba"
+    finally:
+        world.close()
+
+
+SERVER = """
+import socket
+from holdfast.shielding.attestation.tls import accept
+from holdfast.shielding.worlds import own_quote
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/shared/s")
+listener.listen(1)
+print("up", flush=True)
+stream, _ = listener.accept()
+channel = accept(stream, own_quote, timeout=60)
+channel.send(channel.receive()[::-1])
+channel.close()
+"""
 
 
 @pytest.mark.slow
