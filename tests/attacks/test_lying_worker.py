@@ -23,7 +23,7 @@ def test_fifty_one_bit_lies_of_a_real_process_are_all_caught() -> None:
     try:
         worker.connect(60).close()
         for turn in range(50):
-            with shield(model, f"unix:{worker.path}") as session:
+            with shield(model, worker.address) as session:
                 with pytest.raises(IntegrityError, match="wrong product for layer 'stem'"):
                     session(images(1 + turn % 3, turn))
                 caught += 1
@@ -42,7 +42,7 @@ def test_a_rare_liar_is_caught_at_its_first_lie_and_honest_answers_are_right() -
     try:
         worker.connect(60).close()
         for turn in range(40):
-            with shield(model, f"unix:{worker.path}") as session:
+            with shield(model, worker.address) as session:
                 try:
                     output = session(images(1, turn))
                 except IntegrityError:

@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.seeds import Entropy
 from holdfast.shielding import Freivalds, PadStore
 from holdfast.shielding.checking.freivalds import Side
-from holdfast.shielding.product import Geometry, byte_planes, integer_product, ring_product
+from holdfast.shielding.product import Geometry, byte_planes, integer_product, planes_product
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -46,7 +46,7 @@ def test_a_blinded_round_trip_gives_the_true_product_and_passes(
 ) -> None:
     geometry, weights, codes = case
     pad = PadStore(weights, geometry, Entropy()).take(tuple(codes.shape[1:]), len(codes))
-    product = pad.unblind(ring_product(pad.blind(codes), weights, geometry))
+    product = pad.unblind(planes_product(pad.blind(codes), weights, geometry))
     assert torch.equal(product, integer_product(codes, weights, geometry))
     assert Freivalds().prepare(weights, geometry, Entropy()).accepts(codes, product)
 

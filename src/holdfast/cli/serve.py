@@ -31,10 +31,13 @@ def serve(
     seed: Annotated[int, typer.Option(help="Seed of the fault.", min=0)] = 0,
     once: Annotated[bool, typer.Option(help="Stop after the first session.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of the products.", min=1)] = 1,
+    shared: Annotated[bool, typer.Option("--shared", help="Take sessions over shared memory (shared:PATH).")] = False,
+    user: Annotated[str | None, typer.Option(help="Become this user before listening; needs root.")] = None,
+    device: Annotated[str, typer.Option(help="Where the products run: cpu, or cuda.")] = "cpu",
 ) -> None:
     """Serve the untrusted half of shielded sessions until interrupted or terminated.
 
-    The worker sees int8 weights and blinded values: no inputs, no scales, no secrets.
+    The worker sees int8 weights and blinded values, or int8 codes of layers placed as verified: no scales, no secrets.
     """
     from holdfast.services import worker
 
@@ -42,4 +45,7 @@ def serve(
         print(f"{service.value} listens on {socket}", file=sys.stderr)
 
     worker.end_when_terminated()
-    worker.serve(socket, fault=fault, seed=seed, once=once, threads=threads, ready=ready)
+    settings = worker.Service(
+        fault=fault, seed=seed, once=once, threads=threads, shared=shared, user=user, device=device
+    )
+    worker.serve(socket, settings, ready=ready)

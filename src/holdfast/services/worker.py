@@ -1,27 +1,38 @@
-"""The untrusted worker: holds int8 weights and multiplies residues modulo 2**32 by them.
+"""The untrusted worker: holds int8 weights and multiplies byte planes of residues modulo 2**32 by them.
 
-It sees blinded values, never an input, a scale or a secret. Run it as
-``python -m holdfast.services.worker --socket PATH``, on the same machine or behind a forwarded socket. With
-``--fault SPEC`` it really lies: the fault is applied to every product it returns.
+It sees the weights and blinded values (or int8 codes, of layers placed as ``verified``), never a scale or a secret.
+Run it as ``python -m holdfast.services.worker --socket PATH``; ``--shared`` takes bodies through shared memory,
+``--user`` gives root's rights up before it listens. With ``--fault SPEC`` it really lies: the fault is applied to
+every product it returns.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import os
+import pwd
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import holdfast
-from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, WorkerUnreachable
-from holdfast.shielding.product import Geometry, ring_product
-from holdfast.shielding.transport.wire import Connection, Frame, Kind
+from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
+from holdfast.shielding.kernels import kernel
+from holdfast.shielding.product import Geometry, planes_product
+from holdfast.shielding.transport.shared import accept
+from holdfast.shielding.transport.spawn import socket_kind
+from holdfast.shielding.transport.stream import Connection
+from holdfast.shielding.transport.wire import Channel, Frame, Kind, encode, parsed
+
+_PLANES = 4
 
 
 class Worker:
@@ -30,24 +41,26 @@ class Worker:
     Args:
         distort: applied to every result with the layer's name, as if the hardware (or its owner) were at fault;
             None answers honestly.
+        device: where the products run, such as ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, distort: Callable[[str, Tensor], Tensor] | None = None) -> None:
-        self._distort = distort
+    def __init__(self, distort: Callable[[str, Tensor], Tensor] | None = None, *, device: str = "cpu") -> None:
+        self._distort, self._device = distort, device
         self._layers: dict[str, tuple[Geometry, Tensor]] = {}
+        self._nonce: object = None
 
-    def serve(self, connection: Connection) -> None:
+    def serve(self, channel: Channel) -> None:
         """Answer frames until the session says goodbye or goes away."""
         while True:
             try:
-                frame = connection.receive()
+                frame = channel.receive()
                 if frame.kind is Kind.BYE:
                     return
-                connection.send(self.answer(frame))
+                channel.send(self.answer(frame))
             except WorkerUnreachable:
                 return
             except HoldfastError as error:
-                _complain(connection, str(error))
+                _complain(channel, str(error))
                 return
 
     def answer(self, frame: Frame) -> Frame:
@@ -57,89 +70,160 @@ class Worker:
             InvalidConfig, IntegrityError: a frame that makes no sense.
         """
         if frame.kind is Kind.HELLO:
-            return Frame(Kind.HELLO, {"tool": holdfast.__version__})
+            return self._greet(frame)
         layer, body = frame.header.get("layer"), frame.body
         if not isinstance(layer, str) or body is None or frame.kind not in (Kind.LOAD, Kind.RUN):
             raise IntegrityError("the session sends a frame that is neither weights nor work")
+        if body.dtype != torch.int8:
+            raise IntegrityError("the session sends other than int8")
+        if frame.header.get("nonce") != self._nonce:
+            raise IntegrityError("the session sends the nonce of another session")
         return self._load(layer, frame, body) if frame.kind is Kind.LOAD else self._run(layer, frame, body)
+
+    def _greet(self, frame: Frame) -> Frame:
+        self._nonce = frame.header.get("nonce")
+        facts = {"tool": holdfast.__version__, "kernel": kernel(self._kind).name, "device": self._device}
+        return Frame(Kind.HELLO, {**facts, "nonce": self._nonce})
+
+    @property
+    def _kind(self) -> str:
+        return torch.device(self._device).type
 
     def _load(self, layer: str, frame: Frame, weights: Tensor) -> Frame:
         geometry = Geometry.from_json(frame.header.get("geometry"))
         if tuple(weights.shape) != geometry.weight_shape:
             raise InvalidConfig(f"weights of {layer!r} have shape {tuple(weights.shape)}")
-        self._layers[layer] = geometry, weights.to(torch.int8)
-        return Frame(Kind.LOADED, {"layer": layer})
+        self._layers[layer] = geometry, weights.to(self._device)
+        return Frame(Kind.LOADED, {"layer": layer, "nonce": self._nonce})
 
-    def _run(self, layer: str, frame: Frame, residues: Tensor) -> Frame:
+    def _run(self, layer: str, frame: Frame, planes: Tensor) -> Frame:
         if layer not in self._layers:
             raise InvalidConfig(f"no weights were sent for layer {layer!r}")
         geometry, codes = self._layers[layer]
-        geometry.output_shape(tuple(residues.shape[1:]))  # refuses what the layer does not take
-        product = ring_product(residues, codes, geometry)
-        header = {"layer": layer, "sequence": frame.header.get("sequence", 0)}
+        if not 1 <= planes.shape[0] <= _PLANES:
+            raise InvalidConfig(f"a message has 1 to {_PLANES} byte planes, not {planes.shape[0]}")
+        geometry.output_shape(tuple(planes.shape[2:]))  # refuses what the layer does not take
+        product = planes_product(planes.to(self._device), codes, geometry).cpu()
+        header = {key: frame.header.get(key, 0) for key in ("layer", "sequence", "nonce", "mask")}
         return Frame(Kind.RESULT, header, product if self._distort is None else self._distort(layer, product))
 
 
-def _complain(connection: Connection, message: str) -> None:
+def _complain(channel: Channel, message: str) -> None:
     try:
-        connection.send(Frame(Kind.ERROR, {"message": message[:1000]}))
+        channel.send(Frame(Kind.ERROR, {"message": message[:1000]}))
     except WorkerUnreachable:
         return
 
 
-def serve(
-    path: Path | str,
-    *,
-    fault: str | None = None,
-    seed: int = 0,
-    once: bool = False,
-    threads: int = 1,
-    ready: Callable[[], None] | None = None,
-) -> None:
-    """Listen on the AF_UNIX socket ``path`` (made with mode 0600) and answer one session after another.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """How a worker serves.
 
     Args:
-        path: where to listen; must not exist, unless a killed worker left it.
         fault: specification of a registered fault, such as ``bit-flip``, applied to every result.
         seed: of the fault.
         once: stop after the first session.
         threads: of the products.
+        shared: take sessions over shared memory instead of a stream.
+        user: name or number of the user to become before listening; needs root.
+        device: where the products run.
+    """
+
+    fault: str | None = None
+    seed: int = 0
+    once: bool = False
+    threads: int = 1
+    shared: bool = False
+    user: str | None = None
+    device: str = "cpu"
+
+
+def serve(path: Path | str, service: Service | None = None, *, ready: Callable[[], None] | None = None) -> None:
+    """Listen on the AF_UNIX socket ``path`` (made with mode 0600) and answer one session after another.
+
+    Args:
+        path: where to listen; must not exist, unless a killed worker left it.
+        service: how; by default honestly, as this user, over a stream.
         ready: called when sessions can connect.
 
     Raises:
         WorkerUnreachable: the socket cannot be made.
-        UnknownName, InvalidConfig: ``fault`` is not a fault.
+        UnknownName, InvalidConfig: ``fault`` is not a fault, or ``user`` is nobody here.
+        MissingDevice: ``device`` does not exist here.
     """
-    distort = None if fault is None else _lie(fault, seed)
-    torch.set_num_threads(threads)
-    listener = _listen(Path(path))
+    service = Service() if service is None else service
+    distort = None if service.fault is None else lie(service.fault, service.seed)
+    torch.set_num_threads(service.threads)
+    require_device(service.device)
+    rehearse(service)
+    listener = _listen(Path(path), service)
     try:
         if ready is not None:
             ready()
         while True:
-            stream, _ = listener.accept()
-            connection = Connection(stream, timeout=None, peer="the session")
-            Worker(distort).serve(connection)
-            connection.close()
-            if once:
+            _answer(listener.accept()[0], service, distort)
+            if service.once:
                 return
     finally:
         listener.close()
-        Path(path).unlink(missing_ok=True)
+        with suppress(PermissionError):  # its folder belongs to the user we no longer are
+            Path(path).unlink(missing_ok=True)
 
 
-def _lie(fault: str, seed: int) -> Callable[[str, Tensor], Tensor]:
+def _answer(stream: socket.socket, service: Service, distort: Callable[[str, Tensor], Tensor] | None) -> None:
+    peer = "the session"
+    try:
+        channel: Channel = (
+            accept(stream, timeout=None, peer=peer) if service.shared else Connection(stream, timeout=None, peer=peer)
+        )
+    except HoldfastError:  # whoever connected did not know how; the next one may
+        stream.close()
+        return
+    Worker(distort, device=service.device).serve(channel)
+    channel.close()
+
+
+def rehearse(service: Service) -> None:
+    """Answer a small session of our own, so that everything is imported while we may still read it.
+
+    A worker that gives root's rights up may lose the right to read its own modules with them.
+    """
+    distort = None if service.fault is None else lie(service.fault, service.seed)
+    worker = Worker(distort, device=service.device)
+    geometry = Geometry(kind="linear", in_channels=2, out_channels=2)
+    ones = torch.ones(2, 2, dtype=torch.int8)
+    for question in (
+        Frame(Kind.HELLO, {"nonce": "rehearsal"}),
+        Frame(Kind.LOAD, {"layer": "one", "geometry": geometry.to_json(), "nonce": "rehearsal"}, ones),
+        Frame(Kind.RUN, {"layer": "one", "sequence": 1, "nonce": "rehearsal", "mask": 0}, ones.view(1, 2, 2)),
+    ):
+        parsed(b"".join(encode(worker.answer(parsed(b"".join(encode(question)), "rehearsal")))), "rehearsal")
+
+
+def require_device(device: str) -> None:
+    """Find out before anybody connects whether products can be exact there."""
+    try:
+        kernel(torch.device(device).type)
+    except (RuntimeError, AssertionError) as error:
+        raise MissingDevice(f"no device {device!r} here", hint="try --device cpu") from error
+
+
+def lie(fault: str, seed: int) -> Callable[[str, Tensor], Tensor]:
+    """Return what distorts every result by a registered fault."""
     from holdfast.services.lie import Lie  # an honest worker starts without the fault machinery
 
     return Lie(fault, seed)
 
 
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _listen(path: Path, service: Service) -> socket.socket:
+    kind = socket_kind(shared=service.shared)
+    listener = socket.socket(socket.AF_UNIX, kind)
     try:
-        _clear_stale(path)
+        _clear_stale(path, kind)
         listener.bind(str(path))
         path.chmod(0o600)
+        if service.user is not None:
+            become(service.user)  # before listening: the kernel tells sessions who listens
         listener.listen(1)
     except OSError as error:
         listener.close()
@@ -150,11 +234,28 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _clear_stale(path: Path) -> None:
+def become(user: str) -> None:
+    """Give root's rights up for those of ``user``, a name or a number, for good.
+
+    Raises:
+        InvalidConfig: no such user, or we are not root.
+    """
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError as error:
+        raise InvalidConfig(f"there is no user {user!r} here") from error
+    if os.geteuid() != 0:
+        raise InvalidConfig(f"only root can become user {user!r}", hint="leave --user out")
+    os.setgroups([])
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+def _clear_stale(path: Path, kind: socket.SocketKind) -> None:
     """Remove a socket that a killed worker left behind; leave a living one, and anything that is not a socket."""
     if not path.is_socket():
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
             path.unlink()
 
@@ -172,16 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the fault")
     parser.add_argument("--once", action="store_true", help="stop after the first session")
     parser.add_argument("--threads", type=int, default=1, help="of the products")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--shared", action="store_true", help="take sessions over shared memory")
+    parser.add_argument("--user", help="become this user before listening")
+    parser.add_argument("--device", default="cpu", help="where the products run, such as cuda")
+    options = vars(parser.parse_args(arguments))
     end_when_terminated()
     try:
-        serve(
-            options.socket,
-            fault=options.fault,
-            seed=options.seed,
-            once=options.once,
-            threads=max(1, options.threads),
-        )
+        serve(options.pop("socket"), Service(**options))
     except HoldfastError as error:
         sys.stderr.write(f"error: {error}\n" + (f"  hint: {error.hint}\n" if error.hint else ""))
         return error.exit_code

@@ -2,18 +2,24 @@
 
 from holdfast.shielding.checking import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
 from holdfast.shielding.integer import Int8Conv2d, Int8Linear, IntegerLayer, int8_model, integer_layers
-from holdfast.shielding.sealing import Pad, PadStore
-from holdfast.shielding.session import PHASES, Session, shield
+from holdfast.shielding.opening import shield
+from holdfast.shielding.sealing import FileCounter, MaskStream, MonotonicCounter, Pad, PadStore
+from holdfast.shielding.session import PHASES, Session
+from holdfast.shielding.transport import MutualTls
 
 __all__ = [
     "ESCAPE",
     "PHASES",
     "Check",
+    "FileCounter",
     "Freivalds",
     "FreivaldsVerifier",
     "Int8Conv2d",
     "Int8Linear",
     "IntegerLayer",
+    "MaskStream",
+    "MonotonicCounter",
+    "MutualTls",
     "Pad",
     "PadStore",
     "Session",

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, Verifier
 from holdfast.shielding.integer import IntegerLayer
 from holdfast.shielding.sealing import PadStore
 
+Where = Literal["trusted", "verified", "blinded"]
+Placements = Mapping[str, Where] | Where
+
+
+def placed(names: list[str], placements: Placements | None) -> dict[str, Where]:
+    """Return where each layer runs: ``blinded`` unless ``placements`` says otherwise, for one layer or for all.
+
+    Raises:
+        NoSuchSite: a name that is not an integer layer.
+        InvalidConfig: another word than ``trusted``, ``verified`` and ``blinded``, or nothing left to offload.
+    """
+    if isinstance(placements, str):
+        placements = dict.fromkeys(names, placements)
+    given = dict(placements or {})
+    if unknown := sorted(given.keys() - set(names)):
+        raise NoSuchSite(f"{unknown[0]!r} is no integer layer", hint=f"they are: {', '.join(names)}")
+    if wrong := sorted(str(word) for word in given.values() if word not in get_args(Where)):
+        raise InvalidConfig(f"a layer is {', '.join(get_args(Where))}, not {wrong[0]!r}")
+    result: dict[str, Where] = {name: given.get(name, "blinded") for name in names}
+    if all(word == "trusted" for word in result.values()):
+        raise InvalidConfig("every layer is trusted, so there is nothing to offload", hint="call the model itself")
+    return result
+
 
 class Offloaded:
-    """Secrets and state of one layer during one session."""
+    """Secrets and state of one layer during one session.
 
-    def __init__(self, name: str, layer: IntegerLayer, check: Check, entropy: Entropy) -> None:
-        self.name, self.layer, self._check, self._entropy = name, layer, check, entropy
-        self.store = PadStore(layer.codes, layer.geometry, entropy)
+    Args:
+        store: where its pads come from; None sends int8 codes in the clear.
+    """
+
+    def __init__(self, name: str, layer: IntegerLayer, check: Check, entropy: Entropy, store: PadStore | None) -> None:
+        self.name, self.layer, self.store = name, layer, store
+        self._check, self._entropy = check, entropy
         self.verifier: Verifier = check.prepare(layer.codes, layer.geometry, entropy)
 
     def renew(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from holdfast.errors import ArtifactError, IntegrityError, InvalidConfig, NoSuchSite, Unavailable
 from holdfast.models import Site
 from holdfast.seeds import Entropy
-from holdfast.shielding.checking import Check, Freivalds, require_entropy
-from holdfast.shielding.integer import integer_layers
-from holdfast.shielding.offloaded import Offloaded, RemoteLayer
-from holdfast.shielding.transport import SpawnedWorker, dial
-from holdfast.shielding.transport.client import Client
+from holdfast.shielding.checking import Check, require_entropy
+from holdfast.shielding.integer import IntegerLayer, integer_layers
+from holdfast.shielding.kernels import kernel
+from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, placed
+from holdfast.shielding.sealing import Budget, MaskStream, PadStore, Spill
+from holdfast.shielding.transport import Channel, Client, SpawnedWorker
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
 PHASES: tuple[Phase, ...] = ("prepare", "blind", "remote", "unblind", "check", "trusted")
@@ -34,41 +34,51 @@ class Session(nn.Module):
 
     Args:
         model: from :func:`~holdfast.shielding.int8_model`; left alone.
-        stream: a connected socket to a worker.
+        channel: to a worker.
         check: how answers are verified.
-        blinding: False sends int8 codes in the clear (integrity without privacy).
-        timeout: seconds for one answer.
-        entropy: source of masks and challenges.
+        placements: where each integer layer runs, see :func:`shield`.
+        entropy: source of masks, challenges and the nonce.
+        masks: where masks come from; by default a stream whose key ends with the session.
+        budget: of memory for precomputed unblinding vectors; by default without limit.
+        spill: a folder for vectors that do not fit in memory.
         owner: kept alive, and closed with the session.
 
     Raises:
-        InvalidConfig: no integer layer, or ``entropy`` is not Entropy.
+        InvalidConfig: no integer layer, a placement that is none, or ``entropy`` is not Entropy.
+        NoSuchSite: a placement of a layer that does not exist.
         WorkerUnreachable, UnsupportedVersion: nobody, or another version, answers.
+        IntegrityError: the answer is for another session.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        stream: socket.socket,
+        channel: Channel,
         *,
         check: Check,
-        blinding: bool = True,
-        timeout: float = 60.0,
+        placements: Placements | None = None,
         entropy: Entropy,
+        masks: MaskStream | None = None,
+        budget: Budget | None = None,
+        spill: Spill | None = None,
         owner: SpawnedWorker | None = None,
     ) -> None:
         super().__init__()
         require_entropy(entropy, what="a session")
-        self._owner, self._blinding = owner, blinding
+        self._owner = owner
         self._taps: Mapping[str, Callable[[Tensor], Tensor]] = {}
         self._spent: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self.model = copy.deepcopy(model).eval()
+        layers = _integer_layers(self.model)
+        self.placements = placed(list(layers), placements)
+        masks, budget = masks or MaskStream.fresh(entropy), budget or Budget()
         self._layers = {
-            name: Offloaded(name, layer, check, entropy) for name, layer in integer_layers(self.model).items()
+            name: Offloaded(name, layers[name], check, entropy, store)
+            for name, where in self.placements.items()
+            if where != "trusted"
+            for store in [_store(layers[name], masks, budget, spill) if where == "blinded" else None]
         }
-        if not self._layers:
-            raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
-        self._client = Client(stream, timeout=timeout)
+        self._client = Client(channel, entropy=entropy)
         for name, offloaded in self._layers.items():
             self._client.load(name, offloaded.layer.geometry, offloaded.layer.codes)
             self._replace(name, offloaded)
@@ -91,16 +101,30 @@ class Session(nn.Module):
         return output
 
     def prepare(self, samples: int) -> None:
-        """Draw masks for ``samples`` inputs of the calibrated size ahead of time; what is missing is drawn later."""
+        """Draw masks for ``samples`` inputs of the calibrated size ahead of time; what is missing is drawn later.
+
+        Raises:
+            StorageError: they do not fit in the memory and disk allowed for them.
+        """
         with self._phase("prepare"):
             for offloaded in self._layers.values():
-                shape = offloaded.layer.sample_shape
-                offloaded.store.prepare(shape, samples - offloaded.store.available(shape))
+                if (store := offloaded.store) is not None:
+                    shape = offloaded.layer.sample_shape
+                    store.prepare(shape, samples - store.available(shape))
 
     @property
     def timings(self) -> dict[str, float]:
         """Seconds spent so far by phase: ``prepare`` draws masks, ``remote`` is transfer and computation together."""
         return {str(phase): seconds for phase, seconds in self._spent.items()}
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """How int8 products are computed: here, as shown by a self-test, and by the worker, in its own words."""
+        return {
+            "trusted": kernel().name,
+            "worker": self._client.worker["kernel"],
+            "device": self._client.worker["device"],
+        }
 
     @property
     def closed(self) -> bool:
@@ -177,12 +201,12 @@ class Session(nn.Module):
         """Return the product for int8 ``codes`` (batch, *sample), or raise; the only way answers enter the model."""
         shape = tuple(codes.shape[1:])
         with self._phase("prepare"):
-            pad = offloaded.store.take(shape, len(codes)) if self._blinding else None
+            pad = None if offloaded.store is None else offloaded.store.take(shape, len(codes))
         with self._phase("blind"):
-            message = codes.to(torch.int32) if pad is None else pad.blind(codes)
+            message = codes.unsqueeze(0) if pad is None else pad.blind(codes)
         with self._phase("remote"):
             wanted = (len(codes), *offloaded.layer.geometry.output_shape(shape))
-            answer = self._multiply(offloaded.name, message, wanted)
+            answer = self._multiply(offloaded.name, message, wanted, -1 if pad is None else pad.number)
         if (distort := self._taps.get(offloaded.name)) is not None:
             answer = distort(answer)
         with self._phase("unblind"):
@@ -192,9 +216,9 @@ class Session(nn.Module):
                 self._accuse(offloaded)
         return product
 
-    def _multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    def _multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...], mask: int) -> Tensor:
         try:
-            return self._client.multiply(layer, message, wanted)
+            return self._client.multiply(layer, message, wanted, mask=mask)
         except (IntegrityError, Unavailable, ArtifactError):
             self.close()
             raise
@@ -219,49 +243,12 @@ class Session(nn.Module):
             self._spent[phase] += time.perf_counter() - start
 
 
-def shield(
-    model: nn.Module,
-    worker: str = "spawn",
-    *,
-    check: Check | None = None,
-    blinding: bool = True,
-    timeout: float = 60.0,
-    worker_options: Sequence[str] = (),
-    entropy: Entropy | None = None,
-) -> Session:
-    """Open a session in which an untrusted process computes the integer products of ``model``.
-
-    Args:
-        model: from :func:`~holdfast.shielding.int8_model`.
-        worker: ``"spawn"`` starts one in a process of its own; ``"unix:PATH"`` reaches one that listens already.
-        check: how every answer is verified; by default :class:`~holdfast.shielding.Freivalds`.
-        blinding: hide activations from the worker with one-time pads.
-        timeout: seconds to wait for the worker to start, and for each answer.
-        worker_options: extra arguments for a spawned worker, e.g. ``("--fault", "bit-flip", "--seed", "1")``.
-        entropy: source of masks and challenges; an experiment's Seed is refused.
-
-    Raises:
-        InvalidConfig: no integer layer, a bad address, or a Seed where Entropy is needed.
-        WorkerUnreachable: nobody answers in time.
-        UnsupportedVersion: the worker is another version.
-    """
-    entropy = Entropy() if entropy is None else entropy
-    require_entropy(entropy, what="a session")
-    if not integer_layers(model):
+def _integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
+    layers = integer_layers(model)
+    if not layers:
         raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
-    owner = SpawnedWorker(worker_options) if worker == "spawn" else None
-    try:
-        stream = dial(worker) if owner is None else owner.connect(timeout)
-        return Session(
-            model,
-            stream,
-            check=check if check is not None else Freivalds(),
-            blinding=blinding,
-            timeout=timeout,
-            entropy=entropy,
-            owner=owner,
-        )
-    except BaseException:
-        if owner is not None:
-            owner.close()
-        raise
+    return layers
+
+
+def _store(layer: IntegerLayer, masks: MaskStream, budget: Budget, spill: Spill | None) -> PadStore:
+    return PadStore(layer.codes, layer.geometry, masks, budget=budget, spill=spill)

@@ -19,7 +19,7 @@ from holdfast.services.lie import Lie
 from holdfast.services.worker import Worker, serve
 from holdfast.shielding import shield
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.transport.wire import Connection, Frame, Kind
+from holdfast.shielding.transport import Connection, Frame, Kind
 from tests.unit.shielding.nets import images, integer_net
 
 # a shell that runs the tests in the background has children ignore SIGINT, which a worker rightly leaves as it is
@@ -112,19 +112,21 @@ def test_a_lie_is_one_flip_reproducible_and_different_each_time() -> None:
 def test_senseless_questions_are_refused_not_computed() -> None:
     worker = Worker()
     geometry = Geometry(kind="conv2d", in_channels=2, out_channels=3, kernel=(3, 3))
-    weights = torch.ones(geometry.weight_shape, dtype=torch.int32)
+    weights = torch.ones(geometry.weight_shape, dtype=torch.int8)
     with pytest.raises(InvalidConfig, match="no weights were sent"):
-        worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(1, 2, 4, 4, dtype=torch.int32)))
+        worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(4, 1, 2, 4, 4, dtype=torch.int8)))
     with pytest.raises(InvalidConfig, match="shape"):
         worker.answer(Frame(Kind.LOAD, {"layer": "a", "geometry": geometry.to_json()}, weights[:2]))
     worker.answer(Frame(Kind.LOAD, {"layer": "a", "geometry": geometry.to_json()}, weights))
-    for shape in ((1, 2, 2, 2), (1, 3, 4, 4), (4,), (1, 2, 4)):
+    for shape in ((4, 1, 2, 2, 2), (4, 1, 3, 4, 4), (4,), (4, 1, 2, 4), (0, 1, 2, 4, 4), (5, 1, 2, 4, 4)):
         with pytest.raises(InvalidConfig):
-            worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(shape, dtype=torch.int32)))
+            worker.answer(Frame(Kind.RUN, {"layer": "a"}, torch.zeros(shape, dtype=torch.int8)))
     for frame in (
         Frame(Kind.RUN, {"layer": "a"}),
         Frame(Kind.RESULT, {"layer": "a"}, weights),
         Frame(Kind.LOAD),
+        Frame(Kind.RUN, {"layer": "a"}, torch.zeros(4, 1, 2, 4, 4, dtype=torch.int32)),
+        Frame(Kind.RUN, {"layer": "a", "nonce": "ff"}, torch.zeros(4, 1, 2, 4, 4, dtype=torch.int8)),
     ):
         with pytest.raises(IntegrityError):
             worker.answer(frame)
@@ -133,7 +135,7 @@ def test_senseless_questions_are_refused_not_computed() -> None:
 def test_a_bad_session_gets_a_sentence_and_the_connection_ends() -> None:
     here, there = socket.socketpair()
     client = Connection(here, timeout=5, peer="the worker")
-    client.send(Frame(Kind.RUN, {"layer": "x"}, torch.zeros(1, dtype=torch.int32)))
+    client.send(Frame(Kind.RUN, {"layer": "x"}, torch.zeros(1, 1, dtype=torch.int8)))
     Worker().serve(Connection(there, timeout=5, peer="the session"))
     answer = client.receive()
     assert answer.kind is Kind.ERROR

@@ -13,7 +13,7 @@ from holdfast.errors import WorkerUnreachable
 from holdfast.seeds import Entropy
 from holdfast.services.worker import Worker
 from holdfast.shielding import Freivalds, Session, int8_model
-from holdfast.shielding.transport.wire import Connection, Frame, Kind
+from holdfast.shielding.transport import Connection, Frame, Kind
 
 Answer = Callable[[Frame, Frame, socket.socket], Frame | None]
 
@@ -77,5 +77,6 @@ def session_with(model: nn.Module, answer: Answer = honest, *, timeout: float = 
             there.close()
 
     threading.Thread(target=run, daemon=True).start()
-    settings: dict[str, object] = {"check": Freivalds(), "entropy": Entropy(), "timeout": timeout} | options
-    return Session(model, here, **settings)  # type: ignore[arg-type]
+    settings: dict[str, object] = {"check": Freivalds(), "entropy": Entropy()} | options
+    channel = Connection(here, timeout=timeout, peer="the worker")
+    return Session(model, channel, **settings)  # type: ignore[arg-type]

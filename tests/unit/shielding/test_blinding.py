@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy, Seed
 from holdfast.shielding import PadStore, shield
-from holdfast.shielding.product import Geometry, ring_product
+from holdfast.shielding.product import Geometry, planes_product, ring_product
 from holdfast.shielding.transport.wire import Frame, Kind
 from tests.unit.shielding.nets import images, integer_net, session_with
 
@@ -23,16 +23,16 @@ def store() -> PadStore:
     return PadStore(WEIGHTS, GEOMETRY, Entropy())
 
 
-def byte_p_values(messages: Tensor) -> list[float]:
-    """Chi-squared p-values of the four byte planes against the uniform law."""
-    planes = np.frombuffer(messages.numpy().tobytes(), dtype=np.uint8).reshape(-1, 4)
-    return [float(stats.chisquare(np.bincount(planes[:, k], minlength=256)).pvalue) for k in range(4)]
+def byte_p_values(planes: Tensor) -> list[float]:
+    """Chi-squared p-values of each byte plane against the uniform law."""
+    counts = [np.bincount(plane.flatten().numpy().astype(np.int64) + 128, minlength=256) for plane in planes]
+    return [float(stats.chisquare(count).pvalue) for count in counts]
 
 
 def test_unblinding_gives_the_product_modulo_two_to_the_32() -> None:
     codes = torch.randint(-127, 128, (5, 16), dtype=torch.int8)
     pad = store().take((16,), 5)
-    answer = ring_product(pad.blind(codes), WEIGHTS, GEOMETRY)
+    answer = planes_product(pad.blind(codes), WEIGHTS, GEOMETRY)
     assert torch.equal(pad.unblind(answer), ring_product(codes.int(), WEIGHTS, GEOMETRY))
 
 
@@ -46,7 +46,7 @@ def test_a_mask_is_used_once() -> None:
     message = pad.blind(codes)
     with pytest.raises(InvalidConfig, match="one message only"):
         pad.blind(codes)
-    pad.unblind(ring_product(message, WEIGHTS, GEOMETRY))
+    pad.unblind(planes_product(message, WEIGHTS, GEOMETRY))
     with pytest.raises(InvalidConfig, match="one answer"):
         pad.unblind(torch.zeros(1, 3, dtype=torch.int32))
 
@@ -59,7 +59,7 @@ def test_prepared_masks_leave_the_store_and_differ() -> None:
     assert pads.available((16,)) == 2
     second = pads.take((16,), 4).blind(zero)
     assert pads.available((16,)) == 0
-    assert len({tuple(row) for row in torch.cat([first, second]).tolist()}) == 8
+    assert len({tuple(row) for row in torch.cat([first, second], 1).transpose(0, 1).flatten(1).tolist()}) == 8
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:
@@ -81,20 +81,20 @@ def test_what_the_worker_receives_is_uniform_even_for_a_constant_input(value: fl
 
     def record(question: Frame, answer: Frame, _: object) -> Frame:
         if question.kind is Kind.RUN and question.body is not None:
-            seen.append(question.body.flatten())
+            seen.append(question.body.flatten(1))
         return answer
 
     with session_with(integer_net(), record) as session:
         for _ in range(20):
             session(torch.full((16, 1, 8, 8), value))
-    messages = torch.cat(seen)
+    messages = torch.cat(seen, 1)
     assert messages.numel() > 100_000
     assert min(byte_p_values(messages)) > 1e-6
     # the test can tell: the same traffic without blinding is far from uniform
     seen.clear()
-    with session_with(integer_net(), record, blinding=False) as session:
+    with session_with(integer_net(), record, placements="verified") as session:
         session(torch.full((16, 1, 8, 8), value))
-    assert max(byte_p_values(torch.cat(seen))) < 1e-6
+    assert max(byte_p_values(torch.cat(seen, 1))) < 1e-6
 
 
 def test_no_two_messages_share_a_mask() -> None:
@@ -102,7 +102,7 @@ def test_no_two_messages_share_a_mask() -> None:
 
     def record(question: Frame, answer: Frame, _: object) -> Frame:
         if question.kind is Kind.RUN and question.body is not None:
-            seen.extend(tuple(row.flatten().tolist()) for row in question.body)
+            seen.extend(tuple(row.flatten().tolist()) for row in question.body.transpose(0, 1))
         return answer
 
     with session_with(integer_net(), record) as session:

@@ -37,7 +37,7 @@ def address() -> Iterator[str]:
     """One honest worker process that serves many sessions."""
     worker = SpawnedWorker(once=False)
     worker.connect(60).close()
-    yield f"unix:{worker.path}"
+    yield worker.address
     worker.close()
 
 
@@ -66,7 +66,7 @@ def test_bit_equal_on_real_digits_and_on_tokens(address: str) -> None:
 
 def test_without_blinding_the_answers_are_the_same_and_still_checked(address: str) -> None:
     model = integer_net()
-    with shield(model, address, blinding=False) as session:
+    with shield(model, address, placements="verified") as session:
         assert bit_equal(session(images(2)), model(images(2)))
         with session.tap({"body": lambda y: y ^ 1}), pytest.raises(IntegrityError):
             session(images(1))

@@ -14,7 +14,8 @@ import torch
 
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.transport.wire import MAX_HEADER, VERSION, Connection, Frame, Kind, encode
+from holdfast.shielding.transport import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import MAX_HEADER, VERSION, encode
 
 
 @pytest.fixture
@@ -25,14 +26,16 @@ def ends() -> Iterator[tuple[Connection, socket.socket]]:
     there.close()
 
 
-def frame_bytes(header: bytes, body: bytes = b"", *, magic: bytes = b"HFWK", version: int = 1, kind: int = 5) -> bytes:
+def frame_bytes(
+    header: bytes, body: bytes = b"", *, magic: bytes = b"HFWK", version: int = VERSION, kind: int = 5
+) -> bytes:
     return struct.pack("<4sHHIQ", magic, version, kind, len(header), len(body)) + header + body
 
 
 def test_exact_bytes() -> None:
     frame = Frame(Kind.RESULT, {"sequence": 7, "layer": "fc"}, torch.tensor([[1, -2]], dtype=torch.int32))
-    text = b'{"layer":"fc","sequence":7,"shape":[1,2]}'
-    prefix = b"HFWK\x01\x00\x05\x00" + bytes([len(text), 0, 0, 0]) + b"\x08" + b"\0" * 7
+    text = b'{"dtype":"int32","layer":"fc","sequence":7,"shape":[1,2]}'
+    prefix = b"HFWK\x02\x00\x05\x00" + bytes([len(text), 0, 0, 0]) + b"\x08" + b"\0" * 7
     assert b"".join(encode(frame)) == prefix + text + b"\x01\0\0\0\xfe\xff\xff\xff"
 
 
@@ -62,11 +65,11 @@ MALFORMED = {
     "infinite": frame_bytes(b'{"a":1e999}'),
     "body-without-shape": frame_bytes(b"{}", b"1234"),
     "shape-is-text": frame_bytes(b'{"shape":"ab"}', b"1234"),
-    "shape-is-bool": frame_bytes(b'{"shape":[true]}', b"1234"),
-    "negative": frame_bytes(b'{"shape":[-1,-1]}', b"1234"),
-    "too-many-dimensions": frame_bytes(b'{"shape":[1,1,1,1,1,1,1,1,1]}', b"1234"),
-    "short-body": frame_bytes(b'{"shape":[2]}', b"1234"),
-    "huge-shape": frame_bytes(b'{"shape":[4294967296,4294967296]}', b"1234"),
+    "shape-is-bool": frame_bytes(b'{"dtype":"int32","shape":[true]}', b"1234"),
+    "negative": frame_bytes(b'{"dtype":"int32","shape":[-1,-1]}', b"1234"),
+    "too-many-dimensions": frame_bytes(b'{"dtype":"int32","shape":[1,1,1,1,1,1,1,1,1]}', b"1234"),
+    "short-body": frame_bytes(b'{"dtype":"int32","shape":[2]}', b"1234"),
+    "huge-shape": frame_bytes(b'{"dtype":"int32","shape":[4294967296,4294967296]}', b"1234"),
     "header-length": struct.pack("<4sHHIQ", b"HFWK", VERSION, 5, MAX_HEADER + 1, 0),
     "body-length": struct.pack("<4sHHIQ", b"HFWK", VERSION, 5, 2, 2**62),
 }
@@ -94,22 +97,22 @@ def test_a_body_of_the_right_size_and_the_wrong_shape_is_refused(
     ends: tuple[Connection, socket.socket],
 ) -> None:
     connection, there = ends
-    there.sendall(frame_bytes(b'{"shape":[3,2]}', b"\0" * 24))
-    with pytest.raises(IntegrityError, match=r"as shape \(3, 2\)"):
+    there.sendall(frame_bytes(b'{"dtype":"int32","shape":[3,2]}', b"\0" * 24))
+    with pytest.raises(IntegrityError, match=r"as int32 of shape \(3, 2\)"):
         connection.receive(shape=(2, 3))
 
 
 def test_another_protocol_version_is_named(ends: tuple[Connection, socket.socket]) -> None:
     connection, there = ends
     there.sendall(frame_bytes(b"{}", version=9))
-    with pytest.raises(UnsupportedVersion, match="version 9 of the worker protocol, this session version 1"):
+    with pytest.raises(UnsupportedVersion, match="version 9 of the worker protocol, this session version 2"):
         connection.receive()
 
 
 @pytest.mark.parametrize("count", [0, 5, 20, 30])
 def test_a_connection_that_ends_in_mid_frame(ends: tuple[Connection, socket.socket], count: int) -> None:
     connection, there = ends
-    there.sendall(frame_bytes(b'{"shape":[6]}', b"\0" * 24)[:count])
+    there.sendall(frame_bytes(b'{"dtype":"int32","shape":[6]}', b"\0" * 24)[:count])
     there.close()
     with pytest.raises(WorkerUnreachable, match="is gone"):
         connection.receive()
@@ -117,7 +120,7 @@ def test_a_connection_that_ends_in_mid_frame(ends: tuple[Connection, socket.sock
 
 def test_a_dripping_peer_cannot_stretch_the_time_out(ends: tuple[Connection, socket.socket]) -> None:
     connection, there = ends
-    raw = frame_bytes(b'{"shape":[6]}', b"\0" * 24)
+    raw = frame_bytes(b'{"dtype":"int32","shape":[6]}', b"\0" * 24)
 
     def drip() -> None:
         for byte in raw:

@@ -2,101 +2,118 @@
 
 from __future__ import annotations
 
-import socket
-
 import torch
 from torch import Tensor
 
 import holdfast
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
+from holdfast.seeds import Entropy
 from holdfast.shielding.product import Geometry
-from holdfast.shielding.transport.wire import Connection, Frame, Kind
+from holdfast.shielding.transport.wire import Channel, Frame, Kind
 
 _NO_BODY = 0
+_MEANING = {
+    "nonce": "an answer of another session",
+    "sequence": "an old answer, or answers in another order",
+    "mask": "an answer to a message under another mask",
+    "layer": "an answer for another layer",
+}
 
 
 class Client:
     """Questions to one worker; any answer but the due one ends the conversation.
 
-    What comes back has the right layer, sequence number, dtype and shape. Whether it is *true* is not decided here.
+    What comes back has the right session, layer, sequence number, mask, dtype and shape. Whether it is *true* is not
+    decided here.
 
     Args:
-        stream: a connected socket.
-        timeout: seconds for one frame.
+        channel: to a worker.
+        entropy: source of the nonce that every answer of this session must carry.
+
+    Attributes:
+        worker: what the worker says about itself: ``tool``, ``kernel``, ``device``. Its own word, nothing more.
 
     Raises:
         WorkerUnreachable, UnsupportedVersion: nobody, or another version, answers.
+        IntegrityError: the answer is for another session.
     """
 
-    def __init__(self, stream: socket.socket, *, timeout: float) -> None:
-        self._connection: Connection | None = Connection(stream, timeout=timeout, peer="the worker")
-        self._sequence = 0
-        answer = self._ask(Frame(Kind.HELLO, {"tool": holdfast.__version__}), Kind.HELLO)
+    def __init__(self, channel: Channel, *, entropy: Entropy) -> None:
+        self._channel: Channel | None = channel
+        self._sequence, self._nonce = 0, entropy.bytes(16).hex()
+        greeting = {"tool": holdfast.__version__, "nonce": self._nonce}
+        answer = self._ask(Frame(Kind.HELLO, greeting), Kind.HELLO)
         if (theirs := answer.header.get("tool")) != holdfast.__version__:
             self.close()
             raise UnsupportedVersion(
                 f"the worker is Holdfast {theirs!r}, this is {holdfast.__version__}",
                 hint="install the same version on both sides",
             )
+        self._require_echo(answer, {"nonce": self._nonce})
+        self.worker = {key: str(answer.header.get(key, ""))[:100] for key in ("tool", "kernel", "device")}
 
     @property
     def closed(self) -> bool:
         """Whether the conversation is over."""
-        return self._connection is None
+        return self._channel is None
 
-    def require_open(self) -> Connection:
-        """Return the connection.
+    def require_open(self) -> Channel:
+        """Return the channel.
 
         Raises:
             InvalidConfig: it is closed.
         """
-        if self._connection is None:
+        if self._channel is None:
             raise InvalidConfig("the session is closed", hint="open a new one with shield()")
-        return self._connection
+        return self._channel
 
     def load(self, layer: str, geometry: Geometry, codes: Tensor) -> None:
         """Give the worker the int8 weights of a layer."""
-        header = {"layer": layer, "geometry": geometry.to_json()}
-        answer = self._ask(Frame(Kind.LOAD, header, codes.to(torch.int32)), Kind.LOADED)
-        self._require_echo(answer, {"layer": layer})
+        header = {"layer": layer, "geometry": geometry.to_json(), "nonce": self._nonce}
+        answer = self._ask(Frame(Kind.LOAD, header, codes), Kind.LOADED)
+        self._require_echo(answer, {"layer": layer, "nonce": self._nonce})
 
-    def multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...]) -> Tensor:
-        """Return what the worker claims is the product of int32 ``message`` (batch, *sample), of shape ``wanted``.
+    def multiply(self, layer: str, planes: Tensor, wanted: tuple[int, ...], *, mask: int = -1) -> Tensor:
+        """Return what the worker claims is the product of the message, int32 of shape ``wanted``.
+
+        Args:
+            planes: int8, (planes, batch, *sample); see :func:`~holdfast.shielding.product.planes_product`.
+            mask: number of the first mask over the message; -1 for codes in the clear.
 
         Raises:
             IntegrityError: an answer of another form; names the layer.
             WorkerUnreachable: none in time.
         """
         self._sequence += 1
-        header = {"layer": layer, "sequence": self._sequence}
-        answer = self._ask(Frame(Kind.RUN, header, message), Kind.RESULT, shape=wanted)
+        header = {"layer": layer, "sequence": self._sequence, "nonce": self._nonce, "mask": mask}
+        answer = self._ask(Frame(Kind.RUN, header, planes), Kind.RESULT, shape=wanted)
         self._require_echo(answer, header)
         if answer.body is None:
             self.close()
             raise IntegrityError(f"the worker answered without a product for layer {layer!r}")
-        return answer.body.to(message.device)
+        return answer.body.to(planes.device)
 
     def close(self) -> None:
-        """Say goodbye and close the socket; more than once does no harm."""
-        connection, self._connection = self._connection, None
-        if connection is None:
+        """Say goodbye and close the channel; more than once does no harm."""
+        channel, self._channel = self._channel, None
+        if channel is None:
             return
         try:
-            connection.send(Frame(Kind.BYE))
+            channel.send(Frame(Kind.BYE))
         except WorkerUnreachable:
             return  # it is gone already, which is what was wanted
         finally:
-            connection.close()
+            channel.close()
 
     def _ask(self, question: Frame, kind: Kind, *, shape: tuple[int, ...] | None = None) -> Frame:
-        connection = self.require_open()
+        channel = self.require_open()
         try:
-            connection.send(question)
-            answer = connection.receive(shape=shape, max_body=_NO_BODY if shape is None else _bytes(shape))
+            channel.send(question)
+            answer = channel.receive(shape=shape, max_body=_NO_BODY if shape is None else _bytes(shape))
             if answer.kind is Kind.ERROR:
                 raise WorkerUnreachable(f"the worker refused: {answer.header.get('message')!s:.300}")
             if answer.kind is not kind:
-                raise IntegrityError(f"the worker answered {answer.kind.name} where {kind.name} was due")
+                raise IntegrityError(f"the worker answered {answer.kind.name} instead of {kind.name}")
         except (IntegrityError, UnsupportedVersion) as error:
             self.close()
             raise _in_layer(error, question) from error
@@ -107,10 +124,13 @@ class Client:
         return answer
 
     def _require_echo(self, answer: Frame, header: dict[str, object]) -> None:
-        named = {key: answer.header.get(key) for key in header}
-        if named != header:
-            self.close()
-            raise IntegrityError(f"the worker answered {named} when asked for {header}", hint="the session is closed")
+        for key, ours in header.items():
+            if (theirs := answer.header.get(key)) != ours:
+                self.close()
+                raise IntegrityError(
+                    f"the worker answered {key} {theirs!r:.60} when asked for {ours!r}",
+                    hint=f"{_MEANING[key]}; the session is closed",
+                )
 
 
 def _bytes(shape: tuple[int, ...]) -> int:

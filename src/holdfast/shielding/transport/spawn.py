@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -12,14 +14,23 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.errors import InvalidConfig, WorkerUnreachable
+from holdfast.errors import IntegrityError, InvalidConfig, WorkerUnreachable
+from holdfast.shielding.transport.shared import offer
+from holdfast.shielding.transport.stream import Connection
+from holdfast.shielding.transport.wire import Channel
 
+RING_BYTES = 2**30  # of each direction; only pages that messages touch cost memory
 _POLL = 0.02  # seconds between attempts to connect
 _PEER = "the worker"
+_NOBODY = "nobody"
+_CREDENTIALS = struct.Struct("3i")
 
 
 class SpawnedWorker:
     """A worker process of our own, with its socket in a private folder; gone when this object or the program ends.
+
+    Where shared memory exists it is used, and where we are root the worker gives its rights up for those of ``nobody``
+    before it listens: two processes, two users.
 
     Args:
         options: extra command-line arguments, e.g. ``("--fault", "bit-flip")`` for one that lies.
@@ -29,28 +40,44 @@ class SpawnedWorker:
     def __init__(self, options: Sequence[str] = (), *, once: bool = True) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="holdfast-"))  # mkdtemp makes it 0700
         self.path = self._folder / "worker.sock"
+        self.shared = hasattr(os, "memfd_create")
         command = [sys.executable, "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
-        if once:
-            command.append("--once")
+        command += ["--shared"] * self.shared + ["--once"] * once
+        if os.geteuid() == 0 and "--user" not in options:
+            command += ["--user", _NOBODY]
         with (self._folder / "stderr").open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
             )
         self.close = weakref.finalize(self, _stop, self.process, self._folder)
 
-    def connect(self, timeout: float) -> socket.socket:
-        """Wait until the process listens, and connect.
+    @property
+    def address(self) -> str:
+        """Where :func:`dial` finds it."""
+        return f"{'shared' if self.shared else 'unix'}:{self.path}"
+
+    def connect(self, timeout: float, *, ring: int = RING_BYTES) -> Channel:
+        """Wait until the process listens, and connect to it and to no other.
 
         Raises:
             WorkerUnreachable: it exits, or is not ready within ``timeout`` seconds.
+            IntegrityError: another process listens there.
         """
+        stream = self._wait(timeout)
+        process, _ = credentials(stream)
+        if process != self.process.pid:
+            stream.close()
+            raise IntegrityError(f"process {process} listens where worker {self.process.pid} should", hint="a relay?")
+        return _channel(stream, shared=self.shared, timeout=timeout, ring=ring)
+
+    def _wait(self, timeout: float) -> socket.socket:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if (code := self.process.poll()) is not None:
                 raise WorkerUnreachable(
                     f"the worker exited with code {code} before it listened", hint=self._last_words()
                 )
-            if self.path.exists() and (stream := _try_connect(self.path)) is not None:
+            if self.path.exists() and (stream := _try_connect(self.path, shared=self.shared)) is not None:
                 return stream
             time.sleep(_POLL)
         raise WorkerUnreachable(
@@ -69,8 +96,20 @@ def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try_connect(path: Path) -> socket.socket | None:
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def socket_kind(*, shared: bool) -> socket.SocketKind:
+    """Return the kind of AF_UNIX socket a worker listens on: packets beside shared memory, else a stream."""
+    return socket.SOCK_SEQPACKET if shared else socket.SOCK_STREAM
+
+
+def credentials(stream: socket.socket) -> tuple[int, int]:
+    """Return the process and user that listened on the other end of an AF_UNIX socket, as the kernel knows them."""
+    raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(raw)
+    return process, user
+
+
+def _try_connect(path: Path, *, shared: bool) -> socket.socket | None:
+    stream = socket.socket(socket.AF_UNIX, socket_kind(shared=shared))
     try:
         stream.connect(str(path))
     except OSError:
@@ -79,20 +118,38 @@ def _try_connect(path: Path) -> socket.socket | None:
     return stream
 
 
-def dial(address: str) -> socket.socket:
-    """Connect to a worker that runs elsewhere, ``unix:PATH``.
+def _channel(stream: socket.socket, *, shared: bool, timeout: float, ring: int) -> Channel:
+    if shared:
+        return offer(stream, ring, timeout=timeout, peer=_PEER)
+    return Connection(stream, timeout=timeout, peer=_PEER)
+
+
+def dial(address: str, *, timeout: float, ring: int = RING_BYTES, user: int | None = None) -> Channel:
+    """Connect to a worker that runs already: ``unix:PATH``, or ``shared:PATH`` for one with shared memory.
+
+    Args:
+        timeout: seconds for each frame.
+        ring: bytes of shared memory in each direction.
+        user: the numeric user that must be listening there.
 
     Raises:
         InvalidConfig: another kind of address.
         WorkerUnreachable: nobody listens there.
+        IntegrityError: another user listens there.
     """
     scheme, _, path = address.partition(":")
-    if scheme != "unix" or not path:
-        raise InvalidConfig(f"a worker is 'spawn' or 'unix:PATH', not {address!r}")
-    stream = _try_connect(Path(path))
+    if scheme not in ("unix", "shared") or not path:
+        raise InvalidConfig(
+            f"a worker is 'spawn' or 'unix:PATH', not {address!r}",
+            hint="or shared:PATH, or grpc:HOST:PORT with mutual TLS",
+        )
+    stream = _try_connect(Path(path), shared=scheme == "shared")
     if stream is None:
         raise WorkerUnreachable(
             f"no worker listens on {path}",
-            hint=f"start one: holdfast serve worker --socket {path}",
+            hint=f"start one: holdfast serve worker --socket {path}" + " --shared" * (scheme == "shared"),
         )
-    return stream
+    if user is not None and (found := credentials(stream)[1]) != user:
+        stream.close()
+        raise IntegrityError(f"user {found} serves {path}, not user {user}", hint="somebody else took the socket")
+    return _channel(stream, shared=scheme == "shared", timeout=timeout, ring=ring)

@@ -4,21 +4,20 @@
 
     magic "HFWK" | version u16 | kind u16 | header length u32 | body length u64 | header | body      little-endian
 
-The header is canonical JSON (RFC 8785). The body is empty or one tensor, raw little-endian int32 in C order, whose
-``shape`` the header states. Each side knows the shape it waits for, so a length that does not fit is refused before a
-byte of body is read. The peer is the adversary: it may send anything, stop at any byte, or never answer.
+The header is canonical JSON (RFC 8785). The body is empty or one tensor, raw little-endian int8 or int32 in C order,
+whose ``dtype`` and ``shape`` the header states. Each side knows the shape it waits for, so a length that does not fit
+is refused before a byte of body is read. The peer is the adversary: it may send anything, stop at any byte, or never
+answer. Streams, shared memory and remote calls all carry these frames.
 """
 
 from __future__ import annotations
 
 import math
-import socket
 import struct
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,55 +27,48 @@ from holdfast.errors import HoldfastError, IntegrityError, UnsupportedVersion, W
 from holdfast.evidence import canonical
 
 MAGIC = b"HFWK"
-VERSION = 1
+VERSION = 2
 MAX_HEADER = 64 * 1024
 MAX_BODY = 2**30
 MAX_DIMS = 8
-_PREFIX = struct.Struct("<4sHHIQ")
+PREFIX = struct.Struct("<4sHHIQ")
+_DTYPES = {"int8": (torch.int8, "<i1"), "int32": (torch.int32, "<i4")}
+_NAMES = {dtype: name for name, (dtype, _) in _DTYPES.items()}
 
 
 class Kind(IntEnum):
     """What a frame says."""
 
-    HELLO = 1  # both ways: tool version
-    LOAD = 2  # layer, geometry, shape; body: weights
+    HELLO = 1  # both ways: tool version, nonce of the session; from the worker also its kernel and device
+    LOAD = 2  # layer, geometry; body: weights
     LOADED = 3  # layer
-    RUN = 4  # layer, sequence, shape; body: residues
-    RESULT = 5  # layer, sequence, shape; body: residues
+    RUN = 4  # layer, sequence, nonce, mask; body: byte planes of residues, or codes in the clear
+    RESULT = 5  # layer, sequence, nonce, mask; body: residues
     ERROR = 6  # message
     BYE = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message; ``body`` is int32 of the header's ``shape``, or None."""
+    """One message; ``body`` is int8 or int32 of the header's ``shape``, or None."""
 
     kind: Kind
     header: Mapping[str, Any] = field(default_factory=dict)
     body: Tensor | None = None
 
 
-class Connection:
-    """Sends and receives frames over a connected stream socket, each within ``timeout`` seconds in all.
+class Channel(Protocol):
+    """Carries frames to and from one peer.
 
-    Args:
-        stream: a connected socket; closed by :meth:`close`.
-        timeout: seconds for one whole frame; None waits for ever (the worker's side).
+    Attributes:
         peer: how messages call the other side.
     """
 
-    def __init__(self, stream: socket.socket, *, timeout: float | None, peer: str) -> None:
-        self._stream, self._timeout, self.peer = stream, timeout, peer
+    peer: str
 
     def send(self, frame: Frame) -> None:
-        """Send one frame.
-
-        Raises:
-            WorkerUnreachable: the peer is gone, or does not read.
-        """
-        deadline = self._deadline()
-        for part in encode(frame):
-            self._write(part, deadline)
+        """Send one frame; raise WorkerUnreachable when the peer is gone or does not read."""
+        ...
 
     def receive(self, *, shape: tuple[int, ...] | None = None, max_body: int = MAX_BODY) -> Frame:
         """Receive one frame.
@@ -90,71 +82,72 @@ class Connection:
             IntegrityError: bytes that are not a frame, or a body of another size or shape.
             UnsupportedVersion: a frame of another protocol version.
         """
-        deadline = self._deadline()
-        kind, header_length, body_length = self._prefix(bytes(self._read(_PREFIX.size, deadline)))
-        wanted = 4 * math.prod(shape) if shape is not None and kind is Kind.RESULT else None
-        if body_length > max_body or (wanted is not None and body_length != wanted):
-            expected = f"at most {max_body}" if wanted is None else str(wanted)
-            raise IntegrityError(f"{self.peer} announces a body of {body_length} bytes instead of {expected}")
-        header = _header(bytes(self._read(header_length, deadline)), self.peer)
-        if body_length == 0 and "shape" not in header:
-            return Frame(kind, header)
-        found = _shape(header.get("shape"), self.peer)
-        if 4 * math.prod(found) != body_length or (wanted is not None and found != shape):
-            raise IntegrityError(f"{self.peer} sends {body_length} bytes as shape {found}")
-        return Frame(kind, header, _tensor(self._read(body_length, deadline), found))
+        ...
 
     def close(self) -> None:
-        """Close the socket."""
-        self._stream.close()
+        """End the conversation."""
+        ...
 
-    def _prefix(self, raw: bytes) -> tuple[Kind, int, int]:
-        magic, version, kind, header_length, body_length = _PREFIX.unpack(raw)
-        if magic != MAGIC:
-            raise IntegrityError(f"{self.peer} does not speak the worker protocol")
-        if version != VERSION:
-            raise UnsupportedVersion(
-                f"{self.peer} speaks version {version} of the worker protocol, this session version {VERSION}",
-                hint="install the same Holdfast on both sides",
-            )
-        if kind not in set(Kind) or header_length > MAX_HEADER:
-            raise IntegrityError(f"{self.peer} sends a frame of kind {kind} with {header_length} header bytes")
-        return Kind(kind), header_length, body_length
 
-    def _deadline(self) -> float | None:
-        return None if self._timeout is None else time.monotonic() + self._timeout
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What the prefix of a frame announces, found acceptable."""
 
-    def _arm(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError
-        self._stream.settimeout(left)
+    kind: Kind
+    header_length: int
+    body_length: int
+    shape: tuple[int, ...] | None  # the only one to accept
 
-    def _write(self, data: memoryview, deadline: float | None) -> None:
-        try:
-            while data:
-                self._arm(deadline)
-                data = data[self._stream.send(data) :]
-        except (TimeoutError, OSError) as error:
-            raise self._lost(error) from error
 
-    def _read(self, count: int, deadline: float | None) -> bytearray:
-        buffer = bytearray(count)
-        rest = memoryview(buffer)
-        try:
-            while rest:
-                self._arm(deadline)
-                if not (got := self._stream.recv_into(rest)):
-                    raise ConnectionError("the connection ended in mid-frame")
-                rest = rest[got:]
-        except (TimeoutError, OSError) as error:
-            raise self._lost(error) from error
-        return buffer
+def announced(raw: bytes, peer: str, shape: tuple[int, ...] | None, max_body: int) -> Announced:
+    """Read a prefix and judge its lengths, before anything else is read.
 
-    def _lost(self, error: OSError) -> HoldfastError:
-        if isinstance(error, TimeoutError):
-            return WorkerUnreachable(f"{self.peer} did not answer within {self._timeout:g} seconds")
-        return WorkerUnreachable(f"{self.peer} is gone: {error.strerror or error}")
+    Raises:
+        IntegrityError: not a prefix, or a body of another length than awaited.
+        UnsupportedVersion: a frame of another protocol version.
+    """
+    magic, version, number, header_length, body_length = PREFIX.unpack(raw)
+    if magic != MAGIC:
+        raise IntegrityError(f"{peer} does not speak the worker protocol")
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"{peer} speaks version {version} of the worker protocol, this session version {VERSION}",
+            hint="install the same Holdfast on both sides",
+        )
+    if number not in set(Kind) or header_length > MAX_HEADER:
+        raise IntegrityError(f"{peer} sends a frame of kind {number} with {header_length} header bytes")
+    kind = Kind(number)
+    only = shape if kind is Kind.RESULT else None
+    wanted = None if only is None else 4 * math.prod(only)
+    if body_length > max_body or (wanted is not None and body_length != wanted):
+        expected = f"at most {max_body}" if wanted is None else str(wanted)
+        raise IntegrityError(f"{peer} announces a body of {body_length} bytes instead of {expected}")
+    return Announced(kind, header_length, body_length, only)
+
+
+def described(raw: bytes, due: Announced, peer: str) -> tuple[dict[str, Any], tuple[str, tuple[int, ...]] | None]:
+    """Read a header; return it and the dtype name and shape of the body, or None if there is no body.
+
+    Raises:
+        IntegrityError: not canonical JSON, or a shape that does not fit the announced length.
+    """
+    header = _header(raw, peer)
+    if due.body_length == 0 and "shape" not in header:
+        return header, None
+    shape, name = _shape(header.get("shape"), peer), header.get("dtype")
+    if name not in _DTYPES:
+        raise IntegrityError(f"{peer} sends a tensor of type {name!r:.40}")
+    wrong = due.shape is not None and (shape, name) != (due.shape, "int32")
+    if wrong or math.prod(shape) * np.dtype(_DTYPES[name][1]).itemsize != due.body_length:
+        raise IntegrityError(f"{peer} sends {due.body_length} bytes as {name} of shape {shape}")
+    return header, (name, shape)
+
+
+def tensor(raw: bytearray | np.ndarray, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return private bytes as a tensor; the caller gives them away."""
+    dtype, code = _DTYPES[name]
+    array = np.frombuffer(raw, dtype=code).astype(np.dtype(code).newbyteorder("="), copy=False)
+    return torch.from_numpy(array).to(dtype).view(shape)
 
 
 def encode(frame: Frame) -> list[memoryview]:
@@ -162,12 +155,36 @@ def encode(frame: Frame) -> list[memoryview]:
     header = dict(frame.header)
     body = memoryview(b"")
     if frame.body is not None:
-        header["shape"] = list(frame.body.shape)
-        array = frame.body.detach().to("cpu", torch.int32).contiguous().numpy().astype("<i4", copy=False)
+        name = _NAMES[frame.body.dtype]
+        header["shape"], header["dtype"] = list(frame.body.shape), name
+        array = frame.body.detach().cpu().contiguous().numpy().astype(_DTYPES[name][1], copy=False)
         body = array.reshape(-1).view(np.uint8).data
     text = canonical.dumps(header)
-    prefix = _PREFIX.pack(MAGIC, VERSION, int(frame.kind), len(text), len(body))
+    prefix = PREFIX.pack(MAGIC, VERSION, int(frame.kind), len(text), len(body))
     return [memoryview(prefix + text), body]
+
+
+def parsed(raw: bytes, peer: str, *, shape: tuple[int, ...] | None = None, max_body: int = MAX_BODY) -> Frame:
+    """Read one whole frame.
+
+    Raises:
+        IntegrityError, UnsupportedVersion: it is not the frame that is due.
+    """
+    if len(raw) < PREFIX.size:
+        raise IntegrityError(f"{peer} sends {len(raw)} bytes, shorter than any frame")
+    due = announced(raw[: PREFIX.size], peer, shape, max_body)
+    start = PREFIX.size + due.header_length
+    if len(raw) != start + due.body_length:
+        raise IntegrityError(f"{peer} sends {len(raw)} bytes and announces {start + due.body_length}")
+    header, body = described(raw[PREFIX.size : start], due, peer)
+    return Frame(due.kind, header, None if body is None else tensor(bytearray(raw[start:]), *body))
+
+
+def lost(error: OSError, peer: str, timeout: float | None) -> HoldfastError:
+    """Return what a broken or silent connection means to the caller."""
+    if isinstance(error, TimeoutError):
+        return WorkerUnreachable(f"{peer} did not answer within {timeout:g} seconds")
+    return WorkerUnreachable(f"{peer} is gone: {error.strerror or error}")
 
 
 def _header(raw: bytes, peer: str) -> dict[str, Any]:
@@ -186,7 +203,3 @@ def _shape(value: object, peer: str) -> tuple[int, ...]:
     if any(isinstance(side, bool) or not isinstance(side, int) or side < 0 for side in sides):
         raise IntegrityError(f"{peer} sends a tensor without a usable shape")
     return tuple(sides)
-
-
-def _tensor(raw: bytearray, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(np.frombuffer(raw, dtype="<i4").astype(np.int32, copy=False)).view(shape)
