@@ -1,4 +1,4 @@
-"""Checking answers against computing them again in int8, on one core: every convolution of ResNet-18, and large linears.
+"""Checking answers against computing them again in int8, on one core: ResNet-18's convolutions, and large linears.
 
 The peer is, layer by layer, the fastest int8 way this machine has: oneDNN's convolution with weights packed beforehand
 and its input laid out as it likes best (its output in float32 or requantised to int8, whichever is faster, although

@@ -3,7 +3,16 @@
 from holdfast.shielding.checking import ESCAPE, Check, Freivalds, FreivaldsVerifier, Verifier, checks
 from holdfast.shielding.integer import Int8Conv2d, Int8Linear, IntegerLayer, int8_model, integer_layers
 from holdfast.shielding.opening import shield
-from holdfast.shielding.sealing import FileCounter, MaskStream, MonotonicCounter, Pad, PadStore
+from holdfast.shielding.sealing import (
+    FileCounter,
+    MaskStream,
+    MonotonicCounter,
+    Pad,
+    PadStore,
+    SealedStore,
+    Sealer,
+    read_key,
+)
 from holdfast.shielding.session import PHASES, Session
 from holdfast.shielding.transport import MutualTls
 
@@ -22,10 +31,13 @@ __all__ = [
     "MutualTls",
     "Pad",
     "PadStore",
+    "SealedStore",
+    "Sealer",
     "Session",
     "Verifier",
     "checks",
     "int8_model",
     "integer_layers",
+    "read_key",
     "shield",
 ]

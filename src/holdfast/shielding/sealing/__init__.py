@@ -4,6 +4,7 @@ from holdfast.shielding.sealing.aead import Sealer, read_key
 from holdfast.shielding.sealing.blinding import Budget, Pad, PadStore
 from holdfast.shielding.sealing.counter import FileCounter, MonotonicCounter, VolatileCounter
 from holdfast.shielding.sealing.masks import MaskStream
+from holdfast.shielding.sealing.model_store import SealedStore
 from holdfast.shielding.sealing.spill import Spill
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MonotonicCounter",
     "Pad",
     "PadStore",
+    "SealedStore",
     "Sealer",
     "Spill",
     "VolatileCounter",

@@ -63,15 +63,19 @@ class FileCounter:
     def __init__(self, path: Path | str, sealer: Sealer) -> None:
         self._path, self._sealer = Path(path), sealer
         _files.make_folder(self._path.parent)
+        self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._value = self._load()
         except OSError as error:
+            self.close()
             raise StorageError(
                 f"the counter {self._path} cannot be held: {error.strerror or error}",
                 hint="one process at a time counts; end the other one",
             ) from error
-        self._value = self._load()
+        except IntegrityError:
+            self.close()
+            raise
 
     def read(self) -> int:
         """Return the number."""
