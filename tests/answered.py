@@ -56,6 +56,11 @@ def answered(logits: Tensor, prompt: int, repeat: int, *, temperature: float, pl
         ]
         tokens.append(TokenAnswer(token=f"t{chosen}", token_id=None, bytes_=None,
                                   logprob=written(float(row[chosen]), places), top=tuple(pairs)))  # fmt: skip
+    return answer_of(prompt, tokens, repeat)
+
+
+def answer_of(prompt: int, tokens: list[TokenAnswer], repeat: int = 0) -> Answer:
+    """Return an answer of these tokens."""
     return Answer(prompt=prompt, repeat=repeat, request_digest=f"{prompt:032x}{repeat:032x}", tokens=tuple(tokens),
                   prompt_tokens=(), finish="length", seconds=0.1, server={"model": "m"})  # fmt: skip
 
@@ -74,21 +79,24 @@ def collect(
     temperature: float = 0.0,
     places: int | None = None,
     seed: int = 0,
-    drift: Head = lambda logits: logits,
 ) -> Collection:
     """Write a collection and read it back."""
     asked = [f"prompt {number}" for number in range(prompts)]
-    value = {"type": COLLECTION_TYPE, "prompts": asked, "digest": digest_of_prompts(asked), "client": {}, "server": {}}
-    value["request"] = {"repeat": repeat, "model": "m", "temperature": temperature, "tokens": length}
-    folder.mkdir(parents=True)
-    (folder / DESCRIPTION).write_bytes(canonical.dumps(value))
     answers = [
-        answered(
-            head(drift(logits_of(number, length))), number, turn, temperature=temperature, places=places, seed=seed
-        )
+        answered(head(logits_of(number, length)), number, turn, temperature=temperature, places=places, seed=seed)
         for turn in range(repeat)
         for number in range(prompts)
     ]
+    request = {"repeat": repeat, "model": "m", "temperature": temperature, "tokens": length}
+    return Collection.load(write(folder, asked, answers, request))
+
+
+def write(folder: Path, asked: list[str], answers: list[Answer], request: dict | None = None) -> Path:
+    """Write a collection's folder."""
+    value = {"type": COLLECTION_TYPE, "prompts": asked, "digest": digest_of_prompts(asked), "client": {}, "server": {}}
+    value["request"] = request or {"repeat": 1, "model": "m", "temperature": 0.0}
+    folder.mkdir(parents=True)
+    (folder / DESCRIPTION).write_bytes(canonical.dumps(value))
     lines = [json.dumps({"kind": "answer"} | item.to_json()) + "\n" for item in answers]
     (folder / ANSWERS).write_text("".join(lines))
-    return Collection.load(folder)
+    return folder

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import holdfast
 from holdfast.cli import main
-from tests.answered import collect, stack
+from holdfast.data.tokenizer import read_tokenizer
+from holdfast.identification.answers import TokenAnswer
+from holdfast.identification.token_difr import SharedSampling
+from holdfast.models import load
+from tests.answered import answer_of, collect, stack, write
 
 
 def said(capsys, *arguments: object) -> tuple[int, dict, str]:
@@ -62,3 +67,36 @@ def test_what_cannot_be_compared_exits_2(
     collect(tmp_path / "two", **({"repeat": 4} | changes))
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), *more]) == 2
     assert why in capsys.readouterr().err
+
+
+def greedy_answers(folder: Path, model: torch.nn.Module, tokenizer: Path, *, ids: bool = True) -> Path:
+    """What a server of a language model says at temperature 0, with the numbers of its tokens."""
+    tokens = read_tokenizer(tokenizer)
+    asked = ["Once upon a time", "The sky is", "She said that", "A small dog", "In the garden", "They went to"]
+    answers = []
+    for number, prompt in enumerate(asked):
+        given = torch.tensor([[1, *tokens.encode(prompt)]])
+        drawn = SharedSampling(temperature=0.0).generate(lambda t: model(t).float(), given, 24)[0].tolist()
+        said = [
+            TokenAnswer(token=str(k), token_id=k if ids else None, bytes_=None, logprob=None, top=()) for k in drawn
+        ]
+        answers.append(answer_of(number, said))
+    return write(folder, asked, answers)
+
+
+def test_greedy_answers_are_held_against_the_model(shared_data: Path, tmp_path: Path, capsys) -> None:
+    place = shared_data / "tiny-llama-260k"
+    model, tokenizer = load(place).eval(), place / "tok512.bin"
+    honest = greedy_answers(tmp_path / "honest", model, tokenizer)
+    code, found, text = said(capsys, honest, place, "--tokenizer", tokenizer)
+    assert (code, found["differ"]) == (0, False)
+    assert found["token_difr"]["agreement"]["value"] == 1.0
+    small = greedy_answers(tmp_path / "small", holdfast.quantize(model, "int4"), tokenizer)
+    code, found, text = said(capsys, small, place, "--tokenizer", tokenizer)
+    assert (code, found["differ"]) == (1, True)
+    assert "not this model at error 0.05" in text
+    assert main(["compare", str(honest), str(place)]) == 2
+    assert "do not hold the prompts' own tokens" in capsys.readouterr().err
+    nameless = greedy_answers(tmp_path / "nameless", model, tokenizer, ids=False)
+    assert main(["compare", str(nameless), str(place), "--tokenizer", str(tokenizer)]) == 2
+    assert "no token numbers" in capsys.readouterr().err

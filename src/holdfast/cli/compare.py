@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Json, Seed, emit, make_app, say
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
 from holdfast.errors import InvalidConfig, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from holdfast.identification.answers import Collection
     from holdfast.identification.equality import TwoSample
+    from holdfast.identification.token_difr import TokenDivergence
 
 app = make_app()
 
+_BOS = 1  # LLaMA's first token, which servers put before a prompt
 _SAYS = {
     "texts": "model equality (MMD of texts)",
     "logprobs": "log-probability drift (mean of the first token's)",
@@ -28,10 +32,14 @@ _SAYS = {
 )
 def compare(
     one: Annotated[Path, typer.Argument(help="Answers of one server, from holdfast run URL.")],
-    other: Annotated[Path, typer.Argument(help="Answers of another, or of the same one at another time.")],
+    other: Annotated[Path, typer.Argument(help="Answers of another, or of another time; or the model it should be.")],
     error: Annotated[float, typer.Option(help="Chance of calling one service two, over all tests together.")] = 0.05,
     permutations: Annotated[int, typer.Option(help="Relabellings per test.", min=99)] = 2000,
     tokens: Annotated[int | None, typer.Option(help="Tokens of an answer that count; all of them by default.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer of the model, such as tok512.bin, where answers lack prompt tokens.")
+    ] = None,
+    arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -39,12 +47,17 @@ def compare(
 
     Texts are compared by the MMD test of model equality, log-probabilities by that of drift tracking. Each takes its
     share of the error, so that both together keep it. Log-probabilities see far smaller changes, where there are any.
+
+    Beside a model, the tokens of greedy answers are scored by how far that model is from saying them (Token-DiFR).
     """
-    from holdfast.identification.answers import Collection
+    from holdfast.identification.answers import DESCRIPTION, Collection
     from holdfast.identification.samples import require_same_question
 
     if not 0 < error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {error}")
+    if not (other / DESCRIPTION).exists() and other.exists():
+        _audit(one, other, error, tokenizer=tokenizer, arch=arch, seed=seed, json=json)
+        return
     sides = Collection.load(one), Collection.load(other)
     require_same_question(*sides)
     found = _tests(*sides, permutations=permutations, tokens=tokens, seed=seed)
@@ -92,4 +105,70 @@ def _told(test: TwoSample) -> dict[str, Any]:
         "permutations": test.permutations,
         "prompts": test.prompts,
         "samples": list(test.samples),
+    }
+
+
+def _audit(
+    answers: Path, model: Path, error: float, *, tokenizer: Path | None, arch: str | None, seed: int, json: bool
+) -> None:
+    """Say whether greedy answers are those of a model."""
+    from holdfast.identification.answers import Collection
+    from holdfast.identification.audit import audit_answers
+    from holdfast.models import load
+
+    reference = load(model, arch=arch).eval()
+    encode = None if tokenizer is None else _encoder(tokenizer)
+    found = audit_answers(
+        Collection.load(answers), _logits(reference), _logits(_in_bf16(reference)), encode=encode, seed=seed
+    )
+    differ = found.diverges(error)
+    for name, share, margin in (
+        ("answers", found.agreement, found.margin),
+        ("model in bf16", found.honest_agreement, found.honest_margin),
+    ):
+        say(
+            f"{name}: {share.value:.2%} of {share.n} tokens as the model would say "
+            f"[{share.low:.2%}, {share.high:.2%}], mean margin {margin.value:.3g} nats"
+        )
+    say(f"AUC of answers of {found.tokens} tokens {found.auc.value:.3f} [{found.auc.low:.3f}, {found.auc.high:.3f}]")
+    say(f"{'not this model' if differ else 'no difference found'} at error {error:g}: p = {found.p_value:.3g}")
+    if json:
+        emit({"differ": differ, "error": error, "token_difr": _told_divergence(found)})
+    if differ:
+        raise typer.Exit(1)
+
+
+def _logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def call(tokens: Tensor) -> Tensor:
+        output = model(tokens)
+        return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
+
+    return call
+
+
+def _in_bf16(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model).bfloat16()
+
+
+def _encoder(path: Path) -> Callable[[str], list[int]]:
+    from holdfast.data.tokenizer import read_tokenizer
+
+    tokenizer = read_tokenizer(path)
+    return lambda text: [_BOS, *tokenizer.encode(text)]
+
+
+def _told_divergence(found: TokenDivergence) -> dict[str, Any]:
+    def interval(item: Any) -> dict[str, float]:
+        return {"value": item.value, "low": item.low, "high": item.high, "n": item.n}
+
+    return {
+        "p_value": found.p_value,
+        "agreement": interval(found.agreement),
+        "honest_agreement": interval(found.honest_agreement),
+        "margin": interval(found.margin),
+        "honest_margin": interval(found.honest_margin),
+        "auc": interval(found.auc),
+        "tokens": found.tokens,
     }

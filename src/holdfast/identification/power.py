@@ -21,11 +21,12 @@ class IdentificationPower:
     """What is left of identification.
 
     Attributes:
-        named: share of traces whose class, and no other, was named.
+        named: share of traces whose platform, and no other, was named.
         narrowed: share whose platform is in the answer, and some known platform is not.
         wrong: share with an answer that leaves their platform out and is not ``unknown``.
-        nearest: share whose class is nearest in the least squares; chance is 1 / classes.
-        classes: distinct platforms among the references.
+        nearest: share whose platform is the nearest in least squares, the first where several are; guessing gives one
+            over the number of platforms.
+        classes: distinct classes among the references, the fewest of all experiments.
     """
 
     named: Proportion
@@ -39,8 +40,9 @@ def identification_power(trials: Sequence[tuple[Mapping[str, Trace], Mapping[str
     """Measure how often platforms are told from what is sent.
 
     Args:
-        trials: for each experiment the references (as computed) and the targets (as sent), by platform. Experiments
-            differ in model or probes: these are the units that are independent, as far as platforms are.
+        trials: for each experiment the references (as computed, or as defended where the adversary can run that too)
+            and the targets (as sent), by platform. Experiments differ in model or probes: these are the units that are
+            independent, as far as platforms are.
 
     Raises:
         InvalidConfig: no trial.
@@ -48,17 +50,16 @@ def identification_power(trials: Sequence[tuple[Mapping[str, Trace], Mapping[str
     if not trials:
         raise InvalidConfig("identification power is measured on one experiment or more")
     counts = dict.fromkeys(("named", "narrowed", "wrong", "nearest"), 0)
-    total, classes = 0, 0
+    total, classes = 0, len(trials[0][0])
     for references, targets in trials:
         identifier = Identifier().fit(list(references.items()))
-        classes = max(classes, len(identifier.classes_))
+        classes = min(classes, len(identifier.classes_))
         for platform, target in targets.items():
-            own = next(labels for labels, _ in identifier.classes_ if platform in labels)
             labels = identifier.predict(target).labels
-            counts["named"] += set(labels) == set(own)
+            counts["named"] += labels == (platform,)
             counts["narrowed"] += platform in labels and not set(references) <= set(labels)
             counts["wrong"] += platform not in labels and labels != ("unknown",)
-            counts["nearest"] += nearest(identifier.classes_, target.outputs) == own
+            counts["nearest"] += nearest(identifier.classes_, target.outputs)[0] == platform
             total += 1
     found = {name: Proportion.clopper_pearson(count, total) for name, count in counts.items()}
     return IdentificationPower(**found, classes=classes)
