@@ -2,9 +2,11 @@
 
     python -m benchmarks.collection --json
 
-The server is llama.cpp's over the tiny LLaMA, in a process of its own; where it is not installed, a canned one that
-sends the same reply to everybody, which is the harder test of the collector. Each round lets the load generator and the
-collector ask the same 512 prompts, in alternating order; the server's maximum is the load generator's best concurrency.
+The server is llama.cpp's over the tiny LLaMA, in a process of its own. Without it, and on a machine too busy for its
+throughput to mean anything, ``--server paced`` takes 50 ms for every reply and works on eight at a time, so that its
+maximum is 160 requests a second; ``canned`` takes no time at all and shows how fast the collector itself is. Each round
+lets the load generator and the collector ask the same 512 prompts, in alternating order; the server's maximum is that
+of the load generator at its best concurrency, and the collector has twice as many requests under way.
 """
 
 from __future__ import annotations
@@ -28,8 +30,15 @@ from holdfast.identification.collectors import CollectOptions, ServerRequest, co
 from holdfast.identification.collectors.dialects import dialect_named
 
 PROMPTS, TOKENS, TOP, LEVELS = 512, 16, 20, (1, 2, 4, 8, 16)
+PACE = 0.05
+NAMES = {
+    "llama.cpp": "llama.cpp's server over the tiny LLaMA",
+    "paced": "a server of eight slots, 50 ms each",
+    "canned": "a server that takes no time",
+}
 CANNED = """
 import asyncio, sys
+slots = asyncio.Semaphore(SLOTS)
 async def serve(reader, writer):
     try:
         while True:
@@ -37,6 +46,9 @@ async def serve(reader, writer):
             length = [int(line[15:]) for line in head.lower().split(b"\\r\\n") if line.startswith(b"content-length:")]
             await reader.readexactly(length[0] if length else 0)
             body = BODY if length else MODELS
+            if length and PACE:
+                async with slots:
+                    await asyncio.sleep(PACE)
             writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -58,10 +70,10 @@ def reply() -> bytes:
 
 
 @contextmanager
-def canned_server() -> Iterator[str]:
-    """A server without a model: its maximum is that of the loopback interface."""
+def canned_server(pace: float) -> Iterator[str]:
+    """A server without a model, which takes ``pace`` seconds for each of eight replies at a time."""
     port, models = free_port(), json.dumps({"data": [{"id": "tiny", "owned_by": "canned"}]}).encode()
-    code = f"BODY, MODELS = {reply()!r}, {models!r}\n{CANNED}"
+    code = f"BODY, MODELS, SLOTS, PACE = {reply()!r}, {models!r}, 8, {pace}\n{CANNED}"
     process = subprocess.Popen([sys.executable, "-c", code, str(port)])
     try:
         wait_for(process, f"http://127.0.0.1:{port}/v1/models")
@@ -103,9 +115,9 @@ def measure(url: str, rounds: int, count: int) -> tuple[list[tuple[float, float]
     pairs = []
     for turn in range(rounds):
         if turn % 2:
-            mine, theirs = collected(url, prompts, max(best, 2)), load(url, bodies, concurrency=best)
+            mine, theirs = collected(url, prompts, 2 * best), load(url, bodies, concurrency=best)
         else:
-            theirs, mine = load(url, bodies, concurrency=best), collected(url, prompts, max(best, 2))
+            theirs, mine = load(url, bodies, concurrency=best), collected(url, prompts, 2 * best)
         pairs.append((mine, theirs))
     return pairs, levels
 
@@ -116,13 +128,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=PROMPTS)
-    parser.add_argument("--server", choices=("llama.cpp", "canned"), default=None)
+    parser.add_argument("--server", choices=tuple(NAMES), default=None)
     given = parser.parse_args()
-    real = given.server == "llama.cpp" or (given.server is None and interpreter() is not None)
-    with real_server() if real else canned_server() as url:
+    kind = given.server or ("paced" if interpreter() is None else "llama.cpp")
+    with real_server() if kind == "llama.cpp" else canned_server(PACE if kind == "paced" else 0.0) as url:
         pairs, levels = measure(url, given.rounds, given.prompts)
-    name = "llama.cpp's server over the tiny LLaMA" if real else "a canned server"
-    claim = f"collecting {given.prompts} prompts from {name} against a load generator"
+    claim = f"collecting {given.prompts} prompts from {NAMES[kind]} against a load generator"
     result = summarise(claim, pairs, peer_name="load generator", unit="requests/s")
     facts = {"tokens": TOKENS, "top": TOP, "load_generator_by_concurrency": {str(k): v for k, v in levels.items()}}
     if given.json:
