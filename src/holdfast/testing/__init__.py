@@ -10,6 +10,7 @@ from holdfast.testing.faults import check_fault
 from holdfast.testing.formats import check_format
 from holdfast.testing.signers import check_signer
 from holdfast.testing.trusts import check_trust
+from holdfast.testing.verifiers import check_verifier
 
 __all__ = [
     "ContractBroken",
@@ -20,4 +21,5 @@ __all__ = [
     "check_signer",
     "check_trust",
     "check_value",
+    "check_verifier",
 ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from holdfast.errors import MissingExtra, PolicyError, SignatureInvalid, SignerUntrusted, UnreadableArtifact
@@ -50,6 +51,7 @@ class _Dcap:
         collateral = _collateral(evidence.part("collateral"))
         roots = chains.trusted(policy, (INTEL_SGX,))
         chain = chains.from_pem(quote.chain, "chain of the quote")
+        _require_plain(quote.chain, chain)
         root = chains.require_chain(chain, roots, at)
         for name in _CHAINS:
             chains.require_chain(chains.from_pem(collateral[name].encode(), name), roots, at)
@@ -72,6 +74,13 @@ class Tdx(_Dcap):
     """Verifies quotes of TDX trust domains."""
 
     tee = "tdx"
+
+
+def _require_plain(text: bytes, chain: tuple[x509.Certificate, ...]) -> None:
+    """Refuse certificates written in any other way than the usual one: no signature covers line breaks and padding."""
+    usual = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+    if text.replace(b"\r\n", b"\n").strip(b"\n") != usual.strip(b"\n"):
+        raise UnreadableArtifact("the chain of the quote holds something besides its certificates")
 
 
 def _collateral(data: bytes) -> dict[str, str]:

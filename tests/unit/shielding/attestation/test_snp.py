@@ -254,6 +254,7 @@ def test_flipped_bits_of_the_real_report_are_refused(real: Evidence, part: str):
 def test_a_revoked_intermediate_is_refused():
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
 
     root, middle = amd_chain("Milan")
 
@@ -262,7 +263,8 @@ def test_a_revoked_intermediate_is_refused():
         for serial in serials:
             entry = x509.RevokedCertificateBuilder(serial, NOW - timedelta(days=1)).build()
             builder = builder.add_revoked_certificate(entry)
-        return builder.sign(root.key, hashes.SHA384()).public_bytes(Encoding.DER)
+        scheme = padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48)  # as AMD's are signed
+        return builder.sign(root.key, hashes.SHA384(), rsa_padding=scheme).public_bytes(Encoding.DER)
 
     evidence, policy = SnpMachine().evidence(), snp_policy(revocation=True)
     with pytest.raises(SignerUntrusted, match="demands a revocation list"):
