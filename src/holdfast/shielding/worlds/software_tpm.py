@@ -22,6 +22,7 @@ from holdfast._files import read_bytes
 from holdfast.errors import MissingDevice, PolicyError, StorageError, Unavailable
 from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Evidence
+from holdfast.shielding.attestation.enrolment import Challenge
 from holdfast.shielding.attestation.tpm_structures import read_key
 
 _KEY = "0x81010002"  # where the attestation key persists
@@ -135,6 +136,32 @@ class SoftwareTpm:
     def key_name(self) -> str:
         """Return the TPM's name of that key, for :attr:`~holdfast.shielding.attestation.Policy.keys`."""
         return read_key(self.attestation_key()).name
+
+    def endorsement_key(self) -> bytes:
+        """Return the TPM2B_PUBLIC of the key that the maker of a TPM certifies; it is the same at each call."""
+        self.call("tpm2_createek", "-c", "ek.context", "-G", "ecc", "-u", "ek.public")
+        return self._read("ek.public")
+
+    def activate(self, challenge: Challenge) -> bytes:
+        """Return the secret of a challenge, which this TPM finds only if it holds both keys.
+
+        Raises:
+            PolicyError: it does not.
+        """
+        self.endorsement_key()
+        head = (0xBADCC0DE).to_bytes(4, "big") + (1).to_bytes(4, "big")  # of the tools' file format
+        (self._work / "credential").write_bytes(head + challenge.credential + challenge.encrypted)
+        self.call("tpm2_startauthsession", "--policy-session", "-S", "session")
+        try:
+            self.call("tpm2_policysecret", "-S", "session", "-c", "e")
+            keys = ("-c", _KEY, "-C", "ek.context", "-P", "session:session")
+            self.call("tpm2_activatecredential", *keys, "-i", "credential", "-o", "found")
+        except Unavailable as error:
+            raise PolicyError("the TPM does not hold the keys of this challenge") from error
+        finally:
+            self.call("tpm2_flushcontext", "session")
+            self.call("tpm2_flushcontext", "-t")
+        return self._read("found")
 
     def quote(self, registers: tuple[int, ...], qualifying: bytes, log: bytes) -> Evidence:
         """Return a quote of ``registers`` over ``qualifying`` (at most 32 bytes), with ``log`` to explain them."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from holdfast.errors import (
     DigestMismatch,
     HoldfastError,
     PolicyError,
+    SignerUntrusted,
     StorageError,
     Unavailable,
     UnreadableArtifact,
@@ -22,9 +25,11 @@ from holdfast.errors import (
 )
 from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Policy, verify
+from holdfast.shielding.attestation.enrolment import challenge, read_endorsement_key, require_endorsed
 from holdfast.shielding.worlds import sealing
 from holdfast.shielding.worlds.software_tpm import SoftwareTpm
-from tests.attesting import flipped, tpm_replay, with_body, with_part
+from tests.attesting import block, flipped, tpm_attestation_key, tpm_key, tpm_replay, with_body, with_part
+from tests.authority import authority, issue
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 NONCE = bytes(range(32))
@@ -72,6 +77,56 @@ def test_counters_only_grow_and_are_apart(tpm: SoftwareTpm):
     first = tpm.count("one", increment=True)
     assert tpm.count("one", increment=True) == first + 1 == tpm.count("one", increment=False)
     assert tpm.count("other", increment=True) > 0
+
+
+@pytest.mark.slow
+def test_a_tpm_that_holds_both_keys_is_enrolled_and_no_other(tpm: SoftwareTpm):
+    key = tpm.attestation_key()
+    asked = challenge(tpm.endorsement_key(), key)
+    answer = tpm.activate(asked)
+    assert asked.accept(answer) == tpm.key_name()
+    with pytest.raises(PolicyError, match="did not find the secret"):
+        asked.accept(answer[::-1])
+    elsewhere = tpm_key(tpm_attestation_key())  # a key that somebody claims is in this TPM
+    with pytest.raises(PolicyError, match="does not hold the keys"):
+        tpm.activate(challenge(tpm.endorsement_key(), elsewhere))
+    for part in ("credential", "encrypted"):
+        damaged = replace(asked, **{part: flipped(getattr(asked, part), 100)})
+        with pytest.raises(PolicyError):
+            tpm.activate(damaged)
+
+
+def test_only_a_restricted_decryption_key_can_be_an_endorsement_key():
+    with pytest.raises(SignerUntrusted, match="only decrypts"):
+        challenge(tpm_key(tpm_attestation_key()), tpm_key(tpm_attestation_key()))
+    with pytest.raises(SignerUntrusted, match="only decrypts"):
+        read_endorsement_key(endorsement(attributes=0x000500B2))
+    read_endorsement_key(endorsement())
+
+
+def endorsement(key: ec.EllipticCurvePrivateKey | None = None, attributes: int = 0x000300B2) -> bytes:
+    """TPM2B_PUBLIC of the default template."""
+    point = (key or tpm_attestation_key()).public_key().public_numbers()
+    head = b"\x00\x23\x00\x0b" + attributes.to_bytes(4, "big") + block(bytes(32))
+    scheme = bytes.fromhex("000600800043001000030010")
+    return block(head + scheme + block(point.x.to_bytes(32, "big")) + block(point.y.to_bytes(32, "big")))
+
+
+def test_an_endorsement_key_is_vouched_for_by_its_maker():
+    maker = authority("TPM maker")
+    key = tpm_attestation_key()
+    chain = issue("TPM", maker, key=key).pem + maker.pem
+    assert len(require_endorsed(endorsement(), chain, (maker.pem,), NOW)) == 64
+    with pytest.raises(SignerUntrusted, match="no trusted root"):
+        require_endorsed(endorsement(), chain, (authority("TPM maker").pem,), NOW)
+    with pytest.raises(SignerUntrusted, match="another endorsement key"):
+        require_endorsed(endorsement(ec.generate_private_key(ec.SECP256R1())), chain, (maker.pem,), NOW)
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_endorsement_key_raises_nothing_but_our_errors(data: bytes):
+    with pytest.raises(HoldfastError):
+        read_endorsement_key(block(data))
 
 
 def test_its_folder_is_nobody_else_s(has_tpm_tools: None, tmp_path: Path):
