@@ -83,3 +83,18 @@ def test_raw_evidence_comes_with_its_parts(place: Path, capsys: pytest.CaptureFi
     assert main([*given, "--kind", "sev-snp", *parts]) == 0
     assert main([*given, *parts]) == 2
     assert "--kind sev-snp" in capsys.readouterr().err
+
+
+def test_lint_names_the_holes_of_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manifest = tmp_path / "bad.manifest"
+    manifest.write_text("loader.insecure__use_cmdline_argv = true\nsgx.debug = true\n")
+    assert main(["attest", "lint", str(manifest)]) == 1
+    out, err = capsys.readouterr()
+    assert "host-arguments: loader.insecure__use_cmdline_argv" in out
+    assert "debug: sgx.debug" in out
+    assert "findings" in err
+    assert main(["attest", "lint", str(manifest), "--json"]) == 1
+    rules = {item["rule"] for item in json.loads(capsys.readouterr().out)["findings"]}
+    assert {"host-arguments", "debug", "no-attestation"} <= rules
+    manifest.write_text("[")
+    assert main(["attest", "lint", str(manifest)]) == 2

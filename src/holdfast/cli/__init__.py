@@ -13,7 +13,7 @@ import sys
 VERBS = {
     "assess": "vouch, sweep, inject, harden, trace, shield: the whole job, with a report and a passport",
     "attack": "search the few stored bits whose flips hurt most, beside random ones",
-    "attest": "verify what hardware says about a world, offline, against a policy",
+    "attest": "verify what hardware says about a world, offline, against a policy; lint manifests",
     "border": "find inputs that two platforms answer with different labels",
     "campaign": "inject faults and count what becomes of them",
     "check": "hold a signed model or an assessment against a deployment policy",

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Json, aligned, emit, make_app, say
-from holdfast.errors import InvalidConfig
+from holdfast.cli._common import Json, aligned, counted, emit, make_app, printable, say
+from holdfast.errors import InvalidConfig, UnreadableArtifact
 
 app = make_app()
 
@@ -64,7 +64,31 @@ def verify(
     rows += [("patch level", claims.tcb)] if claims.tcb else []
     rows += [(name, text) for group in ("measurements", "versions", "details") for name, text in value[group].items()]
     for line in aligned([*rows, *(("advisory", name) for name in claims.advisories)]):
-        print(line)
+        print(printable(line))
+
+
+@app.command(epilog="Example: holdfast attest lint pytorch.manifest.template")
+def lint(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of Gramine, rendered or a template.")],
+    json: Json = False,
+) -> None:
+    """Say what makes the measurement of a Gramine enclave worth less than it seems; exit 1 if anything does."""
+    from holdfast._files import read_bytes
+    from holdfast.shielding.worlds import lint as find
+
+    try:
+        text = read_bytes(manifest, "manifest", limit=1 << 24).decode()
+    except UnicodeDecodeError:
+        raise UnreadableArtifact(f"{manifest} is not UTF-8") from None
+    found = find(text)
+    if json:
+        emit({"findings": [{"key": item.key, "rule": item.rule, "why": item.why} for item in found]})
+    else:
+        for item in found:
+            print(f"{item.rule}: {printable(item.key)}: {item.why}")
+    say(f"{manifest}: {counted(len(found), 'finding')}")
+    if found:
+        raise typer.Exit(1)
 
 
 def _time(text: str) -> datetime:

@@ -55,6 +55,8 @@ def measure(source: Path, copy: Path | None = None, *, without: str = "") -> byt
     """
     listing = hashlib.sha256()
     try:
+        for folder in source.absolute().parents if copy is None else ():
+            _require_out_of_reach(folder, folder.stat())
         for path, name in _walk(source, {_SKIPPED, without}):
             target = None if copy is None else copy / name if name else copy
             listing.update(_line(path, name, target))
@@ -131,6 +133,9 @@ def _write(handle: int, data: bytes) -> None:
 
 
 def _require_out_of_reach(path: Path, status: os.stat_result) -> None:
-    if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode)):
+    """Refuse what somebody else could write to; in a folder with the sticky bit, as /tmp, he touches only his own."""
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    open_to_others = status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode) and not sticky
+    if status.st_uid not in (0, os.geteuid()) or open_to_others:
         hint = "chown root and chmod go-w, or have it copied"
         raise PolicyError(f"others may change {path} after it was measured", hint=hint)

@@ -8,6 +8,7 @@ takes no secret and runs nothing.
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,10 @@ class Launch:
             )
         if len(set(names)) < len(names) or not set(self.path) <= set(names):
             raise InvalidConfig("a name is there twice, or is on the path and not among what is measured")
+        if unknown := [name for name in self.limits if not hasattr(resource, f"RLIMIT_{name}")]:
+            raise InvalidConfig(
+                f"there is no resource limit called {unknown[0]!r}", hint="NOFILE, AS, NPROC, for example"
+            )
         if not self.path:
             raise InvalidConfig("a world needs code", hint="measured={'code': Path(...)}, path=('code',)")
 

@@ -80,6 +80,14 @@ def test_what_stays_in_place_must_be_out_of_reach(folder: Path, tmp_path: Path):
     measure(folder, tmp_path / "copy")  # a copy is nobody else's
 
 
+def test_a_folder_above_that_others_may_change_is_as_bad(folder: Path, tmp_path: Path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(PolicyError, match="others may change"):
+        measure(folder)
+    tmp_path.chmod(0o1777)  # as /tmp is: nobody renames what is not his
+    measure(folder)
+
+
 def test_the_register_is_what_a_tpm_would_hold():
     events = (("code", b"\x21" * 32), ("model", b"\x22" * 32))
     assert Measurement(events).register() == tpm_replay(events)

@@ -270,6 +270,19 @@ def test_limits_are_kept(can_hold_worlds: None, tmp_path: Path):
         world.close()
 
 
+def test_a_world_that_cannot_be_confined_runs_nothing(can_hold_worlds: None, code: Path):
+    launch = Launch(module="probe", measured={"code": code}, path=("code",), limits={"NOFILE": 3})
+    world = ProcessWorld(launch)  # too few files to open even what confines it
+    try:
+        world.start()
+        process = world.run()
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (78, b"")
+        assert b"not confined, so nothing runs" in err
+    finally:
+        world.close()
+
+
 @pytest.mark.parametrize("missing", ["bwrap", "swtpm", "tpm2_quote"])
 def test_without_its_tools_there_is_no_lesser_world(
     can_hold_worlds: None, code: Path, monkeypatch: pytest.MonkeyPatch, missing: str
@@ -308,7 +321,7 @@ def test_libraries_that_others_may_change_are_refused(can_hold_worlds: None, cod
     [
         {"module": "no/module", "path": ("code",)}, {"path": ()}, {"path": ("other",)},
         {"measured": {"Code": Path("x")}, "path": ("Code",)}, {"measured": {"config": Path("x")}, "path": ("config",)},
-        {"libraries": {"code": Path("x")}, "path": ("code",)},
+        {"libraries": {"code": Path("x")}, "path": ("code",)}, {"path": ("code",), "limits": {"FILES": 9}},
     ],
 )  # fmt: skip
 def test_a_launch_that_cannot_be_meant_is_refused(wrong: dict[str, Any], tmp_path: Path):
