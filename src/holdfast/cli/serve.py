@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli._common import make_app
+from holdfast.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from holdfast.services import worker
 
 app = make_app()
 
@@ -26,7 +30,11 @@ class Service(StrEnum):
 )
 def serve(
     service: Annotated[Service, typer.Argument(help="worker: multiplies for shielded sessions of others.")],
-    socket: Annotated[Path, typer.Option(help="Where to listen (AF_UNIX); must not be in use.")],
+    socket: Annotated[Path | None, typer.Option(help="Where to listen (AF_UNIX); must not be in use.")] = None,
+    grpc: Annotated[str | None, typer.Option(help="Instead: HOST:PORT, for other machines, over mutual TLS.")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="Authority that vouches for sessions (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate of this worker (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, readable by its owner only (PEM).")] = None,
     fault: Annotated[str | None, typer.Option(help="Lie in every answer, e.g. bit-flip; for drills.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the fault.", min=0)] = 0,
     once: Annotated[bool, typer.Option(help="Stop after the first session.")] = False,
@@ -41,11 +49,33 @@ def serve(
     """
     from holdfast.services import worker
 
-    def ready() -> None:
-        print(f"{service.value} listens on {socket}", file=sys.stderr)
-
     worker.end_when_terminated()
     settings = worker.Service(
         fault=fault, seed=seed, once=once, threads=threads, shared=shared, user=user, device=device
     )
+    if grpc is not None:
+        _serve_remote(grpc, settings, (tls_ca, tls_cert, tls_key), socket)
+        return
+    if socket is None:
+        raise InvalidConfig("where to listen?", hint="pass --socket PATH, or --grpc HOST:PORT with --tls-*")
+
+    def ready() -> None:
+        print(f"{service.value} listens on {socket}", file=sys.stderr)
+
     worker.serve(socket, settings, ready=ready)
+
+
+def _serve_remote(
+    address: str, settings: worker.Service, files: tuple[Path | None, Path | None, Path | None], socket: Path | None
+) -> None:
+    from holdfast.services.remote import serve_remote
+    from holdfast.shielding import MutualTls
+
+    authority, certificate, key = files
+    if authority is None or certificate is None or key is None:
+        raise InvalidConfig("a worker for other machines needs --tls-ca, --tls-cert and --tls-key")
+    if socket is not None or settings.shared or settings.user is not None or settings.once:
+        raise InvalidConfig("--grpc goes without --socket, --shared, --user and --once")
+    tls = MutualTls(authority=authority, certificate=certificate, key=key)
+    host = address.rpartition(":")[0]
+    serve_remote(address, tls, settings, ready=lambda port: print(f"worker listens on {host}:{port}", file=sys.stderr))

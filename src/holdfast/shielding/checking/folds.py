@@ -11,6 +11,7 @@ All secret residues are cut into eight int8 digits, so both sides run on the int
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from holdfast.shielding.product import Geometry, integer_product
 
 _LOW_HALVES = 0x00808080  # 128 in the three low bytes of an int32
 _FLOAT64_BITS, _INT32_BITS = 53, 31
+_SMALL = 2**14
 _BLOCK = 4096  # positions whose float64 copy stays in a processor's second cache
 _WIDEST = MOST_INNER // 4
 
@@ -99,7 +101,7 @@ class ChannelFold:
         if self._geometry.kind == "linear":
             rows = x.reshape(-1, self._geometry.in_channels)
             return recombine(true_matmul(rows, self._digits.t()))
-        return _stacked([self._scatter(image.flatten(1)) for image in x])
+        return _each(self._scatter, x)
 
     def _scatter(self, image: Tensor) -> Tensor:
         """Multiply every pixel by every tap, then add each product where its tap takes it."""
@@ -111,7 +113,7 @@ class ChannelFold:
         """Return ``r^T Y``, int64, of the same shape."""
         if self._geometry.kind == "linear":
             return self._wide(y.reshape(-1, self._geometry.out_channels).t())
-        return _stacked([self._wide(image.flatten(1)) for image in y])
+        return _each(self._wide, y)
 
     def _wide(self, matrix: Tensor) -> Tensor:
         """Return ``r^T matrix`` for int32 (out, positions); every partial sum is exact in float64."""
@@ -150,11 +152,11 @@ class PositionFold:
         """Return a rough number of nanoseconds for one sample."""
         pixels, out = math.prod(shape[1:]), math.prod(geometry.output_shape(shape))
         products = DIGITS * pixels * (0.006 * geometry.inner + 0.05 * math.prod(geometry.kernel))
-        return products + 0.1 * geometry.out_channels * geometry.inner + 0.55 * out + 3e4
+        return products + 0.1 * geometry.out_channels * geometry.inner + 0.55 * out + 1e5
 
     def left(self, x: Tensor) -> Tensor:
         """Return ``W (X s)``, int64, shape (batch, out)."""
-        sums = _stacked([self._matmul(image.flatten(1), self._spread) for image in x])
+        sums = _each(lambda image: self._matmul(image, self._spread), x)
         folded = digits(recombine(sums.view(x.shape[0], -1, DIGITS)))  # (batch, inner, 8)
         products = self._matmul(self._weights, folded.transpose(0, 1).reshape(folded.shape[1], -1))
         return recombine(products.view(-1, x.shape[0], DIGITS)).t()
@@ -165,8 +167,10 @@ class PositionFold:
         Flipping the top bits of the three low bytes makes each byte a signed digit, short by 128; what all positions
         are short by together is one constant. Images go one by one, so that their copies stay in the cache.
         """
-        words = ((image ^ _LOW_HALVES).flatten(1).view(torch.int8) for image in y.contiguous())
-        return recombine(_stacked([self._matmul(image, self._bytes) for image in words])) + self._offset
+        return recombine(_each(self._fold_words, y.contiguous())) + self._offset
+
+    def _fold_words(self, image: Tensor) -> Tensor:
+        return self._matmul((image ^ _LOW_HALVES).view(torch.int8), self._bytes)
 
 
 class Recomputation:
@@ -180,7 +184,7 @@ class Recomputation:
         """Return a rough number of nanoseconds for one sample."""
         out = geometry.output_shape(shape)
         positions = math.prod(out) / geometry.out_channels
-        return 0.005 * geometry.inner * math.prod(out) + 0.3 * geometry.inner * positions + 0.1 * math.prod(out)
+        return math.prod(out) * (0.005 * geometry.inner + 0.35) + 0.3 * geometry.inner * positions + 5e4
 
     def left(self, x: Tensor) -> Tensor:
         """Return ``W X``, int32, shape (batch, *output)."""
@@ -192,13 +196,15 @@ class Recomputation:
 
 
 def same(left: Tensor, right: Tensor) -> bool:
-    """Say whether two tensors of one dtype are equal; on a processor numpy's comparison is the faster one."""
-    if left.shape != right.shape:
-        return False
-    if left.device.type != "cpu":
+    """Say whether two tensors of one dtype are equal; numpy compares large ones faster."""
+    if left.device.type != "cpu" or left.numel() < _SMALL:
         return torch.equal(left, right)
     return bool(np.array_equal(left.numpy(), right.numpy()))
 
 
-def _stacked(parts: list[Tensor]) -> Tensor:
-    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+def _each(fold: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Stack ``fold`` of every image, as a matrix of (channels, pixels)."""
+    flat = images.flatten(2)
+    if len(flat) == 1:
+        return fold(flat[0]).unsqueeze(0)
+    return torch.stack([fold(image) for image in flat])
