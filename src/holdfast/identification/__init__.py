@@ -1,5 +1,7 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
+from holdfast.identification.answers import Answer, Collection, TokenAnswer
+from holdfast.identification.collectors import ServerRequest, collect_answers
 from holdfast.identification.defence import (
     Defence,
     Noise,
@@ -49,9 +51,11 @@ __all__ = [
     "ORDER_KERNELS",
     "PUBLISHED",
     "UNKNOWN",
+    "Answer",
     "Candidate",
     "Claim",
     "ClaimTest",
+    "Collection",
     "Decision",
     "Defence",
     "DistanceLaw",
@@ -78,13 +82,16 @@ __all__ = [
     "Rounding",
     "RoutedByPrompt",
     "SequentialMatch",
+    "ServerRequest",
     "SharedSampling",
     "Substitution",
+    "TokenAnswer",
     "TokenDivergence",
     "TwoSample",
     "Utility",
     "Watched",
     "WideReductions",
+    "collect_answers",
     "collect_platforms",
     "defend",
     "describe_order",

@@ -56,11 +56,14 @@ def test_numbers_of_every_kind_of_server_are_those_it_computed(tmp_path: Path, k
         assert answer.text == "".join(f" w{item.token}" for item in after)
 
 
-def test_chat_is_asked_as_chat_and_found_by_itself_where_there_is_nothing_else(tmp_path: Path):
+def test_chat_is_asked_as_chat_and_gives_bytes(tmp_path: Path):
     with SimulatedServer() as server:
         got = collect(server, tmp_path / "c", PROMPTS[:2], dialect="chat")
         assert {seen.path for seen in server.asked} == {"/v1/chat/completions"}
         assert server.asked[0].body["messages"] == [{"role": "user", "content": PROMPTS[0]}]
+        collect(server, tmp_path / "openai", PROMPTS[:1], dialect="openai")
+        assert server.asked[-1].body["max_completion_tokens"] == 3
+        assert "max_tokens" not in server.asked[-1].body
     assert all(token.bytes_ is not None for answer in got.collection.answers() for token in answer.tokens)
 
 

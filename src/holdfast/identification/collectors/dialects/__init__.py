@@ -17,6 +17,7 @@ _PLAIN = {"repeat_penalty": 1.0}
 _ALL: tuple[Dialect, ...] = (
     Completions(name="completions"),
     Chat(name="chat"),
+    Chat(name="openai", limit="max_completion_tokens"),
     Completions(name="vllm", extra=_VLLM, prompts=PROMPT_LOGPROBS),
     Chat(name="vllm-chat", extra=_VLLM, prompts=PROMPT_LOGPROBS),
     Completions(name="llama.cpp", extra=_PLAIN, prompts=None, scored="n_probs"),

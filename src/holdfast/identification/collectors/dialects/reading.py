@@ -85,7 +85,7 @@ def read_content(item: Object) -> TokenAnswer:
     return TokenAnswer(
         token=text,
         token_id=_number_of(item, text),
-        bytes_=_bytes(item.get("bytes")),
+        bytes_=None if token_number(text) is not None else _bytes(item.get("bytes")),  # else those of the name
         logprob=as_number(item.get("logprob"), "logprob"),
         top=tuple((_name_of(top), _given(top.get("logprob"))) for top in tops),
     )
