@@ -41,6 +41,7 @@ class Mischief:
         echo_key: the key is repeated in every reply, in the text and in a header.
         redirect: where every request is sent instead.
         delay: seconds before every reply.
+        closed: paths at which there is nothing, such as ``/v1/completions``.
         claims: replies of metadata places, in place of true ones.
     """
 
@@ -55,6 +56,7 @@ class Mischief:
     echo_key: bool = False
     redirect: str | None = None
     delay: float = 0.0
+    closed: frozenset[str] = frozenset()
     claims: Mapping[str, Any] = field(default_factory=dict)
 
     def drawn(self, seed: int, body: str, attempt: int) -> str:
@@ -232,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: Mapping[str, Any], text: str, fate: str) -> None:
         server = self.simulated
-        if self.path not in _PLACES[server.kind]:
+        if self.path not in _PLACES[server.kind] - server.mischief.closed:
             self._fail(404, f"no {self.path}")
             return
         try:

@@ -67,6 +67,26 @@ def test_chat_is_asked_as_chat_and_gives_bytes(tmp_path: Path):
     assert all(token.bytes_ is not None for answer in got.collection.answers() for token in answer.tokens)
 
 
+def test_a_server_without_completions_is_asked_as_chat(tmp_path: Path):
+    with SimulatedServer(mischief=Mischief(closed=frozenset({"/v1/completions"}))) as server:
+        got = collect(server, tmp_path / "c", PROMPTS[:2])
+        assert len(server.asked) == 2
+    assert (got.complete, got.collection.request["dialect"]) == (True, "chat")
+
+
+def test_a_server_that_became_another_meanwhile_is_noted(tmp_path: Path):
+    with SimulatedServer(kind="vllm", mischief=Mischief(claims={"/version": {"version": "1"}})) as server:
+        port = int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
+        first = collect(server, tmp_path / "c", options=CollectOptions(budget=Budget(requests=3), patience=QUICK))
+        assert first.notes == ()
+    with SimulatedServer(kind="vllm", port=port, mischief=Mischief(claims={"/version": {"version": "2"}})) as server:
+        second = collect(server, tmp_path / "c")
+    assert second.complete
+    assert "the server says other things of itself" in second.notes[0]
+    sessions = [line["server"]["replies"]["version"] for line in second.collection.lines() if line["kind"] == "session"]
+    assert sessions == [{"version": "1"}, {"version": "2"}]
+
+
 def test_tokens_that_look_alike_stay_apart_where_the_server_gives_numbers(tmp_path: Path):
     class Twins(MadeUp):
         def logits(self, tokens):
