@@ -38,7 +38,7 @@ OWN = ("simplenet", "cifar-resnet20")  # with random weights, where torchvision 
 SHARED = Path(os.environ.get("HOLDFAST_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 BATCH = 16  # images that share the ranges of int8-dynamic
 SPREAD = 3.0  # standard deviation of logits
-_OWN = Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OWN_PREPROCESSING = Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def noise(name: str, count: int, seed: int = 0) -> Dataset:
@@ -50,7 +50,7 @@ def noise(name: str, count: int, seed: int = 0) -> Dataset:
     if name == "vgg16":
         quarter = torch.arange(count // 4)
         data = data.subset(torch.cat([quarter, count // 2 + quarter]))
-    return Dataset(data.name, data.raw, data.labels, (), _OWN) if name == TRAINED else data
+    return Dataset(data.name, data.raw, data.labels, (), OWN_PREPROCESSING) if name == TRAINED else data
 
 
 def available() -> tuple[str, ...]:
