@@ -3,6 +3,7 @@
 A log-probability is (z - log-sum) / T, so differences within one position are differences of logits over T. If logits
 were stored in bf16 or fp16, some top logit z0 on that grid puts every z0 + T * difference on it too. z0 is integrated
 out: the grid is finer in lower binades, so one position often fixes the magnitude, and with it tells 8 bits from 11.
+Positions share the scale of their model, so magnitudes are integrated out together (``grid_magnitudes.py``).
 Nothing is trained. Tokens whose logit was moved (a bias, a penalty) are strays of a mixture and are reported.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import logsumexp
@@ -19,16 +21,15 @@ from holdfast.errors import InvalidConfig
 from holdfast.identification.grid import CANNOT_TELL
 from holdfast.identification.grid_evidence import GridEvidence, weighed
 from holdfast.identification.grid_formats import FLOAT_GRIDS, Flags, FloatGrid, Values, lattice_step
+from holdfast.identification.grid_magnitudes import UNUSUAL, Magnitudes
 from holdfast.identification.grid_text import Rounding, rounding_of
 
 _CANDIDATES = ("bf16", "fp16")
 _STRAY = 0.02  # share of tokens whose logit something has moved
-_BINADES = np.arange(-3, 8)  # of the top logit
-_TYPICAL, _SPREAD = 3.5, 1.5  # of log2 of its magnitude: 5 to 32 is common, nothing is excluded
-_NEGATIVE = 0.05  # chance that a top logit is below zero
 _COMMON = tuple(round(0.05 * k, 2) for k in range(1, 41))
 _DIVIDED = 2.0**-16  # error that dividing two logits below 128 in fp32 leaves in their difference
-_KEPT = 5  # temperatures that explain the first position best are tried on the others
+_KEPT = 4  # temperatures that explain the first position best are tried on the others,
+_HOPELESS = 60.0  # except such as fall this many nats behind
 _UNIT = 0.5  # prior of temperature 1; the rest is shared by the others
 
 
@@ -58,6 +59,7 @@ def dtype_from_logprobs(
     temperatures: Sequence[float] = _COMMON,
     through_rounding: bool = False,
     level: float = 0.99,
+    unusual: float = UNUSUAL,
 ) -> LogprobEvidence:
     """Tell the format of the logits behind one response.
 
@@ -68,10 +70,13 @@ def dtype_from_logprobs(
         through_rounding: decide on rounded numbers too where the grid is coarser than the rounding; by default rounded
             numbers are ``cannot tell``.
         level: probability that the reported set of formats holds at least.
+        unusual: share of heads, in (0, 1), whose top logits are not of the size that they have in language models.
 
     Raises:
-        InvalidConfig: no position with two finite log-probabilities, or positive ones.
+        InvalidConfig: no position with two finite log-probabilities, positive ones, or a share outside (0, 1).
     """
+    if not 0 < unusual < 1:
+        raise InvalidConfig(f"a share of {unusual} is none between 0 and 1")
     rounding = rounding_of([item if isinstance(item, str) else repr(float(item)) for row in positions for item in row])
     rows = [_Position.of([float(item) for item in row], rounding) for row in positions]
     rows = [row for row in rows if len(row.gaps)]
@@ -79,12 +84,12 @@ def dtype_from_logprobs(
         raise InvalidConfig("no position has two finite log-probabilities", hint="ask the server for top log-probs")
     # rounding to decimals makes a lattice of its own, which some temperature would explain
     tried = () if rounding.rounded else (*temperatures, *_suggested(rows))
-    best = {name: _over_temperatures(FLOAT_GRIDS[name], rows, tried) for name in _CANDIDATES}
+    best = {name: _over_temperatures(FLOAT_GRIDS[name], rows, tried, unusual) for name in _CANDIDATES}
     words = sum(len(row.gaps) for row in rows)
     evidence = weighed({"fp32": 0.0} | {name: score for name, (score, _) in best.items()}, words, level=level)
     shown = evidence.formats[0] if evidence.formats[0] != "fp32" else None
     temperature = best[shown][1] if shown else None
-    moved = _moved(FLOAT_GRIDS[shown], rows, temperature) if shown and temperature else ()
+    moved = _moved(FLOAT_GRIDS[shown], rows, temperature, unusual) if shown and temperature else ()
     silent = rounding.rounded and not through_rounding
     octave = None if temperature is None else temperature * 2.0 ** -math.ceil(math.log2(temperature))
     return LogprobEvidence(evidence, CANNOT_TELL if silent else _named(evidence, rounding), octave, rounding, moved)
@@ -128,16 +133,15 @@ class _Position:
 
 
 def _over_temperatures(
-    grid: FloatGrid, rows: Sequence[_Position], temperatures: Sequence[float]
+    grid: FloatGrid, rows: Sequence[_Position], temperatures: Sequence[float], unusual: float
 ) -> tuple[float, float]:
     """Return the log likelihood with the temperature integrated out, and the likeliest one."""
-    others = sorted({value for value in temperatures if 0 < value != 1})
-    first = sorted(
-        _weighted([value for value in others if _on_finest(rows, value)]),
-        key=lambda item: -item[1] - _row_score(grid, rows[0], item[0]),
-    )
-    tried = [(1.0, math.log(_UNIT)), *first[:_KEPT]]
-    scores = [weight + sum(_row_score(grid, row, value) for row in rows) for value, weight in tried]
+    divisors = sorted({value for value in temperatures if 0 < value != 1})
+    plain, others = (1.0, math.log(_UNIT)), _weighted([value for value in divisors if _on_finest(rows, value)])
+    seen = {item: item[1] + _alone(grid, rows[0], item[0], unusual) for item in (plain, *others)}
+    near = [item for item in others if seen[item] > max(seen.values()) - _HOPELESS]
+    tried = [plain, *sorted(near, key=lambda item: -seen[item])[:_KEPT]]
+    scores = [weight + _score(grid, rows, value, unusual) for value, weight in tried]
     return float(logsumexp(scores)), tried[int(np.argmax(scores))][0]
 
 
@@ -163,15 +167,26 @@ def _on_finest(rows: Sequence[_Position], temperature: float) -> bool:
     return bool((np.abs(gaps - np.rint(gaps / step) * step) <= slack).mean() >= 0.6)
 
 
-def _row_score(grid: FloatGrid, row: _Position, temperature: float) -> float:
-    """Integrate over the reference (the top token may itself be moved) and over its logit."""
+_magnitudes = cache(Magnitudes)
+
+
+def _score(grid: FloatGrid, rows: Sequence[_Position], temperature: float, unusual: float) -> float:
+    """Integrate over the law of top logits that the positions share, and in each over the reference and its logit."""
+    magnitudes = _magnitudes(grid.significant, unusual)
+    return magnitudes.together([_row_scores(grid, magnitudes.tops, row, temperature) for row in rows])
+
+
+def _alone(grid: FloatGrid, row: _Position, temperature: float, unusual: float) -> float:
+    """Return the log likelihood of one position."""
+    magnitudes = _magnitudes(grid.significant, unusual)
+    return float(logsumexp(magnitudes.alone + _row_scores(grid, magnitudes.tops, row, temperature)))
+
+
+def _row_scores(grid: FloatGrid, tops: Values, row: _Position, temperature: float) -> Values:
+    """Return the log likelihood under every top logit; the top token may itself be moved, so the second counts too."""
     references = range(min(2, len(row.values)))
-    tops, prior = _tops(grid)
-    scores = []
-    for reference in references:
-        terms, _ = _terms(grid, tops, row, reference, temperature)
-        scores.append(logsumexp(prior + terms.sum(axis=1)) - math.log(len(references)))
-    return float(logsumexp(scores))
+    scores = [_terms(grid, tops, row, reference, temperature)[0].sum(axis=1) for reference in references]
+    return np.asarray(np.logaddexp.reduce(scores) - math.log(len(references)))
 
 
 def _terms(grid: FloatGrid, tops: Values, row: _Position, reference: int, temperature: float) -> tuple[Values, Flags]:
@@ -187,24 +202,12 @@ def _terms(grid: FloatGrid, tops: Values, row: _Position, reference: int, temper
     return np.log(np.where(on, (1 - _STRAY) * ratio, 0.0) + _STRAY), on
 
 
-def _tops(grid: FloatGrid) -> tuple[Values, Values]:
-    """Return points of the grid where a top logit may lie, with log prior weights.
-
-    Below a positive top logit the grid only gets finer, so its own low bits cannot matter: 128 points per binade do.
-    """
-    values, weights = [], []
-    for sign, share, points in ((1.0, 1 - _NEGATIVE, 128), (-1.0, _NEGATIVE, 16)):
-        count = min(points, 2 ** (grid.significant - 1))
-        fractions = 1 + np.arange(count) / count
-        values.append(sign * (fractions[None, :] * 2.0 ** _BINADES[:, None]).reshape(-1))
-        weight = -0.5 * ((_BINADES + 0.5 - _TYPICAL) / _SPREAD) ** 2
-        weights.append(np.repeat(weight - logsumexp(weight) + math.log(share / count), count))
-    return np.concatenate(values), np.concatenate(weights)
-
-
-def _moved(grid: FloatGrid, rows: Sequence[_Position], temperature: float) -> tuple[tuple[int, int], ...]:
+def _moved(
+    grid: FloatGrid, rows: Sequence[_Position], temperature: float, unusual: float
+) -> tuple[tuple[int, int], ...]:
     """Return tokens off the grid under the best reference and top logit of their position."""
-    tops, prior = _tops(grid)
+    magnitudes = _magnitudes(grid.significant, unusual)
+    tops, prior = magnitudes.tops, magnitudes.alone
     found: list[tuple[int, int]] = []
     for position, row in enumerate(rows):
         best: tuple[float, list[int]] = (-math.inf, [])

@@ -110,3 +110,28 @@ def test_bad_input_is_one_clear_error() -> None:
         dtype_from_logprobs([["-0.1"]])
     with pytest.raises(InvalidConfig, match="positive"):
         dtype_from_logprobs([["3.2", "-1.5"]])
+
+
+def test_positions_that_share_a_scale_do_not_add_up_to_a_certainty_they_lack() -> None:
+    # fp16 logits of 14 to 22 and bf16 logits of 4 to 6 leave nearly the same gaps: taken as independent, the eight
+    # positions of this response said bf16 with more than 0.99
+    from benchmarks.grid_and_order import response as served
+
+    found = dtype_from_logprobs(served("fp16", 14, 8))
+    assert found.dtype in ("fp16", "one of {bf16, fp16}")
+    assert found.formats.posterior["fp16"] > 0.01
+
+
+def test_the_size_of_logits_is_a_prior_that_a_caller_may_widen() -> None:
+    generator = torch.Generator().manual_seed(3)
+    large = (torch.randn(8, 512, generator=generator) * 3 + 150).half().float()
+    rows = [[json.dumps(x) for x in row] for row in served_rows(large)]
+    usual, any_size = (dtype_from_logprobs(rows, unusual=share) for share in (0.002, 0.5))
+    assert usual.formats.posterior["fp16"] < any_size.formats.posterior["fp16"]
+    assert "fp16" in any_size.dtype
+    with pytest.raises(InvalidConfig, match="share"):
+        dtype_from_logprobs(rows, unusual=0.0)
+
+
+def served_rows(logits: torch.Tensor) -> list[list[float]]:
+    return torch.log_softmax(logits, -1).sort(descending=True).values[:, :20].double().tolist()
