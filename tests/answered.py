@@ -87,7 +87,7 @@ def collect(
         for turn in range(repeat)
         for number in range(prompts)
     ]
-    request = {"repeat": repeat, "model": "m", "temperature": temperature, "tokens": length}
+    request = {"repeat": repeat, "temperature": temperature, "tokens": length, "seed": str(seed)}
     return Collection.load(write(folder, asked, answers, request))
 
 

@@ -28,12 +28,15 @@ def hotter(logits: torch.Tensor) -> torch.Tensor:
 
 
 def test_one_service_twice_is_one_and_another_is_not(tmp_path: Path, capsys) -> None:
-    collect(tmp_path / "one", repeat=8, temperature=2.0, seed=1)
-    collect(tmp_path / "again", repeat=8, temperature=2.0, seed=2)
-    collect(tmp_path / "other", hotter, repeat=8, temperature=2.0, seed=3)
+    collect(tmp_path / "one", repeat=8, temperature=2.0, seed=10)
+    collect(tmp_path / "again", repeat=8, temperature=2.0, seed=20)
+    collect(tmp_path / "other", hotter, repeat=8, temperature=2.0, seed=30)
     code, found, text = said(capsys, tmp_path / "one", tmp_path / "again")
     assert (code, found["differ"]) == (0, False)
     assert "no difference found at error 0.05 over 2 test(s)" in text
+    assert "warning" not in text
+    collect(tmp_path / "copies", repeat=8, temperature=2.0, seed=13)
+    assert "5 seeds of sampling are the same" in said(capsys, tmp_path / "one", tmp_path / "copies")[2]
     code, found, text = said(capsys, tmp_path / "one", tmp_path / "other")
     assert (code, found["differ"]) == (1, True)
     assert found["tests"]["texts"]["p_value"] < 0.025

@@ -94,9 +94,11 @@ def test_answers_of_a_server_show_head_and_platform(tmp_path: Path, capsys) -> N
     for k in range(3):
         collect(tmp_path / "known" / f"stack-{k}", stack(k))
     collect(tmp_path / "seen", stack(1))
-    code, found, text = said(capsys, tmp_path / "seen", "--against", tmp_path / "known")
+    code, found, text = said(capsys, tmp_path / "seen", "--against", tmp_path / "known", "--error", 0.05)
     assert (code, found["platform"], found["head"]["dtype"]) == (0, "stack-1", "fp32")
     assert "head: fp32" in text
+    assert found["sequential"]["platform"] == "stack-1"
+    assert "prompt by prompt: stack-1 after" in text
     collect(tmp_path / "half", lambda x: x.bfloat16().float())
     code, found, text = said(capsys, tmp_path / "half", "--against", tmp_path / "none")
     assert (code, found["head"]["dtype"]) == (0, "bf16")

@@ -51,7 +51,7 @@ def compare(
     Beside a model, the tokens of greedy answers are scored by how far that model is from saying them (Token-DiFR).
     """
     from holdfast.identification.answers import DESCRIPTION, Collection
-    from holdfast.identification.samples import require_same_question
+    from holdfast.identification.samples import require_same_question, shared_seeds
 
     if not 0 < error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {error}")
@@ -60,6 +60,8 @@ def compare(
         return
     sides = Collection.load(one), Collection.load(other)
     require_same_question(*sides)
+    if shared := shared_seeds(*sides):
+        say(f"warning: {shared} seeds of sampling are the same on both sides: answers are copies, and texts say little")
     found = _tests(*sides, permutations=permutations, tokens=tokens, seed=seed)
     share = error / len(found)
     if 1 / (permutations + 1) > share:

@@ -43,7 +43,7 @@ def identify(
     from holdfast.identification.answers import DESCRIPTION
 
     if (trace / DESCRIPTION).exists():
-        known = _explain_answers(trace, against, level, json=json)
+        known = _explain_answers(trace, against, level, error, json=json)
     else:
         known = _explain_trace(trace, against, level, error, json=json)
     if not known:
@@ -87,21 +87,25 @@ def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
     return [(path.name, Stored.load(path)) for path in folders]
 
 
-def _explain_answers(path: Path, against: str, level: float, *, json: bool) -> bool:
+def _explain_answers(path: Path, against: str, level: float, error: float | None, *, json: bool) -> bool:
     from holdfast.identification.answers import Collection
-    from holdfast.identification.served import head_of, identify_answers
+    from holdfast.identification.served import head_of, identify_answers, prompt_by_prompt
 
     seen = Collection.load(path)
     head = head_of(seen)
     known = list(_collections(against, path))
     answer = identify_answers(seen, known, level=level) if known else None
+    stopped = prompt_by_prompt(seen, known, error=error) if known and error is not None else None
     say(f"head: {head}; numbers {head.rounding_text}; {head.positions} positions of {head.answers} answers")
     if answer is None:
-        say(f"{against} holds no collection of answers: the number format is all there is to tell")
+        say(f"{against} holds no other collection of answers: the number format is all there is to tell")
     for line in _lines(answer) if answer is not None else ():
         say(line)
+    if stopped is not None:
+        say(_stop(stopped, len(seen.prompts), "prompt"))
     if json:
-        emit({"head": head.to_json()} | ({} if answer is None else _told(answer)))
+        more = {} if stopped is None else {"sequential": _told_stop(stopped)}
+        emit({"head": head.to_json()} | ({} if answer is None else _told(answer)) | more)
     return answer.known if answer is not None else head.told
 
 
@@ -125,7 +129,8 @@ def _lines(answer: Identification) -> Iterator[str]:
     rival = answer.runner_up
     yield f"platform: {answer.label}, confidence {answer.confidence:.4f}, decided by {answer.decided.kind}"
     if rival is not None:
-        yield f"runner-up: {_class(rival.labels)}, probability {rival.probability:.2g}"
+        chance = f"{rival.probability:.2g}" if rival.probability else "below 1e-300"
+        yield f"runner-up: {_class(rival.labels)}, probability {chance}"
 
 
 def _class(labels: tuple[str, ...]) -> str:
@@ -134,10 +139,10 @@ def _class(labels: tuple[str, ...]) -> str:
     return one_of(labels)
 
 
-def _stop(decision: Decision, probes: int) -> str:
+def _stop(decision: Decision, count: int, thing: str = "probe") -> str:
     if decision.labels == ("undecided",):
-        return f"probe by probe: undecided after all {decision.asked} of {probes} probes"
-    return f"probe by probe: {decision.label} after {decision.asked} of {probes} probes"
+        return f"{thing} by {thing}: undecided after all {decision.asked} {thing}s"
+    return f"{thing} by {thing}: {decision.label} after {decision.asked} of {count} {thing}s"
 
 
 def _told(answer: Identification) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from holdfast.identification.grid import GridVerdict, dtype_from_outputs
 from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
 from holdfast.identification.grid_logprobs import LogprobEvidence, dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
-from holdfast.identification.identifier import Candidate, Identification, Identifier, one_of
+from holdfast.identification.identifier import Identifier
 from holdfast.identification.matching import UNKNOWN, DistanceLaw
 from holdfast.identification.matching_tree import ProbeTree, probe_tree
 from holdfast.identification.order import OrderTree, summation_tree
@@ -29,6 +29,7 @@ from holdfast.identification.order_kernels import ORDER_KERNELS, OrderKernel, Or
 from holdfast.identification.order_replay import replay
 from holdfast.identification.order_text import describe_order
 from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, collect_platforms, trace_on
+from holdfast.identification.posterior import Candidate, Identification, one_of
 from holdfast.identification.power import IdentificationPower, identification_power
 from holdfast.identification.providers import (
     Claim,

@@ -8,87 +8,23 @@ input. Classes that give identical bits on all probes are merged and reported to
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-from scipy.special import logsumexp
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
-from holdfast.identification.evidence import Evidence, described, grid_of, rounded, rounding_in, step_of
+from holdfast.identification.evidence import grid_of, rounded, rounding_in, step_of
 from holdfast.identification.grid_text import Rounding
 from holdfast.identification.matching import UNKNOWN as UNKNOWN
-from holdfast.identification.matching import DistanceLaw, Nats, bins_of, distances
+from holdfast.identification.matching import DistanceLaw, bins_of, distances
+from holdfast.identification.posterior import Identification, Posterior
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 from holdfast.numerics import bits
 
 _Classes = list[tuple[tuple[str, ...], Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """How well one equivalence class explains a trace."""
-
-    labels: tuple[str, ...]  # platforms that gave identical bits
-    probability: float  # posterior, 0..1
-    equal_fraction: float  # share of output words that are bit-equal, 0..1
-    median_ulp: float  # median distance of all words; in steps of the rounding where outputs were rounded
-
-
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """The answer: the platforms that explain a trace, how surely, and by which evidence.
-
-    Attributes:
-        labels: the fewest classes that hold ``level`` of the probability, spelled out; ``unknown`` may be among them.
-        confidence: probability of that set.
-        unknown: probability that the trace comes from no reference.
-        candidates: every class, likeliest first.
-        evidence: what was found, the most decisive first.
-        rounding: how the outputs had been rounded.
-        grid: number format of the outputs, or ``cannot tell``.
-    """
-
-    labels: tuple[str, ...]
-    confidence: float
-    unknown: float
-    candidates: tuple[Candidate, ...]
-    evidence: tuple[Evidence, ...]
-    rounding: Rounding
-    grid: str
-
-    @property
-    def label(self) -> str:
-        """The platform; ``one of {...}`` where several cannot be told apart; ``unknown``."""
-        return one_of(self.labels)
-
-    @property
-    def known(self) -> bool:
-        """Whether the trace is one of the references'; False also where that is left open."""
-        return UNKNOWN not in self.labels
-
-    @property
-    def equal_fraction(self) -> float:
-        """Share of bit-equal words with the best class."""
-        return self.candidates[0].equal_fraction
-
-    @property
-    def runner_up(self) -> Candidate | None:
-        """The best class that is not part of the answer, if there is one."""
-        return next((item for item in self.candidates if not set(item.labels) <= set(self.labels)), None)
-
-    @property
-    def decided(self) -> Evidence:
-        """The evidence that separates the answer from its closest rival most."""
-        return self.evidence[0]
-
-
-def one_of(labels: Sequence[str]) -> str:
-    """Return a label, or ``one of {...}``."""
-    return labels[0] if len(labels) == 1 else f"one of {{{', '.join(labels)}}}"
 
 
 class Identifier:
@@ -204,67 +140,3 @@ def _law(classes: _Classes, rounding: Rounding, flaw: float) -> DistanceLaw:
             near = classes[shared.index(max(shared))][1]
             nearest.append(bins_of(distances(one, near, step_of(one, rounding))))
     return DistanceLaw(flaw).fit(nearest)
-
-
-class Posterior:
-    """Probabilities of classes and of ``unknown`` from distances to every class.
-
-    Args:
-        apart: for each class the distance of every word, shape (probes, words); NaN where none was compared.
-        law: what distances mean.
-        unknown: prior probability of no class; the rest is shared evenly.
-    """
-
-    def __init__(self, apart: Mapping[tuple[str, ...], Tensor], law: DistanceLaw, unknown: float) -> None:
-        self.distances = {labels: item[~item.isnan()] for labels, item in apart.items()}
-        found = {labels: bins_of(item) for labels, item in apart.items()}
-        self.same = {labels: law.same(item) for labels, item in found.items()}
-        self.apart = {labels: law.apart(item) for labels, item in found.items()}
-        share = -math.log(len(found))
-        scores = {labels: math.log1p(-unknown) + share + nats.total for labels, nats in self.same.items()}
-        scores[(UNKNOWN,)] = math.log(unknown) + share + float(logsumexp([n.total for n in self.apart.values()]))
-        total = float(logsumexp(list(scores.values())))
-        self.scores = {labels: score - total for labels, score in scores.items()}
-        self.ranked = sorted(scores, key=lambda labels: -scores[labels])
-
-    def answer(self, rounding: Rounding, grid: str, level: float) -> Identification:
-        """Return the smallest set that holds ``level``, with all the evidence."""
-        count, mass = 0, 0.0
-        while mass < level and count < len(self.ranked):
-            mass += math.exp(self.scores[self.ranked[count]])
-            count += 1
-        labels = tuple(label for part in self.ranked[:count] for label in part)
-        lines = [*self._separating(count), *described(rounding, grid)]
-        return Identification(
-            labels,
-            min(mass, 1.0),
-            math.exp(self.scores[(UNKNOWN,)]),
-            tuple(self._candidates()),
-            tuple(sorted(lines, key=lambda item: -item.nats)),
-            rounding,
-            grid,
-        )
-
-    def _candidates(self) -> Iterator[Candidate]:
-        for labels in self.ranked:
-            if labels != (UNKNOWN,):
-                seen = self.distances[labels]
-                equal, middle = float((seen == 0).double().mean()), float(seen.median())
-                yield Candidate(labels, math.exp(self.scores[labels]), equal, middle)
-
-    def _separating(self, count: int) -> Iterator[Evidence]:
-        """Yield equality and distance: what was seen, and by how many nats each puts the answer before its rival."""
-        best = next(labels for labels in self.ranked if labels != (UNKNOWN,))
-        seen, name = self.distances[best], one_of(best)
-        answer, rival = self._nats(self.ranked[0]), self._nats(self.ranked[min(count, len(self.ranked) - 1)])
-        apart, equal = seen[seen > 0], float((seen == 0).double().mean())
-        text = f"{equal:.2%} of {len(seen)} words bit-equal with {name}"
-        yield Evidence("word equality", text, answer.equality - rival.equality)
-        if len(apart):
-            text = f"the other {len(apart)} are {float(apart.median()):g} units apart in the median"
-            yield Evidence("ULP distance", text, answer.distance - rival.distance)
-
-    def _nats(self, labels: tuple[str, ...]) -> Nats:
-        if labels != (UNKNOWN,):
-            return self.same[labels]
-        return max(self.apart.values(), key=lambda nats: nats.total)

@@ -40,3 +40,18 @@ def require_same_question(one: Collection, other: Collection) -> None:
         mine, theirs = one.request.get(key), other.request.get(key)
         if mine != theirs:
             raise InvalidConfig(f"{one.folder} was asked with {key} {mine!r}, {other.folder} with {theirs!r}")
+
+
+def shared_seeds(one: Collection, other: Collection) -> int:
+    """Return how many seeds of the sampling two collections share; each repeat takes the next one.
+
+    Answers sampled with one seed are copies of each other where the service is the same. The tests stay valid, but see
+    less: copies look more alike than two draws.
+    """
+    if not float(one.request.get("temperature", 0.0)):
+        return 0
+    spans = []
+    for side in (one, other):
+        first = int(side.request.get("seed", 0))
+        spans.append((first, first + int(side.request.get("repeat", 1))))
+    return max(0, min(end for _, end in spans) - max(start for start, _ in spans))

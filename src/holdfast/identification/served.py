@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.answers import Answer, Collection, TokenAnswer
 from holdfast.identification.evidence import rounded, step_of
 from holdfast.identification.grid import CANNOT_TELL
 from holdfast.identification.grid_logprobs import dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
-from holdfast.identification.identifier import Identification, Posterior
 from holdfast.identification.matching import DistanceLaw, bins_of, distances
+from holdfast.identification.posterior import Identification, Posterior
+from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 
 _POSITIONS = 64  # positions that are enough for the grid rules
 _TEXTS = 4096  # numbers that are enough to see a rounding
@@ -129,6 +132,36 @@ def identify_answers(
     apart = {tuple(labels): _distances(known[name], mine, rounding) for name, labels in classes.items()}
     law = DistanceLaw(flaw).fit(nearest)
     return Posterior(apart, law, unknown).answer(rounding, head_of(seen).dtype, level)
+
+
+def prompt_by_prompt(seen: Collection, references: Sequence[tuple[str, Collection]], *, error: float) -> Decision:
+    """Return where the sequential test stops that looks at one prompt's answer after another, the telling ones first.
+
+    Args:
+        seen: answers to be named.
+        references: labelled collections of the same prompts.
+        error: bound on the probability of naming a wrong one, whenever the test stops.
+
+    Raises:
+        InvalidConfig: as for :func:`identify_answers`; or fewer than two collections that differ.
+    """
+    for label, other in references:
+        _require_comparable(label, seen, other)
+    mine, known = _compared(seen), {label: _compared(other) for label, other in references}
+    shared = sorted(set(mine).intersection(*known.values()))
+    rounding = _rounding(mine)
+    depth = min(len(token.top) for every in (mine, *known.values()) for one in every.values() for token in one.tokens)
+    answers = {label: [_digest(one[prompt], rounding, depth) for prompt in shared] for label, one in known.items()}
+    test = SequentialMatch(answers, error=error, echo=echo_of(answers))
+    return run_sequential(test, [_digest(mine[prompt], rounding, depth) for prompt in shared])
+
+
+def _digest(answer: Answer, rounding: Rounding, depth: int) -> str:
+    """Return the digest of an answer's tokens and numbers, as they compare."""
+    names = [(token.name, *(name for name, _ in token.top[:depth])) for token in answer.tokens]
+    numbers = [float(text) for token in answer.tokens for _, text in token.top[:depth]]
+    words = rounded(torch.tensor(numbers, dtype=torch.float32), rounding)
+    return digest_bytes(canonical.dumps([list(row) for row in names]) + words.numpy().tobytes())
 
 
 def _require_comparable(label: str, seen: Collection, other: Collection) -> None:
