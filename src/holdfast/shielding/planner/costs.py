@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.shielding.planner.machine import Machine
+from holdfast.shielding.planner.machine import Laws, Machine
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node
 
 Placement = Literal["trusted", "verified", "blinded", "probed", "exposed"]
@@ -54,23 +54,35 @@ class Cost:
 
 def cost(node: Node, placement: Placement, machine: Machine) -> Cost:
     """Return the cost of ``node`` at ``placement``, without that of entering or leaving an exposed region."""
-    handling = (node.taken + node.given) / machine.elements if node.macs else node.given / machine.elements
     if placement == "trusted":
-        return Cost(handling + node.macs / machine.trusted.of(node.operation), memory=node.weights)
+        return Cost(_handling(node, machine) + _product(node, machine.trusted, machine), memory=node.weights)
     if placement == "exposed":
-        return Cost(handling + node.macs / machine.open.of(node.operation))
-    sent = _WIRE * (node.taken + node.given)
-    remote = machine.crossing + sent / machine.bandwidth + node.macs / machine.worker.of(node.operation)
+        return Cost(_handling(node, machine) + _product(node, machine.open, machine))
+    sent, multiplied = _WIRE * (node.taken + node.given), _product(node, machine.worker, machine)
+    online = _handling(node, machine) + machine.crossing + sent / machine.bandwidth + multiplied
     if placement == "probed":
-        return Cost(handling + remote, bytes=sent, crossings=1)
-    check = node.macs / max(node.channels, 1) / machine.check.of(node.operation)
+        return Cost(online, bytes=sent, crossings=1)
+    online += _product(node, machine.check, machine)
     held = _CHECK * (node.inner + node.channels)
     if placement == "verified":
-        return Cost(handling + remote + check, bytes=sent, crossings=1, memory=held)
-    pads = (node.taken + node.given) / machine.pads
-    prepared = _RESIDUE * (node.taken + node.given)
-    offline = node.macs / machine.worker.of(node.operation)
-    return Cost(handling + remote + check + pads, offline, sent, 1, held + prepared)
+        return Cost(online, bytes=sent, crossings=1, memory=held)
+    pads, prepared = (node.taken + node.given) / machine.pads, _RESIDUE * (node.taken + node.given)
+    return Cost(online + pads, multiplied, sent, 1, held + prepared)
+
+
+def _handling(node: Node, machine: Machine) -> float:
+    """Return seconds of elementwise work: codes and scales of a product, or the node itself."""
+    return machine.step + (node.given + (node.taken if node.linear else 0)) / machine.elements
+
+
+def _product(node: Node, laws: Laws, machine: Machine) -> float:
+    """Return seconds of the products of a node: by a law, or tap by tap where there is no fan-out."""
+    if node.linear:
+        law = laws.of(node.operation)
+        return law.seconds(inner=node.inner, channels=node.channels, outputs=node.given)
+    if node.operation == "product":
+        return laws.linear.base + node.macs * laws.linear.mac
+    return node.macs / machine.elements
 
 
 def transfer(elements: int, machine: Machine) -> tuple[float, int]:

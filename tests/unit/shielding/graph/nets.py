@@ -114,6 +114,8 @@ def seeded(make: object, seed: int = 0) -> nn.Module:
                 part.running_var.uniform_(0.5, 2.0)
                 nn.init.uniform_(part.weight, 0.5, 1.5)
                 nn.init.uniform_(part.bias, -0.5, 0.5)
+            elif isinstance(part, nn.Linear) and not part.weight.any():  # a head that starts at zero says nothing
+                nn.init.normal_(part.weight, std=0.02)
     return net.eval()
 
 

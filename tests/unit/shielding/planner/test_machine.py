@@ -1,14 +1,42 @@
-"""Measuring a target with real sessions."""
+"""Measuring a target with real sessions, and fitting what was measured."""
 
 from __future__ import annotations
 
-from holdfast.shielding.planner import Machine, measure
+import pytest
+
+from holdfast.shielding.planner import Law, Machine, measure
+from holdfast.shielding.planner.machine import _law, _sizes
 
 
-def test_measured_rates_are_plausible() -> None:
+@pytest.mark.slow
+def test_measured_laws_are_plausible() -> None:
     found = measure()
     assert Machine.from_json(found.to_json()) == found
-    # a product per nanosecond is slow for a core that multiplies int8, a thousand per nanosecond out of reach
-    assert all(1e7 < rate < 1e13 for rate in (found.trusted.conv2d, found.trusted.linear, found.worker.conv2d))
-    assert 1e-6 < found.crossing < 1.0
+    # half a billion products take a core between a millisecond and a minute
+    for laws in (found.trusted, found.open, found.worker):
+        assert 1e-3 < laws.conv2d.seconds(inner=1152, channels=128, outputs=128 * 56 * 56) < 60.0
+    assert 1e-6 < found.crossing < 10.0
     assert found.bandwidth > 1e5
+
+
+def test_a_law_is_found_again_from_its_own_times() -> None:
+    law = Law(base=2e-5, mac=1e-10, operand=3e-9, output=1e-9)
+    shapes = [
+        (27, 16, 16384),
+        (144, 16, 16384),
+        (576, 64, 50176),
+        (1152, 128, 25088),
+        (64, 128, 25088),
+        (147, 64, 802816),
+    ]
+    times = [law.seconds(inner=inner, channels=channels, outputs=outputs) for inner, channels, outputs in shapes]
+    fitted = _law([_sizes(*shape) for shape in shapes], times)
+    assert fitted.seconds(inner=288, channels=32, outputs=32768) == pytest.approx(
+        law.seconds(inner=288, channels=32, outputs=32768), rel=1e-3
+    )
+
+
+def test_prices_are_never_negative() -> None:
+    shapes = [(10, 10, 100), (20, 10, 100), (40, 10, 100)]
+    fitted = _law([_sizes(*shape) for shape in shapes], [3e-3, 2e-3, 1e-3])  # a larger product that takes less time
+    assert min(fitted.base, fitted.mac, fitted.operand, fitted.weight, fitted.output) >= 0.0

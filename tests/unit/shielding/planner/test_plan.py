@@ -15,16 +15,17 @@ from holdfast.errors import InvalidConfig, UnknownName, UnsupportedVersion
 from holdfast.models import build_architecture
 from holdfast.shielding import integer_layers
 from holdfast.shielding.graph import IntegerModel, export
-from holdfast.shielding.planner import Machine, PrivateAdapters, Rates, cost, plan, public_nodes, rules, workload
+from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, cost, plan, public_nodes, rules, workload
 from holdfast.shielding.planner.rules import cuts, regions, stages
 from tests.unit.shielding.graph.nets import NETS, inputs
 
 # a trusted world ten times slower than the worker, and a fast way between them: offloading pays
 FAST_WORKER = Machine(
-    trusted=Rates(conv2d=1e9, linear=1e9),
-    open=Rates(conv2d=1e10, linear=1e10),
-    worker=Rates(conv2d=1e10, linear=1e10),
-    check=Rates(conv2d=1e9, linear=1e9),
+    trusted=Laws(conv2d=Law(mac=1e-9), linear=Law(mac=1e-9)),
+    open=Laws(conv2d=Law(mac=1e-10), linear=Law(mac=1e-10)),
+    worker=Laws(conv2d=Law(mac=1e-10), linear=Law(mac=1e-10)),
+    check=Laws(conv2d=Law(operand=1e-9), linear=Law(operand=1e-9)),
+    step=1e-8,
     elements=1e10,
     pads=1e10,
     bandwidth=1e10,
@@ -227,3 +228,5 @@ def test_a_machine_is_read_back_and_a_bad_one_refused() -> None:
         Machine.from_json(FAST_WORKER.to_json() | {"bandwidth": 0})
     with pytest.raises(InvalidConfig, match="trusted of a machine"):
         Machine.from_json(FAST_WORKER.to_json() | {"trusted": 1.0})
+    with pytest.raises(InvalidConfig, match="a machine has other fields"):
+        Machine.from_json(FAST_WORKER.to_json() | {"colour": 1.0})
