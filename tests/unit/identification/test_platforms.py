@@ -67,6 +67,14 @@ def test_settings_of_this_process_are_put_back() -> None:
     assert torch.backends.nnpack.is_available()
 
 
+def test_a_trace_describes_the_setting_it_was_computed_under() -> None:
+    found = trace_on(LOCAL_PLATFORMS["onednn-off"], probe_net("mlp"), probe_inputs(1)).platform
+    assert (found["modes"]["onednn"], found["setting"]) == ("False", "onednn-off")
+    assert trace_on(LOCAL_PLATFORMS["threads-3"], probe_net("mlp"), probe_inputs(1)).platform["threads"] == 3
+    medium = trace_on(LOCAL_PLATFORMS["matmul-medium"], probe_net("mlp"), probe_inputs(1)).platform
+    assert medium["modes"]["matmul_precision"] == "medium"
+
+
 def test_threads_show_in_global_reductions_and_not_in_batches() -> None:
     assert not torch.equal(words("default", "reductions"), words("threads-2", "reductions"))
     assert torch.equal(words("default", "cnn"), words("threads-2", "cnn"))

@@ -49,7 +49,7 @@ def environment_of(platform: LocalPlatform) -> dict[str, str]:
 
 def _beyond(level: str) -> list[str]:
     """Return the dispatched features above ``baseline`` or ``avx2``."""
-    here = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    here = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     return here if level == "baseline" else [name for name in here if name.startswith(("AVX512", "X86_V4"))]
 
 

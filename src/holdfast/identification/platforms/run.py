@@ -57,23 +57,23 @@ def trace_here(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> Tr
     """Trace in this process, whatever start-up variables the platform names."""
     torch_stacks.require_known(platform)
     digest = manifest_of(model).digest
-    outputs, extra = _computed(platform, model, probes)
-    described = describe_platform().to_json() | {"setting": platform.name, "runtime": versions_of(platform.runtime)}
-    return Trace(outputs, probes.digest, digest, described | extra)
+    outputs, described = _computed(platform, model, probes)
+    described |= {"setting": platform.name, "runtime": versions_of(platform.runtime)}
+    return Trace(outputs, probes.digest, digest, described)
 
 
 def _computed(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tuple[Tensor, dict[str, Any]]:
     if platform.runtime == "torch":
-        return torch_stacks.outputs_of(platform, model, probes), {}
+        return torch_stacks.outputs_of(platform, model, probes)
     if platform.runtime == "numpy":
         from holdfast.identification.platforms import numpy_stacks
 
         numpy_stacks.require_effective(platform)
-        return numpy_stacks.outputs_of(platform, model, probes), {}
+        return numpy_stacks.outputs_of(platform, model, probes), describe_platform().to_json()
     if platform.runtime in ("onnxruntime", "openvino"):
         from holdfast.identification.platforms import onnx_stacks
 
         with torch.no_grad():
             outputs, graphs = onnx_stacks.outputs_of(platform, model, probes)
-        return outputs, {"graphs": graphs}
+        return outputs, describe_platform().to_json() | {"graphs": graphs}
     raise InvalidConfig(f"no runtime {platform.runtime!r}", hint="torch, numpy, onnxruntime or openvino")

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, Unavailable
-from holdfast.execution import predict
+from holdfast.execution import describe_platform, predict
 from holdfast.identification.platforms.setting import LocalPlatform
 
 T = TypeVar("T")
 _ATTENTION = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
 
 
-def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> Tensor:
-    """Return float32 outputs (n, classes).
+def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tuple[Tensor, dict[str, Any]]:
+    """Return float32 outputs (n, classes), and the platform as it was described while they were computed.
 
     Raises:
         Unavailable: this build of torch lacks the engine, or the model does not go through the compiler.
     """
     subject = _Cast(model, platform)
     with _quiet(), _settings(platform):
-        return predict(subject, probes, batch_size=platform.batch_size)
+        outputs = predict(subject, probes, batch_size=platform.batch_size)
+        return outputs, describe_platform().to_json()
 
 
 class _Cast(nn.Module):

@@ -1,0 +1,109 @@
+"""``platforms``, as typed at a prompt: sweep, resume after a kill, show, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from holdfast.cli import main
+from holdfast.execution import Trace
+from holdfast.identification.library import Library, shipped
+from holdfast.identification.probe_nets import PROBE_NETS, probe_net
+from holdfast.models import load, manifest_of, save
+
+
+def typed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, str]:
+    assert main([str(item) for item in arguments]) == code
+    found = capsys.readouterr()
+    return found.out, found.err
+
+
+@pytest.mark.slow
+def test_one_model_on_one_platform_and_a_second_call_runs_nothing(tmp_path: Path, capsys) -> None:
+    save(probe_net("mlp"), tmp_path / "model")
+    call = ("platforms", "build", "-o", tmp_path / "lib", "--model", tmp_path / "model", "--probes", 3, "--platform")
+    out, err = typed(capsys, *call, "bf16", "--json")
+    assert json.loads(out)["ran"] == ["bf16"]
+    assert "1 platform, 1 class, 1 new" in err
+    _, err = typed(capsys, *call, "bf16")
+    assert "ran 0, had 1 already" in err
+    out, err = typed(capsys, "platforms", "show", tmp_path / "lib", "--json")
+    shown = json.loads(out)
+    assert shown["classes"][0]["labels"] == ["bf16"]
+    assert shown["classes"][0]["digest"][:12] in err
+    assert [item["name"] for item in shown["subjects"]] == ["model"]
+
+
+def test_fewer_classes_than_needed_exit_1(capsys) -> None:
+    _, err = typed(capsys, "platforms", "show", "shipped", "--at-least", 10_000, code=1)
+    assert "fewer classes than needed" in err
+
+
+def test_what_is_wrong_is_one_clear_error(tmp_path: Path, capsys) -> None:
+    save(probe_net("mlp"), tmp_path / "model")
+    _, err = typed(capsys, "platforms", "build", "-o", tmp_path / "lib", "--platform", "batch-one", code=2)
+    assert "unknown platform" in err
+    assert "batch-1" in err
+    _, err = typed(capsys, "platforms", "show", tmp_path / "nowhere", code=2)
+    assert err.count("error:") == 1
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "library.json").write_text('{"type":"holdfast.platform-library/v7"}')
+    for call in (("show", tmp_path / "lib"), ("build", "-o", tmp_path / "lib")):
+        _, err = typed(capsys, "platforms", *call, code=2)
+        assert "holdfast.platform-library/v7" in err
+    assert not list((tmp_path / "lib").glob("outputs-*"))
+
+
+def test_nets_are_written_for_others_to_serve(tmp_path: Path, capsys) -> None:
+    """Whoever computes the written graph on the written inputs has computed the subject of the shipped library."""
+    out, _ = typed(capsys, "platforms", "nets", "-o", tmp_path, "--probes", 2, "--onnx", "--json")
+    assert set(json.loads(out)["nets"]) == set(PROBE_NETS)
+    assert manifest_of(load(tmp_path / "cnn")).digest == manifest_of(probe_net("cnn")).digest
+    runtime = pytest.importorskip("onnxruntime")
+    inputs = load_file(tmp_path / "inputs.safetensors")["inputs"]
+    session = runtime.InferenceSession(tmp_path / "cnn.onnx", providers=["CPUExecutionProvider"])
+    answers = torch.from_numpy(session.run(["outputs"], {"inputs": inputs.numpy()})[0])
+    with torch.no_grad():
+        assert torch.allclose(answers, probe_net("cnn")(inputs), atol=1e-5)
+
+
+def test_a_net_or_platform_that_does_not_exist_is_named(tmp_path: Path, capsys) -> None:
+    _, err = typed(capsys, "platforms", "trace", "resnett", "-o", tmp_path / "t", code=2)
+    assert "resnet" in err
+    _, err = typed(capsys, "platforms", "trace", "cnn", "--platform", "fp17", "-o", tmp_path / "t", code=2)
+    assert "fp16" in err
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_a_trace_of_a_net_finds_its_subject_in_the_shipped_library(tmp_path: Path, capsys) -> None:
+    typed(capsys, "platforms", "trace", "cnn", "--platform", "bf16", "-o", tmp_path / "trace")
+    assert len(shipped().references(Trace.load(tmp_path / "trace"), at_least=10)) > 30
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_is_resumed_by_the_same_call(tmp_path: Path, capsys) -> None:
+    save(probe_net("mlp"), tmp_path / "model")
+    arguments = ["platforms", "build", "-o", str(tmp_path / "lib"), "--model", str(tmp_path / "model")]
+    for name in ("default", "batch-1", "bf16", "fp16", "onednn-off"):
+        arguments += ["--platform", name]
+    code = f"from holdfast.cli import main; main({arguments!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "lib" / "library.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = set(Library.load(tmp_path / "lib").labels().values())
+    assert 1 <= len(before) < 5
+    out, _ = typed(capsys, *arguments, "--json")
+    assert set(json.loads(out)["kept"]) == before
+    assert len(Library.load(tmp_path / "lib").entries) == 5
