@@ -27,6 +27,9 @@ from holdfast.identification.answers import (
     digest_of_prompts,
 )
 
+_BLOCK = 1 << 16
+_ANSWER = b'{"kind":"answer",'
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
@@ -95,7 +98,7 @@ class Journal:
             raise StorageError(f"cannot write {folder}: {error.strerror}") from error
         self._lock()
         self._cut_torn_line()
-        if b'"kind":"answer"' not in (folder / ANSWERS).read_bytes():  # nothing binds it to what was asked before
+        if not self._has_answers():  # nothing binds it to what was asked before
             write_atomic(folder / DESCRIPTION, description.to_bytes())
 
     def _lock(self) -> None:
@@ -107,9 +110,17 @@ class Journal:
 
     def _cut_torn_line(self) -> None:
         """Take away a last line that a kill cut short, so that the next one does not continue it."""
-        data = (self._folder / ANSWERS).read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.ftruncate(self._file, data.rfind(b"\n") + 1)
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        kept = end
+        while kept and os.pread(self._file, 1, kept - 1) != b"\n":
+            start = max(kept - _BLOCK, 0)
+            kept = start + os.pread(self._file, kept - start, start).rfind(b"\n") + 1
+        if kept != end:
+            os.ftruncate(self._file, kept)
+
+    def _has_answers(self) -> bool:
+        with (self._folder / ANSWERS).open("rb") as lines:
+            return any(line.startswith(_ANSWER) for line in lines)
 
     def __enter__(self) -> Journal:
         return self

@@ -9,7 +9,7 @@ from holdfast._files import read_bytes
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.seeds import derive
 
-LARGEST = 64 << 20
+LARGEST = 16 << 20
 _TEXT = (
     "about after again air all along also animal answer around back because before began below between book both "
     "boy bring build call carry change city close cold come could country cut day different door down draw each earth "

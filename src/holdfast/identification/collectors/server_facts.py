@@ -21,6 +21,7 @@ from holdfast.identification.collectors.secret import STRUCK, Secret
 MODELS = "v1/models"
 PLACES = (MODELS, "version", "get_server_info", "server_info", "get_model_info", "props", "info")
 _LARGEST = 256 << 10  # bytes of one reply that are kept
+_DEEPEST = 32  # levels
 _TELLING = frozenset({"server", "via", "x-powered-by", "system-fingerprint", "x-compute-type"})
 _SECRET = re.compile(r"(api[-_]?key|token|secret|password|credential|authorization)s?$", re.IGNORECASE)
 
@@ -35,11 +36,8 @@ class ServerFacts:
     @property
     def models(self) -> tuple[str, ...] | None:
         """The names of the models it lists; None where it lists none."""
-        listing = self.replies.get(MODELS)
-        rows = listing.get("data") if isinstance(listing, dict) else None
-        if not isinstance(rows, list):
-            return None
-        return tuple(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row) or None
+        names = (row.get("id") for row in _rows(self.replies.get(MODELS)))
+        return tuple(name for name in names if isinstance(name, str)) or None
 
     @property
     def dialect(self) -> str:
@@ -49,22 +47,30 @@ class ServerFacts:
             return "sglang"
         if "vllm" in owners:
             return "vllm"
-        if "llamacpp" in owners or "default_generation_settings" in self.replies.get("props", {}):
+        if "llamacpp" in owners or self._says("props", "default_generation_settings"):
             return "llama.cpp"
         if owners == {"me"}:
             return "llama-cpp-python"
-        if "model_sha" in self.replies.get("info", {}):
+        if self._says("info", "model_sha"):
             return "tgi"
         return "completions"
+
+    def _says(self, place: str, key: str) -> bool:
+        reply = self.replies.get(place)
+        return isinstance(reply, dict) and key in reply
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {"replies": dict(self.replies), "headers": dict(self.headers)}
 
 
-def _owners(listing: object) -> set[str]:
+def _rows(listing: object) -> list[dict[str, Any]]:
     rows = listing.get("data") if isinstance(listing, dict) else None
-    return {str(row.get("owned_by")).lower() for row in rows or () if isinstance(row, dict)}
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _owners(listing: object) -> set[str]:
+    return {str(row.get("owned_by")).lower() for row in _rows(listing)}
 
 
 async def ask_about(client: Client, secret: Secret) -> ServerFacts:
@@ -97,10 +103,16 @@ def _said(reply: Reply) -> Any:
     if reply.status != 200 or len(reply.body) > _LARGEST:
         return None
     try:
-        value = plain(read_raw(reply.body, "metadata"))
+        value = read_raw(reply.body, "metadata")
     except UnreadableArtifact:
         return None
-    return _without_secrets(value) if isinstance(value, dict | list) else None
+    return _without_secrets(plain(value)) if isinstance(value, dict | list) and _is_flat(value, _DEEPEST) else None
+
+
+def _is_flat(value: object, left: int) -> bool:
+    """Return whether a value nests no deeper than what a description can hold."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left > 0 and all(_is_flat(item, left - 1) for item in inner)
 
 
 def _without_secrets(value: Any) -> Any:

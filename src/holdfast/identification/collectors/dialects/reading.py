@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from holdfast.identification.answers import TOKEN_ID, TokenAnswer
 from holdfast.identification.collectors.raw_json import Object, as_integer, as_list, as_number, as_object, as_text
 from holdfast.identification.collectors.request import ServerRequest
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
 NO_LOGPROBS_HINT = "llama-cpp-python needs logits_all=true; hosted services may not offer them for this model at all"
 
 
@@ -107,7 +109,7 @@ def _number_of(item: Object, text: str) -> int | None:
 def token_number(name: str) -> int | None:
     """Return N of ``token_id:N``, as vLLM names tokens on request; None for any other name."""
     digits = name.removeprefix(TOKEN_ID)
-    return int(digits) if digits != name and digits.isascii() and digits.isdigit() else None
+    return int(digits) if digits != name and _DIGITS.fullmatch(digits) else None
 
 
 def _name_of(item: Object) -> str:
