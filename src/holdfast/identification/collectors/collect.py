@@ -168,6 +168,8 @@ def _notes(
     notes = []
     if state.others:
         notes.append(f"some answers name another model than {request.model}: {', '.join(sorted(state.others))}")
+    if len(state.fingerprints) > 1:
+        notes.append(f"several systems answered: {', '.join(sorted(state.fingerprints)[:5])}")
     if state.odd:
         notes.append(
             f"{state.odd} greedy answers chose a token that their own log-probabilities call less likely: the server "

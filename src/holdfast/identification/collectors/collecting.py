@@ -110,6 +110,8 @@ class Collecting:
             return
         self._journal.answer(answer, spending.sent(job.digest, used))
         self._state.accept()
+        if "system_fingerprint" in answer.server:
+            self._state.fingerprints.add(answer.server["system_fingerprint"])
         self._state.odd += self._asked.temperature == 0 and is_odd(answer)
         if self._progress is not None:
             self._progress(self._state.answered, self._state.total)

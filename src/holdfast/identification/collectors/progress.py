@@ -73,6 +73,7 @@ class State:
     retried: int = 0
     refused: list[tuple[int, HoldfastError]] = field(default_factory=list)  # (prompt, why)
     others: set[str] = field(default_factory=set)  # names that replies give to the model
+    fingerprints: set[str] = field(default_factory=set)  # of the systems that answered
     odd: int = 0  # greedy answers whose token is not the likeliest by its own log-probabilities
     in_a_row: int = 0
     stopped: str | None = None  # the limit that was reached

@@ -190,7 +190,10 @@ def test_a_mixed_fleet_shows_in_every_answer(tmp_path: Path):
         got = collect(server, tmp_path / "c")
     found = {answer.server["system_fingerprint"] for answer in got.collection.answers()}
     assert found == {"a", "b", "c"}
-    assert got.notes == ("some answers name another model than simulated: other",)
+    assert got.notes == (
+        "some answers name another model than simulated: other",
+        "several systems answered: a, b, c",
+    )
 
 
 def test_a_hidden_repetition_penalty_is_noticed(tmp_path: Path):
