@@ -303,8 +303,9 @@ TPM_EVENTS = [("code", b"\x21" * 32), ("model", b"\x22" * 32)]
 
 def tpm_replay(events: Any = TPM_EVENTS) -> bytes:
     value = bytes(32)
-    for _, digest in events:
-        value = hashlib.sha256(value + digest).digest()
+    for name, digest in events:
+        extended = hashlib.sha256(b"holdfast event v1\0" + bytes((len(name),)) + name.encode() + digest).digest()
+        value = hashlib.sha256(value + extended).digest()
     return value
 
 

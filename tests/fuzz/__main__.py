@@ -12,6 +12,7 @@ import json
 import sys
 
 from .driver import run
+from .targets_attestation import attestation_targets
 from .targets_containers import container_targets
 from .targets_documents import (
     Maker,
@@ -34,6 +35,7 @@ def every_target() -> list[Maker]:
         *record_targets(),
         *summary_targets(),
         *manifest_targets(),
+        *attestation_targets(),
     ]
 
 

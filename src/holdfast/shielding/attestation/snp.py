@@ -107,6 +107,8 @@ def _claims(report: Report, product: str, root: str) -> Claims:
         "family_id": report.family_id,
         "image_id": report.image_id,
         "vmpl": bytes((min(report.vmpl, 255),)),
+        "guest_policy": report.policy.to_bytes(8, "big"),
+        "platform_info": report.platform_info.to_bytes(8, "big"),
     }
     return Claims(
         kind="sev-snp",
@@ -119,7 +121,6 @@ def _claims(report: Report, product: str, root: str) -> Claims:
         debug=report.debug,
         details={
             "processor": product,
-            "policy": f"{report.policy:#x}",
             "smt": str(bool(report.policy & SMT)).lower(),
             "migration_agent": str(bool(report.policy & MIGRATION_AGENT)).lower(),
             "firmware": ".".join(map(str, report.current_build)),

@@ -144,13 +144,21 @@ def _replayed(data: bytes | None, registers: Mapping[str, str]) -> dict[str, str
         if f"event.{name}" in named:
             raise UnreadableArtifact(f"the event log has two events called {name!r}")
         named[f"event.{name}"] = digest.hex()
-        values[register] = hashlib.sha256(values.get(register, bytes(32)) + digest).digest()
+        values[register] = hashlib.sha256(values.get(register, bytes(32)) + event_value(name, digest)).digest()
     for register, value in values.items():
         if registers.get(register) != value.hex():
             raise SignatureInvalid(
                 f"the event log does not explain {register}: something else was extended, or nothing"
             )
     return named
+
+
+def event_value(name: str, digest: bytes) -> bytes:
+    """Return what a register is extended with for an event.
+
+    The name is part of it: otherwise whoever carries the log could give the digest of one thing the name of another.
+    """
+    return hashlib.sha256(b"holdfast event v1\0" + len(name).to_bytes(1, "big") + name.encode() + digest).digest()
 
 
 def _event(event: Any) -> tuple[str, str, bytes]:

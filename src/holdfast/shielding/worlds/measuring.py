@@ -15,6 +15,7 @@ from pathlib import Path
 
 from holdfast.errors import PolicyError, UnreadableArtifact
 from holdfast.evidence import canonical
+from holdfast.shielding.attestation.tpm import event_value
 
 _CHUNK = 1 << 20
 _SKIPPED = "__pycache__"
@@ -31,11 +32,15 @@ class Measurement:
         """Return the event log of these, as evidence carries it."""
         return canonical.dumps([{"digest": d.hex(), "name": name, "pcr": register} for name, d in self.events])
 
+    def extended(self) -> tuple[bytes, ...]:
+        """Return what a register is extended with, in order: names and digests, so that none can be renamed."""
+        return tuple(event_value(name, digest) for name, digest in self.events)
+
     def register(self) -> bytes:
         """Return the value of a register that was extended with these from its start."""
         value = bytes(32)
-        for _, digest in self.events:
-            value = hashlib.sha256(value + digest).digest()
+        for extended in self.extended():
+            value = hashlib.sha256(value + extended).digest()
         return value
 
     def demands(self) -> Mapping[str, tuple[str, ...]]:

@@ -106,8 +106,8 @@ class ProcessWorld:
             return
         measurement = self.measure()
         self._tpm = SoftwareTpm(self._state)
-        for _, digest in measurement.events:
-            self._tpm.extend(REGISTER, digest)
+        for extended in measurement.extended():
+            self._tpm.extend(REGISTER, extended)
 
     @property
     def key_name(self) -> str:

@@ -42,7 +42,10 @@ class Sealer(Protocol):
 
 
 def seal(tpm: Sealer, register: int, name: str, data: bytes) -> bytes:
-    """Return ``data`` sealed under ``name``; whatever was sealed under that name before opens no longer."""
+    """Return ``data`` sealed under ``name``; whatever was sealed under that name before opens no longer.
+
+    Whoever loses power between this and storing what it returns has lost both: store it at once.
+    """
     key, nonce = secrets.token_bytes(32), secrets.token_bytes(_NONCE)
     bound = tpm.seal(register, key)
     number = tpm.count(name, increment=True)

@@ -35,6 +35,7 @@ def test_the_report_of_a_machine_with_an_allowed_measurement_is_accepted(product
     assert claims.versions["tcb.snp"] == SNP_TCB["snp"]
     assert claims.versions["tcb.microcode"] == SNP_TCB["microcode"]
     assert claims.report_data == NONCE.ljust(64, b"\0")
+    assert claims.measurements["guest_policy"] == "0000000000030000"
     assert claims.details["processor"] == product
     assert not claims.debug
 

@@ -123,6 +123,8 @@ def test_registers_that_were_not_signed_are_refused():
     [
         [*TPM_EVENTS, ("more", b"\x23" * 32)], TPM_EVENTS[:1], TPM_EVENTS[::-1],
         [("code", b"\x21" * 32), ("model", b"\x24" * 32)],
+        [("model", b"\x21" * 32), ("code", b"\x22" * 32)],  # what was measured as the model passed off as the code
+        [("code", b"\x21" * 32), ("other", b"\x22" * 32)],
     ],
 )  # fmt: skip
 def test_a_log_that_does_not_explain_the_register_is_refused(events: Any):

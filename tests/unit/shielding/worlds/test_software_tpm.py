@@ -26,7 +26,7 @@ from holdfast.errors import (
 from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Policy, verify
 from holdfast.shielding.attestation.enrolment import challenge, read_endorsement_key, require_endorsed
-from holdfast.shielding.worlds import sealing
+from holdfast.shielding.worlds import Measurement, sealing
 from holdfast.shielding.worlds.software_tpm import SoftwareTpm
 from tests.attesting import block, flipped, tpm_attestation_key, tpm_key, tpm_replay, with_body, with_part
 from tests.authority import authority, issue
@@ -39,8 +39,8 @@ REFUSED = (VerificationError, ArtifactError)
 @pytest.fixture(scope="module")
 def tpm(has_tpm_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftwareTpm]:
     tpm = SoftwareTpm(tmp_path_factory.mktemp("tpm") / "state")
-    for digest in (b"\x21" * 32, b"\x22" * 32):
-        tpm.extend(12, digest)
+    for extended in Measurement((("code", b"\x21" * 32), ("model", b"\x22" * 32))).extended():
+        tpm.extend(12, extended)
     yield tpm
     tpm.close()
 
