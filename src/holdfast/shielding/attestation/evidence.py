@@ -114,6 +114,9 @@ def _text(value: bytes) -> str:
 
 def _bytes(value: Any) -> bytes:
     try:
-        return base64.b64decode(value.encode(), validate=True)
+        data = base64.b64decode(value.encode(), validate=True)
     except (AttributeError, ValueError, binascii.Error) as error:
         raise UnreadableArtifact("a part of the evidence is not base64") from error
+    if base64.b64encode(data).decode() != value:  # bits of the last letter that mean nothing
+        raise UnreadableArtifact("a part of the evidence is not base64 in its one form")
+    return data
