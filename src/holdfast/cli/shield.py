@@ -45,7 +45,7 @@ def plan(
         str | None, typer.Option(help="For private-adapters: the public model this was made from.")
     ] = None,
     machine: Annotated[
-        Path | None, typer.Option(help="Measured rates (JSON); written if it does not exist, else read.")
+        Path | None, typer.Option(help="Measured target (JSON); written if it does not exist, else read.")
     ] = None,
     every: Annotated[bool, typer.Option("--every", help="One line per node, small trusted work too.")] = False,
     arch: Architecture = None,

@@ -25,6 +25,7 @@ _CONVOLUTIONS = ((3, 16, 32, 3, 1), (16, 16, 32, 3, 1), (64, 64, 28, 3, 1), (128
 _LINEARS = ((1, 64, 64), (1, 512, 1000), (1, 2048, 1024), (8, 1024, 1024), (64, 256, 1024), (196, 384, 384))
 _PADDED = Geometry(kind="linear", out_channels=1024, in_channels=1024)
 _LAWS = ("trusted", "open", "worker", "check")
+_RATES = ("step", "elements", "pads", "bandwidth", "crossing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +108,11 @@ class Machine:
         """
         if not isinstance(value, dict) or value.get("type") != FORMAT:
             raise UnsupportedVersion(f"this is no {FORMAT}", hint="measure the target again")
-        rest = {key: part for key, part in value.items() if key not in ("type", *_LAWS)}
-        laws = {key: _laws(key, value.get(key)) for key in _LAWS}
-        if rest.keys() | laws.keys() != cls.__dataclass_fields__.keys():
+        if value.keys() - {"type"} != cls.__dataclass_fields__.keys():
             raise InvalidConfig("a machine has other fields", hint="measure the target again")
-        return cls(**laws, **{key: _number(key, part, above=0.0) for key, part in rest.items()})
+        trusted, outside, worker, check = (_laws(key, value[key]) for key in _LAWS)
+        rates = {key: _number(key, value[key], above=0.0) for key in _RATES}
+        return cls(trusted=trusted, open=outside, worker=worker, check=check, **rates)
 
 
 def _laws(key: str, value: Any) -> Laws:
@@ -143,13 +144,16 @@ def measure(*, worker: str = "spawn") -> Machine:
     """
     conv2d = _fitted([_convolution(*shape) for shape in _CONVOLUTIONS])
     linear = _fitted([_linear(*shape) for shape in _LINEARS])
-    laws = {name: Laws(conv2d=conv2d[place], linear=linear[place]) for place, name in enumerate(_LAWS)}
+    trusted, outside, work, check = (
+        Laws(conv2d=first, linear=second) for first, second in zip(conv2d, linear, strict=True)
+    )
     step, crossing = _seconds(lambda: _elementwise(torch.rand(1))), _round_trip(worker, 1)
     extra, size = 2 * 4 * (2**18 - 1), 2**20
     bandwidth = extra / max(_round_trip(worker, 2**18) - crossing, 1e-9)
     x = torch.rand(size)
     elements = size / max(_seconds(lambda: _elementwise(x)) - step, 1e-9)
-    return Machine(**laws, step=step, elements=elements, pads=_pad_rate(), bandwidth=bandwidth, crossing=crossing)
+    rates = {"step": step, "elements": elements, "pads": _pad_rate(), "bandwidth": bandwidth, "crossing": crossing}
+    return Machine(trusted=trusted, open=outside, worker=work, check=check, **rates)
 
 
 def _convolution(taken: int, made: int, side: int, kernel: int, stride: int) -> tuple[Geometry, tuple[int, ...]]:
