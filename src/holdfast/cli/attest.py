@@ -14,7 +14,9 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 app = make_app()
 
 
-@app.callback()
+@app.callback(
+    epilog="Example: holdfast attest verify quote.json --policy policy.toml --nonce 00ff --at 2026-11-01T00:00:00Z"
+)
 def attest() -> None:
     """Attestation of worlds: what hardware says about the code it runs."""
 

@@ -219,7 +219,7 @@ def _round_trip(worker: str, size: int) -> float:
     """Return seconds of one remote answer of ``size`` elements that cost one multiplication each."""
     x = torch.rand(1, 1, size, 1)
     model = int8_model(nn.Sequential(nn.Conv2d(1, 1, 1)), x)
-    with shield(model, worker, blinding=False) as session:
+    with shield(model, worker, placements="verified") as session:
         session(x)
         times = []
         for _ in range(_REPEATS):
