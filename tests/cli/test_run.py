@@ -141,3 +141,17 @@ def test_one_clear_error_each(place: Path, capsys: pytest.CaptureFixture[str]):
         assert len(errors) == 1
         assert words in errors[0]
         assert KEY not in errors[0]
+
+
+def test_the_seed_of_the_sampling_leaves_the_prompts_alone(place: Path):
+    pytest.importorskip("httpx2", reason="the extra servers is not installed")
+    with SimulatedServer() as server:
+        call = ["run", server.url, "--probes", "2", "--tokens", "2", "--top", "3", "--temperature", "1"]
+        assert main([*call, "-o", "a"]) == 0
+        assert main([*call, "-o", "b", "--seed", "100"]) == 0
+        assert main([*call, "-o", "c", "--prompt-seed", "1"]) == 0
+        assert [seen.body["seed"] for seen in server.asked] == [0, 0, 100, 100, 0, 0]
+    digests = [Collection.load(name).digest for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+    answers = [[answer.text for answer in Collection.load(name).answers()] for name in "ab"]
+    assert answers[0] != answers[1]

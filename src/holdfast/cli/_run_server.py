@@ -33,6 +33,7 @@ class ServerCall:
     repeat: int
     temperature: float
     prompt_logprobs: bool
+    prompt_seed: int
     concurrency: int
     max_requests: int | None
     max_tokens: int | None
@@ -75,7 +76,7 @@ class ServerCall:
         from holdfast.identification.collectors import read_prompts, word_prompts
 
         if self.probes.isascii() and self.probes.isdigit():
-            return word_prompts(int(self.probes), seed=self.seed)
+            return word_prompts(int(self.probes), seed=self.prompt_seed)
         return read_prompts(self.probes)
 
 

@@ -13,7 +13,7 @@ from holdfast.errors import InvalidConfig
 
 app = make_app()
 _SERVER: dict[str, Any] = {"dialect": "auto", "tokens": 16, "top": 20, "repeat": 1, "temperature": 0.0}
-_SERVER |= {"concurrency": 16, "timeout": 120.0, "attempts": 6}
+_SERVER |= {"prompt_seed": 0, "concurrency": 16, "timeout": 120.0, "attempts": 6}
 
 
 @app.command(
@@ -50,6 +50,9 @@ def run(
     prompt_logprobs: Annotated[
         bool, typer.Option("--prompt-logprobs", help="Server: also log-probabilities of the prompt's tokens.")
     ] = False,
+    prompt_seed: Annotated[
+        int | None, typer.Option(help="Server: of the known prompts; --seed is of its sampling. [default: 0]", min=0)
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Server: requests at the same time. [default: 16]", min=1)
     ] = None,
@@ -83,7 +86,8 @@ def run(
     """
     local: dict[str, Any] = {"--platform": platform, "--shape": shape, "--arch": arch, "--replace": replace or None}
     remote: dict[str, Any] = {"model": name, "dialect": dialect, "tokens": tokens, "top": top, "repeat": repeat}
-    remote |= {"temperature": temperature, "prompt_logprobs": prompt_logprobs or None, "concurrency": concurrency}
+    remote |= {"temperature": temperature, "prompt_logprobs": prompt_logprobs or None, "prompt_seed": prompt_seed}
+    remote |= {"concurrency": concurrency}
     remote |= {"max_requests": max_requests, "max_tokens": max_tokens, "max_cost": max_cost, "price": price}
     remote |= {"api_key_env": api_key_env, "api_key_file": api_key_file, "timeout": timeout, "attempts": attempts}
     if model.startswith(SCHEMES):
