@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -181,12 +181,14 @@ def _require_refused(evidence: Evidence, parts: dict[str, Any], tee: str) -> Non
         verify(changed, dcap_policy(tee), nonce=NONCE, at=LATER)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=1500))
 def test_the_reader_raises_nothing_but_our_errors(data: bytes):
     with pytest.raises(HoldfastError):
         read_quote(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_quotes_raise_nothing_but_our_errors(data: st.DataObject):
     tee = data.draw(st.sampled_from(["sgx", "tdx"]))

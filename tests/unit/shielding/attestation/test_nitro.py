@@ -9,7 +9,7 @@ from pathlib import Path
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -147,6 +147,7 @@ def test_what_two_readers_could_understand_differently_is_refused(raw: bytes):
         decode(raw, "document")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_the_reader_raises_nothing_but_our_errors(raw: bytes):
     with contextlib.suppress(HoldfastError):

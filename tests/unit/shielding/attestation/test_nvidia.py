@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -60,6 +60,7 @@ def test_flipped_bits_truncations_and_additions_are_refused():
             verify(with_body(evidence, bad), gpu_policy(), nonce=NONCE, at=NOW)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_the_reader_raises_nothing_but_our_errors(data: bytes):
     for raw in (data, b"\x11\xe0\x01\xff" + bytes(33) + b"\x11\x60\0\0" + data):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -142,6 +142,7 @@ def test_a_later_version_of_the_file_is_refused_by_name():
         Evidence.from_bytes(text)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: ('{"type":"' + text).encode()))
 def test_what_is_no_evidence_file_raises_nothing_but_our_errors(raw: bytes):
     with pytest.raises(HoldfastError):

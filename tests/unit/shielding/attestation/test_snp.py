@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -164,6 +164,7 @@ def test_every_truncation_and_anything_behind_is_refused():
             verify(with_part(evidence, "vcek", certificate[:length]), snp_policy(), nonce=NONCE, at=NOW)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_the_readers_raise_nothing_but_our_errors(data: bytes):
     for reader in (read_report, lambda raw: read_certificate(raw, "certificate")):
@@ -171,7 +172,7 @@ def test_the_readers_raise_nothing_but_our_errors(data: bytes):
             reader(data)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_certificate_raises_nothing_but_our_errors(data: st.DataObject):
     der = bytearray(_certificate())

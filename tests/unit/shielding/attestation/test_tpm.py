@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -172,6 +172,7 @@ def test_a_signature_in_another_scheme_than_the_key_s_is_refused():
         verify(changed, tpm_policy(), nonce=NONCE, at=NOW)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_the_readers_raise_nothing_but_our_errors(data: bytes):
     for reader in (read_attestation, read_key, read_signature):
@@ -179,6 +180,7 @@ def test_the_readers_raise_nothing_but_our_errors(data: bytes):
             reader(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_structures_raise_nothing_but_our_errors(data: st.DataObject):
     evidence = tpm_evidence()

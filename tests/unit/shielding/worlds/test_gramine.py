@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import HoldfastError, InvalidConfig, MissingDevice, UnreadableArtifact
@@ -142,6 +142,7 @@ def test_each_further_hole_is_found(line: str, rule: str):
     assert rule in {finding.rule for finding in lint(line)}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_the_linter_raises_nothing_but_our_errors(text: str):
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import (
@@ -123,6 +123,7 @@ def test_an_endorsement_key_is_vouched_for_by_its_maker():
         require_endorsed(endorsement(ec.generate_private_key(ec.SECP256R1())), chain, (maker.pem,), NOW)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_what_is_no_endorsement_key_raises_nothing_but_our_errors(data: bytes):
     with pytest.raises(HoldfastError):
@@ -178,6 +179,7 @@ def test_sealed_data_is_authenticated_with_its_name_and_number():
         sealing.unseal(tpm, 12, "store", forged)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_sealed_data_never_opens(data: st.DataObject):
     tpm = PaperTpm()
