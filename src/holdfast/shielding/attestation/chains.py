@@ -55,7 +55,9 @@ def from_pem(data: bytes, what: str) -> tuple[x509.Certificate, ...]:
     if len(data) > MAX_PEM:
         raise UnreadableArtifact(f"the {what} is longer than {MAX_PEM} bytes")
     try:
-        found = x509.load_pem_x509_certificates(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = x509.load_pem_x509_certificates(data)
     except (*_MALFORMED, Warning) as error:
         raise UnreadableArtifact(f"the {what} holds no readable PEM certificate") from error
     if not 1 <= len(found) <= MAX_CHAIN:

@@ -208,7 +208,7 @@ class ProcessWorld:
     def _command(self, pipe: int, quotes: int, rules: int) -> list[str]:
         config = canonical.dumps(self._config() | {"quotes": quotes, "secrets": pipe}).decode()
         python = [str(_interpreter()), "-I", "-S", "-B", "-X", "pycache_prefix=/nowhere", _INSIDE, config]
-        return ["bwrap", *_ISOLATION, *self._mounts(), "--seccomp", str(rules), "--", *python]
+        return [shutil.which("bwrap") or "bwrap", *_ISOLATION, *self._mounts(), "--seccomp", str(rules), "--", *python]
 
     def _mounts(self) -> list[str]:
         library = _standard_library()
