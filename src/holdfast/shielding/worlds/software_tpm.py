@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def require_tools() -> None:
 
 
 class SoftwareTpm:
-    """One running software TPM; :meth:`close` ends it, its state stays.
+    """One running software TPM; ``close()``, or the end of this program, ends it. Its state stays.
 
     Args:
         state: folder of its state (made with mode 0700): keys and counters survive in it.
@@ -59,6 +60,7 @@ class SoftwareTpm:
         self._socket = self._work / "tpm.sock"
         with (self._work / "log").open("wb") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
+        self.close = weakref.finalize(self, _stop, self._process, self._work)
         try:
             self._wait()
         except BaseException:
@@ -77,13 +79,6 @@ class SoftwareTpm:
                 words = (self._work / "log").read_text(errors="replace").strip().splitlines()
                 raise Unavailable("the software TPM does not start", hint=words[-1] if words else "it said nothing")
             time.sleep(0.01)
-
-    def close(self) -> None:
-        """End the TPM's process."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-        shutil.rmtree(self._work, ignore_errors=True)
 
     def call(self, tool: str, *arguments: str) -> bytes:
         """Run one tool, and drop what it leaves in the TPM, which has room for three objects and three sessions.
@@ -215,6 +210,13 @@ class SoftwareTpm:
 
     def _read(self, name: str) -> bytes:
         return read_bytes(self._work / name, "answer of the TPM", limit=1 << 16)
+
+
+def _stop(process: subprocess.Popen[bytes], work: Path) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _private(folder: Path) -> Path:
