@@ -19,7 +19,7 @@ class Evidence:
     """One finding.
 
     Attributes:
-        kind: ``word equality``, ``ULP distance``, ``grid`` or ``rounding``.
+        kind: ``word equality``, ``ULP distance``, ``grid``, ``rounding`` or ``fleet``.
         finding: what was seen, in words.
         nats: by how much it puts the answer before its closest rival; 0 for what describes and does not separate.
     """

@@ -6,12 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from scipy.special import logsumexp
 from torch import Tensor
 
 from holdfast.identification.evidence import Evidence, described
 from holdfast.identification.grid_text import Rounding
-from holdfast.identification.matching import UNKNOWN, DistanceLaw, Nats, bins_of
+from holdfast.identification.matching import UNKNOWN, Bins, DistanceLaw, Nats, bins_of
+
+Flags = npt.NDArray[np.bool_]
+_EXPLAINED = 0.9  # share of probes that a fleet of known platforms repeats in full
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class Posterior:
     def __init__(self, apart: Mapping[tuple[str, ...], Tensor], law: DistanceLaw, unknown: float) -> None:
         self.distances = {labels: item[~item.isnan()] for labels, item in apart.items()}
         found = {labels: bins_of(item) for labels, item in apart.items()}
+        self.repeated = {labels: _repeated(item) for labels, item in found.items()}
         self.same = {labels: law.same(item) for labels, item in found.items()}
         self.apart = {labels: law.apart(item) for labels, item in found.items()}
         share = -math.log(len(found))
@@ -105,7 +111,7 @@ class Posterior:
             mass += math.exp(self.scores[self.ranked[count]])
             count += 1
         labels = tuple(label for part in self.ranked[:count] for label in part)
-        lines = [*self._separating(count), *described(rounding, grid)]
+        lines = [*self._separating(count), *described(rounding, grid), *self._fleet(labels)]
         return Identification(
             labels,
             min(mass, 1.0),
@@ -135,7 +141,28 @@ class Posterior:
             text = f"the other {len(apart)} are {float(apart.median()):g} units apart in the median"
             yield Evidence("ULP distance", text, answer.distance - rival.distance)
 
+    def _fleet(self, labels: tuple[str, ...]) -> Iterator[Evidence]:
+        """Yield a finding if nearly every probe repeats all bits of a reference, and no one reference explains them."""
+        if labels != (UNKNOWN,):
+            return
+        every = np.stack(list(self.repeated.values()))
+        alone = every & (every.sum(axis=0) == 1)
+        shares = {name: int(row.sum()) for name, row in zip(self.repeated, alone, strict=True)}
+        parts = sorted((name for name in shares if shares[name] > 1), key=lambda name: -shares[name])
+        if every.any(axis=0).mean() < _EXPLAINED or len(parts) < 2:
+            return
+        told = ", ".join(f"{one_of(name)} {shares[name]}" for name in parts)
+        count = every.shape[1]
+        yield Evidence(
+            "fleet", f"of {count} probes nearly each repeats one reference: {told}; a mixed fleet, or routing"
+        )
+
     def _nats(self, labels: tuple[str, ...]) -> Nats:
         if labels != (UNKNOWN,):
             return self.same[labels]
         return max(self.apart.values(), key=lambda nats: nats.total)
+
+
+def _repeated(found: Bins) -> Flags:
+    """Return which probes repeat every word of a reference."""
+    return np.asarray((found <= 0).all(axis=1) & (found == 0).any(axis=1))

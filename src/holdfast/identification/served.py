@@ -204,8 +204,8 @@ def _equal(one: dict[int, Answer], other: dict[int, Answer], rounding: Rounding)
 
 
 def _distances(one: dict[int, Answer], other: dict[int, Answer], rounding: Rounding) -> Tensor:
-    """Return the distance of every log-probability of ``other`` to ``one``, a row a prompt, NaN where none is there."""
-    rows = [list(_pairs(one[prompt], other[prompt])) for prompt in sorted(one.keys() & other.keys())]
+    """Return the distances of the log-probabilities of ``other`` to ``one``, a row a prompt, NaN where none is."""
+    rows = [list(_pairs(one[prompt], other[prompt])) if prompt in one else [] for prompt in sorted(other)]
     width = max((len(row) for row in rows), default=0)
     if not width:
         raise InvalidConfig("two collections have no log-probabilities of the same prompts")

@@ -43,7 +43,7 @@ def newcomer(seed: int, near: Trace, share: float, by_probe: bool) -> Trace:
 
 def test_a_repeated_trace_is_named_and_a_left_out_class_is_unknown() -> None:
     right = accepted = n = 0
-    for seed in range(20):
+    for seed in range(14):
         known = stacks(seed)
         identifier = Identifier().fit(list(known.items()))
         for name, seen in known.items():
@@ -131,6 +131,17 @@ def test_probe_by_probe_stops_early_and_agrees() -> None:
     assert identifier.probe_by_probe(stranger, error=0.01).label == "unknown"
     with pytest.raises(InvalidConfig, match="two distinct classes"):
         Identifier().fit([("a", stranger)]).probe_by_probe(stranger, error=0.01)
+
+
+def test_a_mixed_fleet_is_unknown_and_its_members_are_named() -> None:
+    known = stacks(8)
+    mixed = torch.where((torch.arange(PROBES) % 3 == 0)[:, None], known["stack-1"].outputs, known["stack-4"].outputs)
+    found = Identifier().fit(list(known.items())).predict(trace(mixed))
+    assert found.label == "unknown"
+    said = [str(item) for item in found.evidence if item.kind == "fleet"]
+    assert said == ["of 8 probes nearly each repeats one reference: stack-4 5, stack-1 3; a mixed fleet, or routing"]
+    stranger = Identifier().fit(list(known.items())).predict(newcomer(1, known["stack-4"], 0.9, by_probe=True))
+    assert not [item for item in stranger.evidence if item.kind == "fleet"]
 
 
 def test_heads_of_any_format_are_not_taken_for_rounded() -> None:

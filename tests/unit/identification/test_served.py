@@ -55,6 +55,15 @@ def test_only_the_common_beginning_of_two_texts_is_compared(tmp_path: Path) -> N
     assert words == [6 * (3 * 10 + 1)]  # three positions of ten numbers, and the fork itself
 
 
+def test_a_reference_that_was_cut_short_still_serves(tmp_path: Path) -> None:
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k))) for k in range(3)]
+    journal = known[2][1].folder / "answers.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:4]))
+    assert identify_answers(collect(tmp_path / "a", stack(2)), known).label == "stack-2"
+    assert identify_answers(collect(tmp_path / "b", stack(1)), known).label == "stack-1"
+    assert identify_answers(collect(tmp_path / "c", stack(7)), known).label == "unknown"
+
+
 def test_which_tokens_were_sampled_is_no_evidence(tmp_path: Path) -> None:
     known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k), temperature=2.0, seed=k)) for k in range(3)]
     answer = identify_answers(collect(tmp_path / "fresh", stack(1), temperature=2.0, seed=9), known)

@@ -17,7 +17,7 @@ from holdfast.identification.token_difr import SharedSampling, auc, gumbel, toke
 from holdfast.models import load
 from holdfast.seeds import derive
 
-SEQUENCES, LENGTH = 10, 40
+SEQUENCES, LENGTH = 10, 30
 
 
 def logits_of(model):
@@ -75,13 +75,13 @@ def test_an_honest_provider_with_another_implementation_agrees(model, prompts, s
 def test_quantised_models_are_detected_and_honest_ones_are_not(model, prompts) -> None:
     sampling = SharedSampling(seed=5)
     honest = claims(copy.deepcopy(model).bfloat16(), model, prompts, sampling)
-    four = token_divergence(claims(holdfast.quantize(model, "int4"), model, prompts, sampling), honest, tokens=20)
+    four = token_divergence(claims(holdfast.quantize(model, "int4"), model, prompts, sampling), honest, tokens=15)
     assert four.diverges(0.01)
     assert four.auc.low > 0.8
     assert four.agreement.high < four.honest_agreement.low
     assert four.margin.low > four.honest_margin.high
     again = claims(copy.deepcopy(model).bfloat16(), model, prompts.flip(0), SharedSampling(seed=6))
-    assert not token_divergence(again, honest, tokens=20).diverges(0.01)
+    assert not token_divergence(again, honest, tokens=15).diverges(0.01)
 
 
 def test_another_seed_or_temperature_is_detected(model, prompts) -> None:
