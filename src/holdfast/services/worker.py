@@ -218,15 +218,21 @@ def lie(fault: str, seed: int) -> Callable[[str, Tensor], Tensor]:
 def _listen(path: Path, service: Service) -> socket.socket:
     kind = socket_kind(shared=service.shared)
     listener = socket.socket(socket.AF_UNIX, kind)
+    bound = False
     try:
         _clear_stale(path, kind)
         listener.bind(str(path))
+        bound = True
         path.chmod(0o600)
         if service.user is not None:
             become(service.user)  # before listening: the kernel tells sessions who listens
         listener.listen(1)
-    except OSError as error:
+    except (OSError, HoldfastError) as error:
         listener.close()
+        if bound:
+            path.unlink(missing_ok=True)
+        if isinstance(error, HoldfastError):
+            raise
         raise WorkerUnreachable(
             f"cannot listen on {path}: {error.strerror or error}",
             hint="choose a short path that does not exist yet",

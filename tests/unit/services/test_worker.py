@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from holdfast.cli import serve as serve_command
 from holdfast.errors import IntegrityError, InvalidConfig, UnknownName, WorkerUnreachable
 from holdfast.numerics.bits import bit_equal, hamming_distance
+from holdfast.services import worker as worker_module
 from holdfast.services.lie import Lie
 from holdfast.services.worker import Worker, serve
 from holdfast.shielding import shield
@@ -28,19 +31,21 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
 SERVE = "from holdfast.cli import entry; entry()"
 
 
-def start(path: Path, *options: str, first: str = HEAR) -> subprocess.Popen[bytes]:
+def start(
+    path: Path, *options: str, first: str = HEAR, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", first + SERVE, "serve", "worker", "--socket", str(path), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not listens(path):
+    while not listens(path, kind):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
 
-def listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+def listens(path: Path, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         return path.exists() and probe.connect_ex(str(path)) == 0
 
 
@@ -142,3 +147,39 @@ def test_a_bad_session_gets_a_sentence_and_the_connection_ends() -> None:
     assert "no weights were sent for layer 'x'" in answer.header["message"]
     client.close()
     there.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "where to listen"),
+        (("--grpc", "localhost:0"), "needs --tls-ca"),
+        (("--grpc", "localhost:0", "--once", "--tls-ca", "a", "--tls-cert", "b", "--tls-key", "c"), "goes without"),
+        (("--socket", "w.sock", "--device", "abacus"), "no device 'abacus'"),
+        (("--socket", "w.sock", "--user", "no-such-user"), "no user 'no-such-user'"),
+    ],
+)
+def test_a_worker_that_cannot_serve_as_asked_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker_module, "end_when_terminated", lambda: None)
+    result = CliRunner().invoke(serve_command.app, ["worker", *options])
+    told = result.output + str(result.exception)
+    assert result.exit_code != 0
+    assert message in " ".join(told.split())
+    assert not (tmp_path / "w.sock").exists()
+
+
+def test_a_stranger_on_the_shared_socket_does_not_stop_the_worker(tmp_path: Path) -> None:
+    path, model = tmp_path / "w.sock", integer_net()
+    process = start(path, "--shared", kind=socket.SOCK_SEQPACKET)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+            stranger.connect(str(path))
+            stranger.send(b"hello?")
+        with shield(model, f"shared:{path}") as session:
+            assert bit_equal(session(images(2)), model(images(2)))
+    finally:
+        stop(process, signal.SIGTERM)
+    assert not path.exists()

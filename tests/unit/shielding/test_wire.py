@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
+from holdfast.evidence import canonical
 from holdfast.shielding.product import Geometry
 from holdfast.shielding.transport import Connection, Frame, Kind
 from holdfast.shielding.transport.wire import MAX_HEADER, VERSION, encode
@@ -160,3 +161,16 @@ def test_impossible_geometries_are_refused(change: dict[str, object]) -> None:
     assert Geometry.from_json(good.to_json()) == good
     with pytest.raises(InvalidConfig):
         Geometry.from_json(good.to_json() | change)
+
+
+@pytest.mark.parametrize("layer", ["features.0", "schicht-ä", "層", "\u20ac\U0001f600", 'q"\\\n\x07', ""])
+def test_headers_are_the_canonical_form_whatever_the_layer_is_called(layer: str) -> None:
+    header = {
+        "sequence": 2**53 - 1,
+        "layer": layer,
+        "nonce": "00ff",
+        "mask": -1,
+        "geometry": {"kernel": [3, 3], "a": 1},
+    }
+    written = bytes(encode(Frame(Kind.RUN, header))[0])[20:]
+    assert written == canonical.dumps(header)

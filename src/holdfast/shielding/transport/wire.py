@@ -12,6 +12,7 @@ answer. Streams, shared memory and remote calls all carry these frames.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Mapping
@@ -159,7 +160,7 @@ def encode(frame: Frame) -> list[memoryview]:
         header["shape"], header["dtype"] = list(frame.body.shape), name
         array = frame.body.detach().cpu().contiguous().numpy().astype(_DTYPES[name][1], copy=False)
         body = array.reshape(-1).view(np.uint8).data
-    text = canonical.dumps(header)
+    text = _text(header)
     prefix = PREFIX.pack(MAGIC, VERSION, int(frame.kind), len(text), len(body))
     return [memoryview(prefix + text), body]
 
@@ -187,11 +188,16 @@ def lost(error: OSError, peer: str, timeout: float | None) -> HoldfastError:
     return WorkerUnreachable(f"{peer} is gone: {error.strerror or error}")
 
 
+def _text(header: Mapping[str, Any]) -> bytes:
+    """Return canonical JSON; for ASCII keys and no fractions, which is all a header has, json writes it so."""
+    return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
 def _header(raw: bytes, peer: str) -> dict[str, Any]:
     try:
         header = canonical.loads(raw, what="header", max_bytes=MAX_HEADER)
-        again = canonical.dumps(header)
-    except HoldfastError as error:
+        again = _text(header) if isinstance(header, dict) else b""
+    except (HoldfastError, ValueError) as error:
         raise IntegrityError(f"{peer} sends a header that is not canonical JSON: {error}") from error
     if not isinstance(header, dict) or again != raw:
         raise IntegrityError(f"{peer} sends a header that is not canonical JSON")
