@@ -104,7 +104,7 @@ def rows(layers: Sequence[Layer], batch: int) -> list[dict[str, object]]:
                 "layer": layer.name,
                 "count": layer.count,
                 "batch": batch,
-                "side": choose_side(layer.geometry, layer.sample),
+                "side": choose_side(layer.geometry, layer.sample, many=batch > 1),
                 "check_ms": 1e3 * item.ours,
                 "recompute_ms": 1e3 * item.peer,
                 "recompute": name,

@@ -119,10 +119,10 @@ def integer_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
     if geometry.kind == "linear":
         rows = x.reshape(-1, geometry.in_channels)
         return int8_matmul(rows, weights.t()).reshape(x.shape[0], *out)
-    result = torch.empty(x.shape[0], *out, dtype=torch.int32, device=x.device)
-    for image, target in zip(x, result, strict=True):
-        target.view(geometry.out_channels, -1).copy_(int8_matmul(weights, columns(image, geometry)))
-    return result
+    images = [int8_matmul(weights, columns(image, geometry)) for image in x]
+    if len(images) == 1:
+        return images[0].view(1, *out)
+    return torch.stack(images).view(x.shape[0], *out) if images else weights.new_empty(0, *out, dtype=torch.int32)
 
 
 def columns(image: Tensor, geometry: Geometry) -> Tensor:

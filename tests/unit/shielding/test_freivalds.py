@@ -11,14 +11,15 @@ from torch import nn
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy, Seed
 from holdfast.shielding import Freivalds, checks
-from holdfast.shielding.checking.folds import ChannelFold, PositionFold
+from holdfast.shielding.checking.folds import ChannelFold, PositionFold, RowFold
 from holdfast.shielding.checking.freivalds import Side, choose_side
 from holdfast.shielding.integer import geometry_of
 from holdfast.shielding.product import Geometry, integer_product
 from tests.unit.shielding.test_integer import CONVS, codes_for
 
 SIDES: list[Side] = ["channels", "positions", "recompute"]
-LAYERS = [*CONVS, nn.Linear(30, 11), nn.Linear(40_000, 3)]
+STEPPING = nn.Conv2d(3, 12, 1, stride=2)  # reads a quarter of its pixels
+LAYERS = [STEPPING, *CONVS, nn.Linear(30, 11), nn.Linear(40_000, 3)]
 
 
 def residues(values: torch.Tensor) -> list[int]:
@@ -39,14 +40,16 @@ def work(layer: nn.Module, batch: int = 2) -> tuple[Geometry, torch.Tensor, torc
 def test_folding_channels_equals_arithmetic_on_big_integers(layer: nn.Module) -> None:
     geometry, weights, x, y = work(layer)
     r = secret(geometry.out_channels)
-    fold = ChannelFold(r, weights, geometry, tuple(x.shape[1:]))
+    linear = geometry.kind == "linear"
+    fold = RowFold(r, weights) if linear else ChannelFold(r, weights, geometry, tuple(x.shape[1:]))
+    y.view(-1)[:2] = torch.tensor([-(2**31), 2**31 - 1])  # the right side is exact for every int32
     out = y.movedim(1 if geometry.kind == "conv2d" else -1, -1).reshape(-1, geometry.out_channels)
     expected = [sum(a * b for a, b in zip(row, r.tolist(), strict=True)) % 2**64 for row in out.tolist()]
     assert residues(fold.right(y)) == expected
-    assert residues(fold.left(x)) == expected
+    assert residues(fold.left(x)) == residues(fold.right(integer_product(x, weights, geometry)))
 
 
-@pytest.mark.parametrize("layer", CONVS, ids=repr)
+@pytest.mark.parametrize("layer", [STEPPING, *CONVS], ids=repr)
 def test_folding_positions_equals_arithmetic_on_big_integers(layer: nn.Module) -> None:
     geometry, weights, x, y = work(layer, 3)
     y[0, 0, 0, :2] = torch.tensor([-(2**31), 2**31 - 1])  # the right side is exact for every int32

@@ -1,4 +1,4 @@
-"""Three ways to compare ``y`` with ``W x`` over Z/2^64: fold the channels, fold the positions, or compute it again.
+"""Ways to compare ``y`` with ``W x`` over Z/2^64: fold the channels, fold the positions, or compute it again.
 
 A product ``Y = W X`` is a matrix of ``out`` channels by ``positions``. Freivalds' secret vector may be multiplied in
 from either side, with the same proof: ``r^T Y == (r^T W) X`` costs one row of weights where there are many, and
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from holdfast.shielding.checking.limbs import DIGITS, digits, recombine, recombine_rows, wide_digits
+from holdfast.shielding.checking.reaching import living, pixels_read, reach
 from holdfast.shielding.kernels import MOST_INNER, kernel, true_matmul
 from holdfast.shielding.product import Geometry, integer_product
 
@@ -41,78 +42,68 @@ class Fold(Protocol):
         ...
 
 
-def reach(geometry: Geometry, shape: tuple[int, ...]) -> Tensor:
-    """Say where each input pixel goes: int64 (taps, pixels), an output position, or ``positions`` for nowhere.
+class RowFold:
+    """``r^T Y == (r^T W) X`` for every row of a linear layer; needs ``r^T W``, not the weights.
 
     Args:
-        shape: of one image, (channels, height, width).
+        r: int64 residues modulo 2**64, shape (out,).
+        codes: int8 weights, shape (out, in).
     """
-    _, high, wide = geometry.output_shape(shape)
-    rows = _axis(geometry, 0, shape[1], high)
-    across = _axis(geometry, 1, shape[2], wide)
-    places = rows[:, None, :, None] * wide + across[None, :, None, :]
-    inside = (rows >= 0)[:, None, :, None] & (across >= 0)[None, :, None, :]
-    return torch.where(inside, places, high * wide).reshape(math.prod(geometry.kernel), shape[1] * shape[2])
 
+    def __init__(self, r: Tensor, codes: Tensor) -> None:
+        self._digits = digits(_folded(r, codes)).t().contiguous()  # (8, in)
+        bytes_, self._offset = _byte_digits(r)
+        self._bytes = bytes_.t().contiguous()  # (8, 4 * out)
 
-def _axis(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
-    """Return the output coordinate of each tap (rows) and input coordinate (columns), or -1."""
-    before = geometry.padding[2 if axis == 0 else 0]
-    taps = torch.arange(geometry.kernel[axis]).view(-1, 1) * geometry.dilation[axis]
-    from_start = torch.arange(side).view(1, -1) + before - taps
-    place = from_start.div(geometry.stride[axis], rounding_mode="floor")
-    fits = (from_start % geometry.stride[axis] == 0) & (place >= 0) & (place < outputs)
-    return torch.where(fits, place, -1)
+    def left(self, x: Tensor) -> Tensor:
+        """Return ``r^T W X``, int64, shape (rows,)."""
+        return recombine(true_matmul(x.reshape(-1, self._digits.shape[1]), self._digits.t()))
+
+    def right(self, y: Tensor) -> Tensor:
+        """Return ``r^T Y``, int64, of the same shape."""
+        words = (y.reshape(-1, y.shape[-1]).contiguous() ^ _LOW_HALVES).view(torch.int8)
+        return recombine(true_matmul(words, self._bytes.t())) + self._offset
 
 
 class ChannelFold:
-    """``r^T Y == (r^T W) X`` at every position; needs ``r^T W``, not the weights.
+    """``r^T Y == (r^T W) X`` at every position of a convolution; needs ``r^T W``, not the weights.
 
     Args:
         r: int64 residues modulo 2**64, shape (out,).
         codes: int8 weights, shape ``geometry.weight_shape``.
-        shape: of one input sample.
+        shape: of one image.
     """
 
     def __init__(self, r: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
-        self._geometry, self._matmul = geometry, kernel(codes.device.type).matmul
-        flat = codes.reshape(geometry.out_channels, -1)
-        self._row = recombine_rows(true_matmul(digits(r).t().contiguous(), flat))  # r^T W, (inner,)
+        self._matmul = kernel(codes.device.type).matmul
         bits = _FLOAT64_BITS - _INT32_BITS - (geometry.out_channels - 1).bit_length() + 1
         self._limbs = wide_digits(r, bits)
         self._shifts = torch.arange(len(self._limbs), device=r.device).view(-1, 1) * bits
-        if geometry.kind == "linear":
-            self._digits = digits(self._row).t().contiguous()  # (8, inner)
-            return
-        per_tap = self._row.view(geometry.in_channels, -1).t()  # (taps, in)
+        per_tap = _folded(r, codes).view(geometry.in_channels, -1).t()  # (taps, in)
         self._digits = digits(per_tap).transpose(1, 2).reshape(-1, geometry.in_channels).contiguous()
-        self._places = reach(geometry, shape).flatten().to(codes.device)
-        self._positions = math.prod(geometry.output_shape(shape)[1:])
+        places, self._live = living(reach(geometry, shape).to(codes.device), geometry, shape)
+        self._places, self._positions = places.flatten(), math.prod(geometry.output_shape(shape)[1:])
 
     @staticmethod
     def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
         """Return a rough number of nanoseconds for one sample."""
-        pixels = math.prod(shape[1:])
-        taps, out = math.prod(geometry.kernel), math.prod(geometry.output_shape(shape))
-        return taps * pixels * (0.006 * DIGITS * geometry.in_channels + 0.5 * DIGITS + 2.0) + 0.55 * out + 4e4
+        out = math.prod(geometry.output_shape(shape))
+        pixels = math.prod(geometry.kernel) * pixels_read(geometry, shape)
+        return pixels * (0.006 * DIGITS * geometry.in_channels + 0.5 * DIGITS + 2.0) + 0.55 * out + 4e4
 
     def left(self, x: Tensor) -> Tensor:
-        """Return ``r^T W X``, int64, shape (batch, positions) or, of a linear layer, (rows,)."""
-        if self._geometry.kind == "linear":
-            rows = x.reshape(-1, self._geometry.in_channels)
-            return recombine(true_matmul(rows, self._digits.t()))
+        """Return ``r^T W X``, int64, shape (batch, positions)."""
         return _each(self._scatter, x)
 
     def _scatter(self, image: Tensor) -> Tensor:
         """Multiply every pixel by every tap, then add each product where its tap takes it."""
+        image = image if self._live is None else image[:, self._live]
         products = self._matmul(self._digits, image).view(-1, DIGITS, image.shape[1])
         sums = self._places.new_zeros(self._positions + 1)
         return sums.index_add_(0, self._places, recombine_rows(products).view(-1))[:-1]
 
     def right(self, y: Tensor) -> Tensor:
         """Return ``r^T Y``, int64, of the same shape."""
-        if self._geometry.kind == "linear":
-            return self._wide(y.reshape(-1, self._geometry.out_channels).t())
         return _each(self._wide, y)
 
     def _wide(self, matrix: Tensor) -> Tensor:
@@ -134,11 +125,10 @@ class PositionFold:
     def __init__(self, s: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
         self._weights = codes.reshape(geometry.out_channels, -1)
         self._matmul = kernel(codes.device.type).matmul
-        spread = torch.cat([s, s.new_zeros(1)])[reach(geometry, shape).to(s.device)]  # (taps, pixels)
+        places, self._live = living(reach(geometry, shape).to(s.device), geometry, shape)
+        spread = torch.cat([s, s.new_zeros(1)])[places]  # (taps, pixels)
         self._spread = digits(spread).permute(1, 0, 2).reshape(spread.shape[1], -1).contiguous()
-        shifted = torch.stack([s << 8 * byte for byte in range(4)], 1)  # what byte k of an int32 counts
-        self._bytes = digits(shifted.flatten())  # (4 * positions, 8)
-        self._offset = 128 * (1 + 2**8 + 2**16) * s.sum()
+        self._bytes, self._offset = _byte_digits(s)
 
     @staticmethod
     def fits(geometry: Geometry, shape: tuple[int, ...]) -> bool:
@@ -148,15 +138,16 @@ class PositionFold:
         return math.prod(shape[1:]) <= MOST_INNER and math.prod(geometry.output_shape(shape)[1:]) <= _WIDEST
 
     @staticmethod
-    def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
-        """Return a rough number of nanoseconds for one sample."""
-        pixels, out = math.prod(shape[1:]), math.prod(geometry.output_shape(shape))
+    def cost(geometry: Geometry, shape: tuple[int, ...], batch: int) -> float:
+        """Return a rough number of nanoseconds for one sample of ``batch``, which share one pass over the weights."""
+        pixels, out = pixels_read(geometry, shape), math.prod(geometry.output_shape(shape))
         products = DIGITS * pixels * (0.006 * geometry.inner + 0.05 * math.prod(geometry.kernel))
-        return products + 0.1 * geometry.out_channels * geometry.inner + 0.55 * out + 1e5
+        once = 0.1 * geometry.out_channels * geometry.inner + 7e4
+        return products + 0.55 * out + 3e4 + once / batch
 
     def left(self, x: Tensor) -> Tensor:
         """Return ``W (X s)``, int64, shape (batch, out)."""
-        sums = _each(lambda image: self._matmul(image, self._spread), x)
+        sums = _each(self._fold_pixels, x)
         folded = digits(recombine(sums.view(x.shape[0], -1, DIGITS)))  # (batch, inner, 8)
         products = self._matmul(self._weights, folded.transpose(0, 1).reshape(folded.shape[1], -1))
         return recombine(products.view(-1, x.shape[0], DIGITS)).t()
@@ -164,10 +155,12 @@ class PositionFold:
     def right(self, y: Tensor) -> Tensor:
         """Return ``Y s``, int64, of the same shape.
 
-        Flipping the top bits of the three low bytes makes each byte a signed digit, short by 128; what all positions
-        are short by together is one constant. Images go one by one, so that their copies stay in the cache.
+        Images go one by one, so that their copies stay in the cache.
         """
         return recombine(_each(self._fold_words, y.contiguous())) + self._offset
+
+    def _fold_pixels(self, image: Tensor) -> Tensor:
+        return self._matmul(image if self._live is None else image[:, self._live], self._spread)
 
     def _fold_words(self, image: Tensor) -> Tensor:
         return self._matmul((image ^ _LOW_HALVES).view(torch.int8), self._bytes)
@@ -200,6 +193,21 @@ def same(left: Tensor, right: Tensor) -> bool:
     if left.device.type != "cpu" or left.numel() < _SMALL:
         return torch.equal(left, right)
     return bool(np.array_equal(left.numpy(), right.numpy()))
+
+
+def _folded(r: Tensor, codes: Tensor) -> Tensor:
+    """Return ``r^T W`` modulo 2**64, shape (inner,)."""
+    return recombine_rows(true_matmul(digits(r).t().contiguous(), codes.reshape(len(r), -1)))
+
+
+def _byte_digits(secret: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each byte of an int32 counts times ``secret``, as digits (4 * len, 8), and a constant to add.
+
+    Flipping the top bits of the three low bytes of an int32 makes each byte a signed digit, short by 128; what all are
+    short by together is the constant.
+    """
+    shifted = torch.stack([secret << 8 * byte for byte in range(4)], 1)
+    return digits(shifted.flatten()), 128 * (1 + 2**8 + 2**16) * secret.sum()
 
 
 def _each(fold: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -33,12 +33,13 @@ from torch import Tensor
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy
-from holdfast.shielding.checking.folds import ChannelFold, Fold, PositionFold, Recomputation, same
+from holdfast.shielding.checking.folds import ChannelFold, Fold, PositionFold, Recomputation, RowFold, same
 from holdfast.shielding.checking.limbs import DIGITS
 from holdfast.shielding.product import Geometry
 
 ESCAPE = 2.0**-33  # upper bound on the chance that one lie passes
 Side = Literal["auto", "channels", "positions", "recompute"]
+_MANY = 4  # images from which on the cost of one pass over the weights is shared
 _SHAPES = 16  # input shapes whose folds are kept at a time
 
 
@@ -99,26 +100,28 @@ class FreivaldsVerifier:
 
     def __init__(self, codes: Tensor, geometry: Geometry, entropy: Entropy, side: Side = "auto") -> None:
         self._codes, self._geometry, self._entropy, self._side = codes, geometry, entropy, side
-        self._folds: dict[tuple[int, ...], Fold] = {}
+        self._folds: dict[tuple[tuple[int, ...], bool], Fold] = {}
 
     def accepts(self, x: Tensor, y: Tensor) -> bool:
         """Say whether int32 ``y`` (batch, *output) is the product with int8 ``x`` (batch, *sample)."""
-        fold = self.fold(tuple(x.shape[1:]))
+        fold = self.fold(tuple(x.shape[1:]), many=len(x) >= _MANY)
         return same(fold.left(x), fold.right(y))
 
-    def fold(self, shape: tuple[int, ...]) -> Fold:
-        """Return the fold for samples of ``shape``, with fresh secrets the first time."""
-        if shape not in self._folds:
+    def fold(self, shape: tuple[int, ...], *, many: bool = False) -> Fold:
+        """Return the fold for samples of ``shape``, alone or ``many`` together, with fresh secrets the first time."""
+        if (shape, many) not in self._folds:
             while len(self._folds) >= _SHAPES:
                 del self._folds[next(iter(self._folds))]
-            self._folds[shape] = self._make(shape)
-        return self._folds[shape]
+            self._folds[shape, many] = self._make(shape, many)
+        return self._folds[shape, many]
 
-    def _make(self, shape: tuple[int, ...]) -> Fold:
+    def _make(self, shape: tuple[int, ...], many: bool) -> Fold:
         codes, geometry = self._codes, self._geometry
-        side = choose_side(geometry, shape) if self._side == "auto" else self._side
+        side = choose_side(geometry, shape, many=many) if self._side == "auto" else self._side
         if side == "recompute":
             return Recomputation(codes, geometry)
+        if geometry.kind == "linear":
+            return RowFold(self._secret(geometry.out_channels), codes)
         if side == "positions" and PositionFold.fits(geometry, shape):
             _, high, wide = geometry.output_shape(shape)
             return PositionFold(self._secret(high * wide), codes, geometry, shape)
@@ -128,8 +131,8 @@ class FreivaldsVerifier:
         return torch.from_numpy(self._entropy.uint64(count).view("<i8")).to(self._codes.device)
 
 
-def choose_side(geometry: Geometry, shape: tuple[int, ...]) -> Side:
-    """Return the cheapest way to check one sample of ``shape``, by a model fitted to one processor with VNNI."""
+def choose_side(geometry: Geometry, shape: tuple[int, ...], *, many: bool = False) -> Side:
+    """Return the cheapest way to check samples of ``shape``, by a model fitted to one processor with VNNI."""
     if geometry.kind == "linear":
         return "channels" if geometry.out_channels > DIGITS else "recompute"
     costs: dict[Side, float] = {
@@ -137,7 +140,7 @@ def choose_side(geometry: Geometry, shape: tuple[int, ...]) -> Side:
         "recompute": Recomputation.cost(geometry, shape),
     }
     if PositionFold.fits(geometry, shape):
-        costs["positions"] = PositionFold.cost(geometry, shape)
+        costs["positions"] = PositionFold.cost(geometry, shape, _MANY if many else 1)
     return min(costs, key=lambda side: costs[side])
 
 

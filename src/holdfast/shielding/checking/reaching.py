@@ -1,0 +1,49 @@
+"""Which output position each pixel of an image reaches through each tap of a convolution's kernel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from holdfast.shielding.product import Geometry
+
+
+def reach(geometry: Geometry, shape: tuple[int, ...]) -> Tensor:
+    """Say where each input pixel goes: int64 (taps, pixels), an output position, or ``positions`` for nowhere.
+
+    Args:
+        shape: of one image, (channels, height, width).
+    """
+    _, high, wide = geometry.output_shape(shape)
+    rows = _axis(geometry, 0, shape[1], high)
+    across = _axis(geometry, 1, shape[2], wide)
+    places = rows[:, None, :, None] * wide + across[None, :, None, :]
+    inside = (rows >= 0)[:, None, :, None] & (across >= 0)[None, :, None, :]
+    return torch.where(inside, places, high * wide).reshape(math.prod(geometry.kernel), shape[1] * shape[2])
+
+
+def _axis(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
+    """Return the output coordinate of each tap (rows) and input coordinate (columns), or -1."""
+    before = geometry.padding[2 if axis == 0 else 0]
+    taps = torch.arange(geometry.kernel[axis]).view(-1, 1) * geometry.dilation[axis]
+    from_start = torch.arange(side).view(1, -1) + before - taps
+    place = from_start.div(geometry.stride[axis], rounding_mode="floor")
+    fits = (from_start % geometry.stride[axis] == 0) & (place >= 0) & (place < outputs)
+    return torch.where(fits, place, -1)
+
+
+def living(places: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Leave pixels out that a stride steps over, if they are many; return their indices too."""
+    live = (places < math.prod(geometry.output_shape(shape)[1:])).any(0)
+    if 2 * int(live.sum()) > places.shape[1]:
+        return places, None
+    return places[:, live], live.nonzero().flatten()
+
+
+def pixels_read(geometry: Geometry, shape: tuple[int, ...]) -> int:
+    """Return how many pixels of an image are read."""
+    sides = zip(shape[1:], geometry.kernel, geometry.stride, strict=True)
+    read = math.prod(-(-side // step) if taps == 1 else side for side, taps, step in sides)
+    return read if 2 * read <= math.prod(shape[1:]) else math.prod(shape[1:])
