@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from holdfast.shielding.checking.limbs import DIGITS, digits, recombine, recombine_rows, wide_digits
-from holdfast.shielding.checking.reaching import living, pixels_read, reach
+from holdfast.shielding.checking.reaching import reach
 from holdfast.shielding.kernels import MOST_INNER, kernel, true_matmul
 from holdfast.shielding.product import Geometry, integer_product
 
@@ -81,14 +81,14 @@ class ChannelFold:
         self._shifts = torch.arange(len(self._limbs), device=r.device).view(-1, 1) * bits
         per_tap = _folded(r, codes).view(geometry.in_channels, -1).t()  # (taps, in)
         self._digits = digits(per_tap).transpose(1, 2).reshape(-1, geometry.in_channels).contiguous()
-        places, self._live = living(reach(geometry, shape).to(codes.device), geometry, shape)
-        self._places, self._positions = places.flatten(), math.prod(geometry.output_shape(shape)[1:])
+        self._places = reach(geometry, shape).flatten().to(codes.device)
+        self._positions = math.prod(geometry.output_shape(shape)[1:])
 
     @staticmethod
     def cost(geometry: Geometry, shape: tuple[int, ...]) -> float:
         """Return a rough number of nanoseconds for one sample."""
         out = math.prod(geometry.output_shape(shape))
-        pixels = math.prod(geometry.kernel) * pixels_read(geometry, shape)
+        pixels = math.prod(geometry.kernel) * math.prod(shape[1:])
         return pixels * (0.006 * DIGITS * geometry.in_channels + 0.5 * DIGITS + 2.0) + 0.55 * out + 4e4
 
     def left(self, x: Tensor) -> Tensor:
@@ -97,7 +97,6 @@ class ChannelFold:
 
     def _scatter(self, image: Tensor) -> Tensor:
         """Multiply every pixel by every tap, then add each product where its tap takes it."""
-        image = image if self._live is None else image[:, self._live]
         products = self._matmul(self._digits, image).view(-1, DIGITS, image.shape[1])
         sums = self._places.new_zeros(self._positions + 1)
         return sums.index_add_(0, self._places, recombine_rows(products).view(-1))[:-1]
@@ -125,8 +124,7 @@ class PositionFold:
     def __init__(self, s: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
         self._weights = codes.reshape(geometry.out_channels, -1)
         self._matmul = kernel(codes.device.type).matmul
-        places, self._live = living(reach(geometry, shape).to(s.device), geometry, shape)
-        spread = torch.cat([s, s.new_zeros(1)])[places]  # (taps, pixels)
+        spread = torch.cat([s, s.new_zeros(1)])[reach(geometry, shape).to(s.device)]  # (taps, pixels)
         self._spread = digits(spread).permute(1, 0, 2).reshape(spread.shape[1], -1).contiguous()
         self._bytes, self._offset = _byte_digits(s)
 
@@ -140,7 +138,7 @@ class PositionFold:
     @staticmethod
     def cost(geometry: Geometry, shape: tuple[int, ...], batch: int) -> float:
         """Return a rough number of nanoseconds for one sample of ``batch``, which share one pass over the weights."""
-        pixels, out = pixels_read(geometry, shape), math.prod(geometry.output_shape(shape))
+        pixels, out = math.prod(shape[1:]), math.prod(geometry.output_shape(shape))
         products = DIGITS * pixels * (0.006 * geometry.inner + 0.05 * math.prod(geometry.kernel))
         once = 0.1 * geometry.out_channels * geometry.inner + 7e4
         return products + 0.55 * out + 3e4 + once / batch
@@ -160,7 +158,7 @@ class PositionFold:
         return recombine(_each(self._fold_words, y.contiguous())) + self._offset
 
     def _fold_pixels(self, image: Tensor) -> Tensor:
-        return self._matmul(image if self._live is None else image[:, self._live], self._spread)
+        return self._matmul(image, self._spread)
 
     def _fold_words(self, image: Tensor) -> Tensor:
         return self._matmul((image ^ _LOW_HALVES).view(torch.int8), self._bytes)

@@ -32,18 +32,3 @@ def _axis(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
     place = from_start.div(geometry.stride[axis], rounding_mode="floor")
     fits = (from_start % geometry.stride[axis] == 0) & (place >= 0) & (place < outputs)
     return torch.where(fits, place, -1)
-
-
-def living(places: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Leave pixels out that a stride steps over, if they are many; return their indices too."""
-    live = (places < math.prod(geometry.output_shape(shape)[1:])).any(0)
-    if 2 * int(live.sum()) > places.shape[1]:
-        return places, None
-    return places[:, live], live.nonzero().flatten()
-
-
-def pixels_read(geometry: Geometry, shape: tuple[int, ...]) -> int:
-    """Return how many pixels of an image are read."""
-    sides = zip(shape[1:], geometry.kernel, geometry.stride, strict=True)
-    read = math.prod(-(-side // step) if taps == 1 else side for side, taps, step in sides)
-    return read if 2 * read <= math.prod(shape[1:]) else math.prod(shape[1:])
