@@ -108,7 +108,7 @@ def workload(model: nn.Module) -> Workload:
     for step in model.steps:
         sources = tuple(dict.fromkeys(part for name in step.sources() for part in origin.get(name, ())))
         given[step.name] = step.elements or max((given.get(name, 0) for name in step.sources()), default=0)
-        if step.moves or not sources:
+        if not sources or (step.moves and not any(_constants(model, step))):  # an embedding holds its table
             origin[step.name] = sources
             continue
         node = _node(model, step, sources, given, counted)

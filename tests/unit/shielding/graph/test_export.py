@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from holdfast.data import dataset
 from holdfast.errors import InvalidConfig
+from holdfast.execution import campaign
+from holdfast.faults import BitFlip
 from holdfast.models import build_architecture, card
 from holdfast.quantization import codes, quantize
 from holdfast.shielding import Int8Conv2d, int8_model, integer_layers, shield
@@ -206,3 +208,11 @@ def test_a_sum_that_could_overflow_is_refused() -> None:
         accumulator_bound(wide, 127, layer="fc")
     assert "top activation code" in refused.value.hint
     assert accumulator_bound(wide, 64, layer="fc") == 133_152 * 64 * 127
+
+
+def test_every_lie_about_an_exported_model_is_detected() -> None:
+    data = dataset("digits", split="train").take(24)
+    model = export(build_architecture("digits-cnn"), data.all()[0][:1], data)
+    with shield(model) as session:
+        report = campaign(session, data.take(4), BitFlip(), at="offload:**", trials=12, seed=0)
+    assert report["detected"].value == 1.0

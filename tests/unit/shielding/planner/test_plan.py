@@ -70,6 +70,11 @@ def test_products_of_activations_are_counted_and_trusted(name: str) -> None:
     assert all("no weights" in node.reason for node in products)
 
 
+def test_the_table_of_an_embedding_counts_as_held() -> None:
+    held = {node.operation: node.weights for node in workload(graph("llama")).nodes}
+    assert held["embedding"] == 4 * 512 * 32
+
+
 def test_live_bytes_of_a_chain_are_input_and_output() -> None:
     net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     work = workload(export(net, torch.randn(1, 8), torch.randn(4, 8)))
