@@ -11,6 +11,7 @@ from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Local, Oracle, Service, open_oracles
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
 from holdfast.identification.border.probe_sets import ProbeSet, Question, decision_tree, probe_set
+from holdfast.identification.border.setting import EmulatedSetting
 from holdfast.identification.border.text import BorderPrompt, BorderPrompts, NearTies, border_text
 from holdfast.identification.border.text_oracle import TextService, open_text_oracles
 from holdfast.identification.border.votes import Transfer, Votes, best_transferring, transfer, vote
@@ -22,6 +23,7 @@ __all__ = [
     "BorderPrompts",
     "BorderSet",
     "Demands",
+    "EmulatedSetting",
     "Found",
     "Lattice",
     "LatticeSearch",

@@ -13,7 +13,8 @@ from holdfast.errors import DigestMismatch, InvalidConfig
 from holdfast.execution.run import evaluating
 from holdfast.identification.border.checks import Demands, Standing, standings
 from holdfast.identification.border.inputs import BorderInput, BorderSet
-from holdfast.identification.border.oracle import Oracle, open_oracles, platform_of
+from holdfast.identification.border.oracle import Oracle, open_oracles
+from holdfast.identification.border.setting import platform_of
 from holdfast.models import manifest_of
 
 

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig, Unavailable, VerificationError
+from holdfast.errors import InvalidConfig, MissingDevice, Unavailable, VerificationError
 from holdfast.evidence import canonical
 from holdfast.execution import describe_platform
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.oracle import Oracle, open_oracles
-from holdfast.identification.platforms import LocalPlatform
+from holdfast.identification.border.setting import Setting
 from holdfast.models import manifest_of
 
 _END, _DESCRIBE, _ANSWER, _FRESH = range(4)
@@ -87,7 +87,7 @@ class Remote:
 def joined(
     ranks: Ranks,
     model: nn.Module,
-    platform: str | LocalPlatform | Oracle,
+    platform: str | Setting | Oracle,
     lattice: Lattice,
     *,
     batch: int | None = None,
@@ -133,6 +133,7 @@ class _Named:
 
 @contextmanager
 def _group(ranks: Ranks) -> Iterator[None]:
+    _require_backend(ranks)
     try:
         dist.init_process_group(
             ranks.backend,
@@ -148,6 +149,14 @@ def _group(ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _require_backend(ranks: Ranks) -> None:
+    if ranks.backend == "nccl" and not (torch.cuda.is_available() and dist.is_nccl_available()):
+        raise MissingDevice(
+            f"rank {ranks.rank} has no GPU that NCCL could use",
+            hint="--backend gloo, on every rank; it moves CPU tensors",
+        )
 
 
 def _described(oracle: Oracle, model: nn.Module, lattice: Lattice) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet,
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Oracle, in_full_batches, open_oracles
-from holdfast.identification.platforms import LocalPlatform
+from holdfast.identification.border.setting import Setting
 from holdfast.models import manifest_of
 from holdfast.seeds import derive
 
@@ -31,7 +31,7 @@ def border(
     model: nn.Module,
     data: Dataset,
     *,
-    platforms: Sequence[str | LocalPlatform | Oracle],
+    platforms: Sequence[str | Setting | Oracle],
     n: int = 1,
     search: Search | None = None,
     demands: Demands | None = None,

@@ -11,14 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from holdfast._registry import unknown
 from holdfast.errors import InvalidConfig
 from holdfast.execution import predict
 from holdfast.execution.run import one_thread
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.setting import Placed, is_plain, placed
+from holdfast.identification.border.setting import EmulatedSetting, Setting, is_plain, placed, platform_of
 from holdfast.identification.border.worker import Worker
-from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform, trace_on
+from holdfast.identification.platforms import LocalPlatform, trace_on
 
 
 class Oracle(Protocol):
@@ -72,10 +71,10 @@ class Local:
     """A setting of this machine, in this process or, where start-up reads the setting, in a worker that stays."""
 
     model: nn.Module
-    platform: LocalPlatform
+    platform: Setting
     lattice: Lattice
     worker: Worker | None = field(default=None, compare=False)
-    _ready: list[Placed] = field(default_factory=list, compare=False, repr=False)  # copied once, not for each question
+    _ready: list[nn.Module] = field(default_factory=list, compare=False, repr=False)  # copied once for all
 
     @property
     def name(self) -> str:
@@ -92,7 +91,7 @@ class Local:
         data = self.lattice.dataset(images)
         if self.worker is not None:
             return self.worker.ask(data)
-        if not is_plain(self.platform):
+        if isinstance(self.platform, LocalPlatform) and not is_plain(self.platform):
             return trace_on(self.platform, self.model, data).outputs
         with one_thread():
             return predict(self.net, data, batch_size=self.batch)
@@ -103,7 +102,7 @@ class Local:
             return worker.ask(self.lattice.dataset(images))
 
     @property
-    def net(self) -> Placed:
+    def net(self) -> nn.Module:
         """The model under this setting, with gradients; as it was when first asked."""
         if not self._ready:
             self._ready.append(placed(self.model, self.platform))
@@ -112,13 +111,13 @@ class Local:
 
 @contextmanager
 def open_oracles(
-    model: nn.Module, platforms: Iterable[str | LocalPlatform | Oracle], lattice: Lattice, *, batch: int | None = None
+    model: nn.Module, platforms: Iterable[str | Setting | Oracle], lattice: Lattice, *, batch: int | None = None
 ) -> Iterator[list[Oracle]]:
     """Yield an oracle for each platform; workers of platforms that need a process of their own end with the block.
 
     Args:
         model: what runs on named local platforms.
-        platforms: names in ``LOCAL_PLATFORMS``, settings, or oracles, which are passed on as they are.
+        platforms: names of local platforms or emulated formats, settings, or oracles, which are passed on as they are.
         lattice: the images.
         batch: images in one pass of every local platform, instead of its own number.
 
@@ -134,23 +133,12 @@ def open_oracles(
         yield oracles
 
 
-def platform_of(name: str) -> LocalPlatform:
-    """Return a setting of this machine.
-
-    Raises:
-        UnknownName: there is none of that name.
-    """
-    if name not in LOCAL_PLATFORMS:
-        raise unknown("platform", name, LOCAL_PLATFORMS)
-    return LOCAL_PLATFORMS[name]
-
-
 def _open(
-    item: str | LocalPlatform | Oracle, model: nn.Module, lattice: Lattice, batch: int | None, stack: ExitStack
+    item: str | Setting | Oracle, model: nn.Module, lattice: Lattice, batch: int | None, stack: ExitStack
 ) -> Oracle:
     if isinstance(item, str):
         item = platform_of(item)
-    if not isinstance(item, LocalPlatform):
+    if not isinstance(item, LocalPlatform | EmulatedSetting):
         return item
     setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
     worker = stack.enter_context(Worker.start(setting, model)) if setting.environment else None

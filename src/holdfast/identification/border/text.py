@@ -22,8 +22,8 @@ from holdfast.evidence import canonical
 from holdfast.execution.run import evaluating
 from holdfast.identification.border.checks import Asked, Demands, Standing, standing
 from holdfast.identification.border.gap import Answers, margins
+from holdfast.identification.border.setting import Setting
 from holdfast.identification.border.text_oracle import Vocabulary, in_full_batches, open_text_oracles
-from holdfast.identification.platforms import LocalPlatform
 from holdfast.models import manifest_of
 from holdfast.seeds import Seed, derive
 
@@ -168,7 +168,7 @@ def border_text(
     model: nn.Module,
     windows: Tensor,
     *,
-    platforms: Sequence[str | LocalPlatform | Asked],
+    platforms: Sequence[str | Setting | Asked],
     tokenizer: Tokenizer | None = None,
     n: int = 1,
     search: NearTies | None = None,

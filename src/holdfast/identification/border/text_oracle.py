@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast._registry import unknown
 from holdfast.errors import InvalidConfig
 from holdfast.identification.border.checks import Asked
-from holdfast.identification.border.setting import next_logits
+from holdfast.identification.border.setting import EmulatedSetting, Setting, next_logits, platform_of
 from holdfast.identification.border.worker import Worker
-from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms import LocalPlatform
 from holdfast.seeds import Seed, derive
 
 Next = Callable[[Tensor], Tensor]  # int64 prompts (n, t) -> float32 logits (n, vocabulary)
@@ -44,7 +43,7 @@ class LocalText:
     """A setting of this machine; in a worker where start-up reads it."""
 
     model: nn.Module
-    platform: LocalPlatform
+    platform: Setting
     follow: Next
 
     @property
@@ -82,7 +81,7 @@ class Vocabulary:
 
 @contextmanager
 def open_text_oracles(
-    model: nn.Module, platforms: Sequence[str | LocalPlatform | Asked], *, batch: int | None = None
+    model: nn.Module, platforms: Sequence[str | Setting | Asked], *, batch: int | None = None
 ) -> Iterator[list[Asked]]:
     """Yield an oracle of prompts for each platform; workers end with the block.
 
@@ -100,12 +99,10 @@ def open_text_oracles(
         yield oracles
 
 
-def _open(item: str | LocalPlatform | Asked, model: nn.Module, batch: int | None, stack: ExitStack) -> Asked:
+def _open(item: str | Setting | Asked, model: nn.Module, batch: int | None, stack: ExitStack) -> Asked:
     if isinstance(item, str):
-        if item not in LOCAL_PLATFORMS:
-            raise unknown("platform", item, LOCAL_PLATFORMS)
-        item = LOCAL_PLATFORMS[item]
-    if not isinstance(item, LocalPlatform):
+        item = platform_of(item)
+    if not isinstance(item, LocalPlatform | EmulatedSetting):
         return item
     setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
     if setting.environment:

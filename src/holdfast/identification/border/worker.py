@@ -5,7 +5,6 @@ Spoken over pipes: a length (8 bytes, little-endian) and a safetensors file, one
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
 from holdfast.execution import predict
 from holdfast.execution.run import one_thread
-from holdfast.identification.border.setting import Placed, is_plain, next_logits, placed
+from holdfast.identification.border.setting import Setting, is_plain, next_logits, placed, setting_bytes, setting_from
 from holdfast.identification.platforms import LocalPlatform, trace_on
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
@@ -48,12 +47,12 @@ class Worker:
 
     @classmethod
     @contextmanager
-    def start(cls, platform: LocalPlatform, model: nn.Module) -> Iterator[Worker]:
+    def start(cls, platform: Setting, model: nn.Module) -> Iterator[Worker]:
         """Start a worker for ``model`` and end it with the block."""
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             save_model(model, folder / "model")
-            write_atomic(folder / "platform.json", canonical.dumps(dataclasses.asdict(platform)))
+            write_atomic(folder / "platform.json", setting_bytes(platform))
             command = [sys.executable, "-m", "holdfast.identification.border.worker", place]
             environment = os.environ | platform.environment | {"OMP_NUM_THREADS": "1"}
             pipe, said = subprocess.PIPE, folder / "stderr"
@@ -95,10 +94,9 @@ class Worker:
 
 def main(folder: Path, questions: BinaryIO, answers: BinaryIO) -> None:
     """Answer questions about the model in ``folder`` until they end."""
-    value = canonical.loads(read_bytes(folder / "platform.json", "platform"), what="platform.json")
-    platform = LocalPlatform(**(value | {"environment": {}}))  # it is what this process was started under
+    platform = setting_from(read_bytes(folder / "platform.json", "platform"))
     model = load_model(folder / "model")
-    follow, ready = next_logits(model, platform), list[Placed]()
+    follow, ready = next_logits(model, platform), list[nn.Module]()
     while True:
         try:
             parts = load(_receive(questions))
@@ -108,9 +106,9 @@ def main(folder: Path, questions: BinaryIO, answers: BinaryIO) -> None:
         _send(answers, save({"outputs": outputs.contiguous()}))
 
 
-def _outputs(ready: list[Placed], platform: LocalPlatform, model: nn.Module, data: Dataset) -> Tensor:
+def _outputs(ready: list[nn.Module], platform: Setting, model: nn.Module, data: Dataset) -> Tensor:
     """Run ``data``; the copy of the model is made for the first question only."""
-    if not is_plain(platform):
+    if isinstance(platform, LocalPlatform) and not is_plain(platform):
         return trace_on(platform, model, data).outputs
     if not ready:
         ready.append(placed(model, platform))

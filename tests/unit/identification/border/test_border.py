@@ -282,3 +282,24 @@ def test_a_search_goes_on_from_what_its_folder_holds(model, data, tmp_path: Path
     assert not torch.equal(both.inputs[1].image, first.inputs[0].image)
     with pytest.raises(InvalidConfig, match="another model"):
         border(model, data, platforms=("default", "fp16"), folder=tmp_path)
+
+
+@pytest.mark.parametrize("tag", ["int8-dynamic", "fp8-e4m3", "fp8-e3m4", "mxint8", "bm8", "bl8", "log8"])
+def test_formats_of_accelerators_are_separated_from_fp32_and_called_emulated(model, data, tag: str) -> None:
+    item = border(model, data, platforms=("default", tag), batch=1).inputs[0]
+    assert item.pair == ("default", f"emulated:{tag}")
+    assert item.labels["default"] != item.labels[f"emulated:{tag}"]
+
+
+def test_a_platform_that_answers_by_its_neighbours_keeps_no_label_in_company(model, data) -> None:
+    # int8-dynamic takes its range over the whole batch, so what stands beside an image moves its answer
+    with open_oracles(model, ["int8-dynamic"], Lattice.of(data), batch=8) as (oracle,):
+        alone, beside = data.raw[:1].expand(8, -1, -1, -1), data.raw[:1].repeat(8, 1, 1, 1)
+        beside[1:] = 240
+        assert not torch.equal(oracle.logits(alone)[0], oracle.logits(beside)[0])
+
+
+@pytest.mark.slow
+def test_an_emulated_format_is_the_same_in_a_fresh_process(model, data) -> None:
+    with open_oracles(model, ["fp8-e4m3"], Lattice.of(data), batch=4) as (oracle,):
+        assert torch.equal(oracle.logits(data.raw[:4]), oracle.fresh(data.raw[:4]))

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.nets import trained_digits
 
-from holdfast.errors import InvalidConfig
-from holdfast.identification.border import Ranks
+from holdfast.data import dataset
+from holdfast.errors import InvalidConfig, MissingDevice
+from holdfast.identification.border import Lattice, Ranks, joined
 from holdfast.models import save
 
 RANK = """
@@ -25,7 +27,7 @@ rank, world, folder, mean = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], flo
 raw = dataset("digits")
 data = Dataset("digits", raw.raw * 15, raw.labels, raw.classes, Preprocessing(1 / 240, (mean,), (0.5,)))
 model = load(folder + "/model")
-ranks = Ranks(rank=rank, world_size=world, rendezvous="file://" + folder + "/meet", timeout=60)
+ranks = Ranks(rank=rank, world_size=world, rendezvous="file://" + folder + "/meet", timeout=60, backend=sys.argv[5])
 with joined(ranks, model, "default", Lattice.of(data), batch=8) as oracles:
     if oracles is not None:
         found = border(model, data, platforms=oracles, n=2, folder=folder + "/out")
@@ -33,13 +35,15 @@ with joined(ranks, model, "default", Lattice.of(data), batch=8) as oracles:
 """
 
 
-def ranks_of(folder: Path, settings: list[dict[str, str]], means: list[float]) -> list[subprocess.CompletedProcess]:
+def ranks_of(
+    folder: Path, settings: list[dict[str, str]], means: list[float], backend: str = "gloo"
+) -> list[subprocess.CompletedProcess]:
     save(trained_digits(), folder / "model")
     script = folder / "rank.py"
     script.write_text(RANK)
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(len(settings)), str(folder), str(mean)],
+            [sys.executable, script, str(rank), str(len(settings)), str(folder), str(mean), backend],
             env=os.environ | {"OMP_NUM_THREADS": "1"} | setting,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -87,3 +91,23 @@ def test_a_rank_that_reads_images_in_another_way_is_named(tmp_path: Path) -> Non
 def test_ranks_that_cannot_meet_are_refused(wrong) -> None:
     with pytest.raises(InvalidConfig):
         Ranks(**({"rendezvous": "tcp://127.0.0.1:1"} | wrong))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_nccl_without_a_gpu_is_refused_before_anyone_waits() -> None:
+    ranks = Ranks(rank=0, world_size=2, rendezvous="tcp://127.0.0.1:1", backend="nccl")
+    with (
+        pytest.raises(MissingDevice, match="rank 0 has no GPU"),
+        joined(ranks, trained_digits(steps=1), "default", Lattice.of(dataset("digits"))),
+    ):
+        pass
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs a GPU for each rank")
+def test_two_ranks_meet_over_nccl(tmp_path: Path) -> None:
+    settings = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1", "ATEN_CPU_CAPABILITY": "default"}]
+    ended = ranks_of(tmp_path, settings, [0.5, 0.5], backend="nccl")
+    assert [item.returncode for item in ended] == [0, 0], [item.stderr[-500:] for item in ended]
+    assert len(json.loads((tmp_path / "out" / "border.json").read_text())["inputs"]) == 2
