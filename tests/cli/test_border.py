@@ -99,3 +99,23 @@ def test_inputs_of_another_model_are_refused(stored: Path, tmp_path: Path, capsy
     save(trained_digits(steps=5), other)
     assert main(["border", str(other), "--check", str(out)]) == 1
     assert "is about model" in capsys.readouterr().err
+
+
+def test_labels_alone_name_the_platforms_and_other_models_are_asked(stored: Path, tmp_path: Path, capsys) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    more = ("--platform", "bf16", "--platform", "onednn-off", "--method", "pgd", "--batch", "4")
+    assert main(call(stored, out, *more)) == 0
+    capsys.readouterr()
+    assert main(["border", str(stored), "--check", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    named = json.loads(said.out)["naming"]
+    assert len(named["chosen"]["inputs"]) == 1
+    assert named["right"]["bf16"]
+    assert named["right"]["default"]
+    assert "1 label (border-000.png; the fewest there are) tell apart" in said.err
+    save(trained_digits(steps=60), other)
+    assert main(["border", str(stored), "--check", str(out), "--transfer", str(other), "--json"]) == 0
+    ratio = json.loads(capsys.readouterr().out)
+    written = json.loads((out / "transferability.yaml").read_text())
+    assert written["overall_accuracy"] == ratio["overall_accuracy"] in (0.0, 0.5, 1.0)
+    assert set(written) >= {"by_class_acc", "matthews_corr", "classification_report", "chance"}

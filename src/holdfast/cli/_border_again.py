@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,21 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from holdfast.identification.border import Again, Demands
+    from holdfast.identification.border import Again, Demands, Naming
 
 
 def check_again(model: nn.Module, folder: Path, platforms: Sequence[str], demands: Demands, json: bool) -> None:
     """Ask about saved inputs again and tell; raise :class:`VerificationError` where a label is not what it was."""
-    from holdfast.identification.border import recheck
+    from holdfast.identification.border import naming, recheck
 
     found = recheck(folder, model, platforms=platforms, demands=demands)
+    named = naming(found)
     for line in aligned([("input", "platform", "then", "now", "margin", "agree"), *map(_cells, found)]):
         say(line)
     broken = [item for item in found if not item.holds]
     if json:
-        emit({"folder": str(folder), "inputs": [_value(item) for item in found], "changed": len(broken)})
+        told = {"folder": str(folder), "inputs": [_value(item) for item in found], "changed": len(broken)}
+        emit(told | ({"naming": asdict(named)} if named is not None else {}))
     if broken:
         first = broken[0]
         raise VerificationError(
@@ -33,7 +37,32 @@ def check_again(model: nn.Module, folder: Path, platforms: Sequence[str], demand
             f"{first.recorded.platform} was {first.recorded.label}" + _now(first),
             hint="this is another platform than the recorded one of that name, or another version of its software",
         )
+    if named is not None:
+        _tell_naming(named)
     say(f"all {counted(len(found), 'label')} hold, each asked {sum(found[0].found.asked.values())} times")
+
+
+def _tell_naming(named: Naming) -> None:
+    chosen = ", ".join(f"border-{number:03d}.png" for number in named.chosen.inputs)
+    groups = "; ".join(" = ".join(group) for group in named.chosen.classes)
+    least = "the fewest there are" if named.chosen.smallest else "few"
+    say(f"{counted(len(named.chosen.inputs), 'label')} ({chosen}; {least}) tell apart: {groups}")
+    say(f"from labels alone {sum(named.right.values())} of {len(named.right)} platforms are named right")
+
+
+def check_elsewhere(folder: Path, others: Sequence[Path], json: bool) -> None:
+    """Ask other models about saved inputs and write ``transferability.yaml`` beside them."""
+    from holdfast._files import write_atomic
+    from holdfast.identification.border import BorderSet, transferred
+    from holdfast.models import load
+
+    found = transferred(BorderSet.load(folder), {str(path): load(path) for path in others})
+    value = found.to_json()
+    # JSON is YAML: what reads the published file reads this one
+    write_atomic(folder / "transferability.yaml", dumps(value, indent=2).encode())
+    say(f"transfers to {value['overall_accuracy']:.2f} of {len(found.truth)} platforms (chance {value['chance']:.2f})")
+    if json:
+        emit(value)
 
 
 def _now(item: Again) -> str:

@@ -55,6 +55,9 @@ def border(
         Path | None,
         typer.Option(help="Search nothing: ask about the inputs of this folder again, on --platform or on all."),
     ] = None,
+    transfer: Annotated[
+        list[Path] | None, typer.Option(help="With --check: ask other models, and write transferability.yaml.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="Inputs wanted.", min=1)] = 1,
     method: Annotated[str, typer.Option(help="lattice, or as published: pgd, pgd-rest.")] = "lattice",
     batch: Annotated[
@@ -83,8 +86,11 @@ def border(
 
     platform = platform or []
     if check is not None:
-        from holdfast.cli._border_again import check_again
+        from holdfast.cli._border_again import check_again, check_elsewhere
 
+        if transfer:
+            check_elsewhere(check, transfer, json)
+            return
         check_again(load(model, arch=arch), check, platform, Demands(margin=margin, fresh=fresh), json)
         return
     if not data or not platform or out is None:

@@ -3,6 +3,7 @@
 from holdfast.identification.border.again import Again, recheck
 from holdfast.identification.border.checks import Demands, Standing
 from holdfast.identification.border.distributed import Ranks, Remote, joined
+from holdfast.identification.border.elsewhere import Naming, naming, transferred
 from holdfast.identification.border.find import border
 from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import BorderInput, BorderSet, checked
@@ -28,6 +29,7 @@ __all__ = [
     "Lattice",
     "LatticeSearch",
     "Local",
+    "Naming",
     "NearTies",
     "Oracle",
     "ProbeSet",
@@ -47,6 +49,7 @@ __all__ = [
     "checked",
     "decision_tree",
     "joined",
+    "naming",
     "one_vs_one",
     "one_vs_rest",
     "open_oracles",
@@ -54,5 +57,6 @@ __all__ = [
     "probe_set",
     "recheck",
     "transfer",
+    "transferred",
     "vote",
 ]

@@ -1,0 +1,70 @@
+"""Border inputs of one model asked of others: published transferability; and platforms named from labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from holdfast.execution.run import evaluating
+from holdfast.identification.border.again import Again
+from holdfast.identification.border.inputs import BorderSet
+from holdfast.identification.border.oracle import in_full_batches, open_oracles
+from holdfast.identification.border.probe_sets import ProbeSet, decision_tree, probe_set
+from holdfast.identification.border.votes import Transfer, transfer
+
+
+def transferred(kept: BorderSet, models: Mapping[str, nn.Module]) -> Transfer:
+    """Ask other models, on the two platforms of each border input, and judge what the votes name.
+
+    Raises:
+        InvalidConfig: no models, or a platform that is no setting of this machine.
+    """
+    names = sorted({name for item in kept.inputs for name in item.pair})
+    images, answers = torch.stack([item.image for item in kept.inputs]), {}
+    for title, model in models.items():
+        with evaluating(model), open_oracles(model, names, kept.lattice) as oracles:
+            for oracle in oracles:
+                answers[title, oracle.name] = in_full_batches(oracle, images, images).argmax(1).tolist()
+    return transfer(kept.inputs, answers)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How few labels name the platforms that were asked, and whether labels of today name them.
+
+    Attributes:
+        chosen: the fewest inputs, from the recorded labels alone.
+        asked: inputs that the decision tree asks about, at most.
+        right: by platform, whether today's labels lead to the class that it is in.
+    """
+
+    chosen: ProbeSet
+    asked: int
+    right: dict[str, bool]
+
+
+def naming(found: Sequence[Again]) -> Naming | None:
+    """Choose inputs from the labels that were recorded and name each platform from those that were seen now.
+
+    Returns:
+        None where fewer than two platforms were asked, or not about the same inputs.
+    """
+    then, now = dict[str, dict[int, int | None]](), dict[str, dict[int, int | None]]()
+    for item in found:
+        then.setdefault(item.recorded.platform, {})[item.number] = item.recorded.label
+        now.setdefault(item.recorded.platform, {})[item.number] = item.found.label
+    if len(then) < 2 or len({tuple(sorted(row)) for row in then.values()}) != 1:
+        return None
+    table = {name: [row[number] for number in sorted(row)] for name, row in then.items()}
+    chosen, tree = probe_set(table), decision_tree(table)
+    right = {}
+    for name, row in now.items():
+        labels = [-1 if row[number] is None else int(row[number] or 0) for number in sorted(row)]
+        said, _ = tree.follow(labels)
+        right[name] = name in said and set(said) <= {
+            other for group in chosen.classes if name in group for other in group
+        }
+    return Naming(chosen, tree.most, right)
