@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -109,6 +112,30 @@ def orders(n: int = 256) -> Iterator[dict[str, Any]]:
         yield row
 
 
+LEVELS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    **{f"ATEN_CPU_CAPABILITY={level}": {"ATEN_CPU_CAPABILITY": level} for level in ("default", "avx2")},
+    **{f"ONEDNN_MAX_CPU_ISA={level}": {"ONEDNN_MAX_CPU_ISA": level} for level in ("SSE41", "AVX2", "AVX512_CORE")},
+    "MKL_CBWR=COMPATIBLE": {"MKL_CBWR": "COMPATIBLE"},
+    **{f"OPENBLAS_CORETYPE={core}": {"OPENBLAS_CORETYPE": core} for core in ("Haswell", "SkylakeX", "Nehalem")},
+}
+
+
+def signatures() -> dict[str, Any]:
+    """Return the order of every kernel for 512 addends under each instruction set, each in a fresh process."""
+    program = (
+        "import json, torch; torch.set_num_threads(1); from holdfast.identification import ORDER_KERNELS as k, "
+        "order_signatures as s; print(json.dumps({n: f.tree.digest[:12] for n, f in s(k, 512).items()}))"
+    )
+    found = {}
+    for name, level in LEVELS.items():
+        ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=os.environ | level)
+        found[name] = json.loads(ended.stdout)
+    plain = found["as it is"]
+    changed = {name: sorted(k for k in row if row[k] != plain[k]) for name, row in found.items()}
+    return {"addends": 512, "orders": found, "distinct": len(set(plain.values())), "changed": changed}
+
+
 def sequential(classes: int = 30, probes: int = 40, error: float = 0.01) -> dict[str, Any]:
     """Return how the test does on 30 simulated classes: known ones, and an unknown one that echoes at the bound."""
     echo, runs = 0.2, 500
@@ -135,12 +162,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     as_json = parser.parse_args().json
     result = asdict(measure())
-    more = {"heads": list(heads()), "words": list(words()), "orders": list(orders()), "sequential": sequential()}
+    more: dict[str, Any] = {
+        "heads": list(heads()),
+        "words": list(words()),
+        "orders": list(orders()),
+        "sequential": sequential(),
+    }
+    more["signatures"] = signatures()
     if as_json:
         print(json.dumps(result | more, sort_keys=True))
         return
     print(f"{result['claim']}: x {result['ratio']:.3f} ({result['low']:.3f} .. {result['high']:.3f})")
-    for row in (*more["heads"], *more["words"], *more["orders"], more["sequential"]):
+    for row in (*more["heads"], *more["words"], *more["orders"], more["sequential"], more["signatures"]):
         print(row)
 
 
