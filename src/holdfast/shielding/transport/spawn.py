@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.errors import IntegrityError, InvalidConfig, WorkerUnreachable
+from holdfast.errors import IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
 from holdfast.shielding.transport.shared import offer
 from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel
@@ -64,7 +64,8 @@ class SpawnedWorker:
             IntegrityError: another process listens there.
         """
         stream = self._wait(timeout)
-        process, _ = credentials(stream)
+        # where the kernel does not say who listens, the folder's mode alone keeps others out
+        process = credentials(stream)[0] if self.shared else self.process.pid
         if process != self.process.pid:
             stream.close()
             raise IntegrityError(f"process {process} listens where worker {self.process.pid} should", hint="a relay?")
@@ -102,7 +103,13 @@ def socket_kind(*, shared: bool) -> socket.SocketKind:
 
 
 def credentials(stream: socket.socket) -> tuple[int, int]:
-    """Return the process and user that listened on the other end of an AF_UNIX socket, as the kernel knows them."""
+    """Return the process and user that listened on the other end of an AF_UNIX socket, as the kernel knows them.
+
+    Raises:
+        MissingDevice: this kernel does not say.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise MissingDevice("only Linux says who listens on a socket", hint="leave user out")
     raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(raw)
     return process, user
