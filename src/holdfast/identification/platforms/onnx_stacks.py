@@ -22,6 +22,7 @@ from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.platforms.setting import LocalPlatform
 
 _OPSET = 17
+_EXTRAS = {"onnxruntime": "ort", "openvino": "openvino"}
 _LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _Run = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
@@ -30,8 +31,10 @@ def exported(model: nn.Module, example: Tensor) -> bytes:
     """Return ``model`` as ONNX for inputs of the shape of ``example``, batch included.
 
     Raises:
+        MissingExtra: onnx, through which torch writes, is not installed.
         Unavailable: an operation that the exporter does not know.
     """
+    package("onnx", "ort")
     file = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -51,6 +54,7 @@ def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tu
         Unavailable: the model does not export, or the runtime does not take it.
     """
     start = {"onnxruntime": _onnxruntime, "openvino": _openvino}[platform.runtime]
+    package(platform.runtime, _EXTRAS[platform.runtime])  # before the export, which takes its time
     ready: dict[int, _Run] = {}
     graphs, parts = {}, []
     for images, _ in probes.batches(platform.batch_size):
@@ -71,7 +75,7 @@ def package(name: str, extra: str) -> Any:
 
 
 def _onnxruntime(platform: LocalPlatform, graph: bytes) -> _Run:
-    runtime = package("onnxruntime", "ort")
+    runtime = package("onnxruntime", _EXTRAS["onnxruntime"])
     level = platform.options.get("optimisation", "all")
     if level not in _LEVELS:
         raise InvalidConfig(f"no optimisation level {level!r}", hint=f"there are {', '.join(_LEVELS)}")
@@ -84,7 +88,7 @@ def _onnxruntime(platform: LocalPlatform, graph: bytes) -> _Run:
 
 
 def _openvino(platform: LocalPlatform, graph: bytes) -> _Run:
-    runtime = package("openvino", "openvino")
+    runtime = package("openvino", _EXTRAS["openvino"])
     settings: dict[str, int | str] = {"INFERENCE_NUM_THREADS": platform.threads, "NUM_STREAMS": 1}
     if platform.options["precision"] != "default":
         settings["INFERENCE_PRECISION_HINT"] = platform.options["precision"]
