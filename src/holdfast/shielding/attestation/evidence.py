@@ -74,8 +74,8 @@ class Evidence:
             raise UnreadableArtifact("the evidence has no kind, or too much collateral")
         return cls(
             kind=value["kind"],
-            body=_bytes(value["body"]),
-            collateral={name: _bytes(part) for name, part in parts.items()},
+            body=bytes_of(value["body"], what="evidence"),
+            collateral={name: bytes_of(part, what="evidence") for name, part in parts.items()},
         )
 
     def save(self, path: Path | str) -> None:
@@ -112,11 +112,16 @@ def _text(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
 
-def _bytes(value: Any) -> bytes:
+def bytes_of(value: Any, *, what: str) -> bytes:
+    """Return the bytes that base64 text stands for, in its one form: bits of the last letter that mean nothing are 0.
+
+    Raises:
+        UnreadableArtifact: anything else.
+    """
     try:
         data = base64.b64decode(value.encode(), validate=True)
     except (AttributeError, ValueError, binascii.Error) as error:
-        raise UnreadableArtifact("a part of the evidence is not base64") from error
-    if base64.b64encode(data).decode() != value:  # bits of the last letter that mean nothing
-        raise UnreadableArtifact("a part of the evidence is not base64 in its one form")
+        raise UnreadableArtifact(f"a part of the {what} is missing, or not base64") from error
+    if base64.b64encode(data).decode() != value:
+        raise UnreadableArtifact(f"a part of the {what} is not base64 in its one form")
     return data

@@ -8,16 +8,16 @@ an older file presents an older number, and is refused.
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast.errors import DigestMismatch, PolicyError, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
+from holdfast.shielding.attestation.evidence import bytes_of
 
 TYPE = "holdfast.sealed/v1"
 MAX_SEALED = 1 << 30  # bytes
@@ -89,14 +89,4 @@ def _read(sealed: bytes, name: str) -> tuple[int, dict[str, bytes]]:
     number = value.get("counter")
     if value.get("name") != name or not isinstance(number, int) or isinstance(number, bool):
         raise UnreadableArtifact(f"this is not the sealed {name!r}")
-    return number, {field: _bytes(value.get(field)) for field in _FIELDS}
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        data = base64.b64decode(value.encode(), validate=True)
-    except (AttributeError, ValueError, binascii.Error) as error:
-        raise UnreadableArtifact("a part of the sealed data is missing, or not base64") from error
-    if base64.b64encode(data).decode() != value:  # bits of the last letter that mean nothing
-        raise UnreadableArtifact("a part of the sealed data is missing, or not base64 in its one form")
-    return data
+    return number, {field: bytes_of(value.get(field), what="sealed data") for field in _FIELDS}
