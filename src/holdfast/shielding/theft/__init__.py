@@ -1,0 +1,29 @@
+"""Stealing a shielded model, measured: what a placement is worth against somebody who keeps what he sees."""
+
+from holdfast.shielding.theft.attack import Curve, Knockoff, Point, Theft, train_copy
+from holdfast.shielding.theft.similarity import Similarity, fitted_scale, overall, similarity
+from holdfast.shielding.theft.surrogate import ScaledCodes, folded, surrogate, zero_data_scale
+from holdfast.shielding.theft.transfer import TransferSet, ask
+from holdfast.shielding.theft.view import Seen, View, view, view_under
+
+__all__ = [
+    "Curve",
+    "Knockoff",
+    "Point",
+    "ScaledCodes",
+    "Seen",
+    "Similarity",
+    "Theft",
+    "TransferSet",
+    "View",
+    "ask",
+    "fitted_scale",
+    "folded",
+    "overall",
+    "similarity",
+    "surrogate",
+    "train_copy",
+    "view",
+    "view_under",
+    "zero_data_scale",
+]
