@@ -6,6 +6,7 @@ from holdfast.training.loop import train
 from holdfast.training.recipes import (
     AdversarialBitErrorTraining,
     Alternating,
+    DeSimilarity,
     RandomBitErrorTraining,
     Recipe,
     Standard,
@@ -16,6 +17,7 @@ __all__ = [
     "AdversarialBitErrorTraining",
     "Alternating",
     "Compute",
+    "DeSimilarity",
     "Journal",
     "RandomBitErrorTraining",
     "Recipe",

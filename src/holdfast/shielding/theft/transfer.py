@@ -136,4 +136,5 @@ class Bandit:
         before, count = self._mean, len(self._rewards)
         self._mean = answer.clone() if before is None else before + (answer - before) / (count + 1)
         diversity = 0.0 if before is None else float((answer - before).clamp(min=0).sum())
-        return (best - second + diversity) / 2
+        reward: float = (best - second + diversity) / 2
+        return reward
