@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
+from holdfast.cli._steal import EXAMPLE, steal
 from holdfast.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from holdfast.shielding.planner import Machine, Rule
 
 app = make_app()
+app.command(epilog=EXAMPLE)(steal)
 _SAMPLES = 4  # of noise: enough for scales, which a plan does not depend on
 
 
 @app.callback(epilog="Example: holdfast shield plan cifar-resnet20 --budget 2000000")
 def shield() -> None:
-    """Plan how a model is split between a trusted and an untrusted world."""
+    """Plan how a model is split between a trusted and an untrusted world, and measure what that hides."""
 
 
 @app.command(
