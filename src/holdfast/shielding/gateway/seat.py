@@ -1,0 +1,138 @@
+"""One place of a pool: a thread, its session, and what becomes of a worker that fails."""
+
+from __future__ import annotations
+
+import time
+from threading import Thread
+from typing import TYPE_CHECKING, Literal
+
+from holdfast.errors import ArtifactError, HoldfastError, IntegrityError, Unavailable
+from holdfast.shielding.gateway.jobs import Job
+from holdfast.shielding.gateway.refusal import Refused
+from holdfast.shielding.gateway.sources import Opened, Source
+
+if TYPE_CHECKING:
+    from holdfast.shielding.gateway.pool import Pool
+
+State = Literal["starting", "ready", "busy", "quarantined", "stopped"]
+USABLE: frozenset[State] = frozenset(("starting", "ready", "busy"))
+_IDLE = 0.2  # seconds between looks at an idle worker
+_FIRST_PAUSE = 0.1  # seconds before a worker that could not be reached is tried again; doubles each time
+
+
+class Seat(Thread):
+    """Opens session after session and answers requests with them until the pool stops or the source is quarantined.
+
+    Args:
+        pool: where requests come from.
+        source: where sessions come from.
+
+    Attributes:
+        state: what it is doing.
+    """
+
+    def __init__(self, pool: Pool, source: Source) -> None:
+        super().__init__(daemon=True, name=f"seat {source.name}")
+        self.state: State = "starting"
+        self._pool, self._source, self._failed = pool, source, 0
+        self._opened: Opened | None = None
+
+    def run(self) -> None:
+        """Work until there is nothing left to do here."""
+        try:
+            while self._goes_on():
+                self.state = "starting"
+                if (opened := self._open()) is None:
+                    self._pool.stopping.wait(min(_FIRST_PAUSE * 2**self._failed, self._pool.settings.backoff))
+                    continue
+                self._serve(opened)
+        finally:
+            self.state = "quarantined" if self._source.quarantined else "stopped"
+            self._pool.left()
+
+    def abandon(self) -> None:
+        """End the worker of a seat that did not end in time."""
+        if self.is_alive() and self._opened is not None and self._opened.process is not None:
+            self._opened.process.kill()
+
+    def _goes_on(self) -> bool:
+        return not self._source.quarantined and not self._pool.stopping.is_set()
+
+    def _open(self) -> Opened | None:
+        try:
+            opened = self._source.open()
+        except IntegrityError as error:
+            self._lied(error, None)
+        except HoldfastError as error:
+            self._failed += 1
+            self._record("unreachable", "worker-unreachable", error, None)
+        else:
+            self._pool.audit("worker-ready", worker=self._source.name, pid=opened.pid)
+            return opened
+        return None
+
+    def _serve(self, opened: Opened) -> None:
+        self._opened = opened
+        with opened.session:
+            good = True
+            while good and self._goes_on():
+                self.state = "ready"
+                job = self._pool.waiting.take(_IDLE)
+                good = self._idle(opened) if job is None else self._work(opened, job)
+        self._opened = None
+
+    def _idle(self, opened: Opened) -> bool:
+        """Use the time; return whether the session is still good."""
+        if not opened.alive:
+            self._record("lost", "worker-lost", Unavailable("the worker ended while idle"), opened)
+            return False
+        if ahead := self._pool.settings.prepare:
+            opened.session.prepare(ahead)
+        return True
+
+    def _work(self, opened: Opened, job: Job) -> bool:
+        """Bring one request further; return whether the session is still good."""
+        if job.over:
+            return True
+        if job.left <= 0:
+            job.expire()
+            return True
+        job.attempts, self.state, start = job.attempts + 1, "busy", time.monotonic()
+        try:
+            outputs = opened.session(job.inputs)
+        except IntegrityError as error:
+            self._lied(error, opened)
+            self._pool.again(job)
+            return False
+        except (Unavailable, ArtifactError) as error:
+            self._record("lost", "worker-lost", error, opened)
+            self._pool.again(job)
+            return False
+        except (HoldfastError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+            return self._broken(job, error)
+        except BaseException as error:
+            self._broken(job, error)
+            raise
+        self._failed = 0
+        self._source.answered()
+        self._pool.took(time.monotonic() - start)
+        job.answer(outputs)
+        return True
+
+    def _lied(self, error: IntegrityError, opened: Opened | None) -> None:
+        self._source.lied()
+        self._failed += 1
+        self._record("lied", "worker-quarantined", error, opened)
+
+    def _broken(self, job: Job, error: BaseException) -> bool:
+        """The trusted world itself failed; whatever its session is like now, it ends."""
+        kind = type(error).__name__
+        self._pool.audit("request-broken", worker=self._source.name, error=kind)
+        job.refuse(Refused(f"the model could not compute this: {kind}", hint="see the audit log", outcome="broken"))
+        return False
+
+    def _record(self, reason: str, event: str, error: HoldfastError, opened: Opened | None) -> None:
+        self._pool.metrics.failures.add(reason)
+        pid = None if opened is None else opened.pid
+        for_good = "yes" if self._source.quarantined else "no"
+        self._pool.audit(event, worker=self._source.name, pid=pid, error=str(error), source_quarantined=for_good)
