@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli._common import make_app
+from holdfast.cli._serve_gateway import EPILOG, gateway
 from holdfast.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from holdfast.services import worker
 
 app = make_app()
+app.command("gateway", epilog=EPILOG)(gateway)
 
 
-class Service(StrEnum):
-    """What can be served."""
-
-    WORKER = "worker"
+@app.callback()
+def serve() -> None:
+    """Run one of Holdfast's long-lived processes."""
 
 
 @app.command(
+    "worker",
     epilog="Example: holdfast serve worker --socket /run/holdfast/worker.sock; "
-    'then holdfast.shield(model, worker="unix:/run/holdfast/worker.sock").'
+    'then holdfast.shield(model, worker="unix:/run/holdfast/worker.sock").',
 )
-def serve(
-    service: Annotated[Service, typer.Argument(help="worker: multiplies for shielded sessions of others.")],
+def serve_worker(
     socket: Annotated[Path | None, typer.Option(help="Where to listen (AF_UNIX); must not be in use.")] = None,
     grpc: Annotated[str | None, typer.Option(help="Instead: HOST:PORT, for other machines, over mutual TLS.")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="Authority that vouches for sessions (PEM).")] = None,
@@ -60,7 +60,7 @@ def serve(
         raise InvalidConfig("where to listen?", hint="pass --socket PATH, or --grpc HOST:PORT with --tls-*")
 
     def ready() -> None:
-        print(f"{service.value} listens on {socket}", file=sys.stderr)
+        print(f"worker listens on {socket}", file=sys.stderr)
 
     worker.serve(socket, settings, ready=ready)
 

@@ -1,0 +1,124 @@
+"""``holdfast serve gateway``: what an application calls to have a model computed by workers that nobody trusts."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli._common import Architecture, Seed, say
+from holdfast.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from holdfast.shielding import MutualTls
+    from holdfast.shielding.graph import IntegerModel
+
+EPILOG = (
+    "Example: holdfast serve gateway model.safetensors --data digits --worker spawn --workers 2; "
+    "then curl -H 'Content-Type: application/json' -d @request.json http://127.0.0.1:8080/v1/infer"
+)
+
+
+class Placement(StrEnum):
+    """Where integer layers run."""
+
+    BLINDED = "blinded"
+    VERIFIED = "verified"
+
+
+def gateway(
+    model: Annotated[str, typer.Argument(help="Model folder or file, or an architecture: cifar-resnet20, timm:NAME.")],
+    data: Annotated[str, typer.Option(help="Training data for the ranges of activations: digits, cifar10:ROOT, ...")],
+    worker: Annotated[
+        list[str] | None, typer.Option(help="spawn, unix:PATH, shared:PATH or grpc:HOST:PORT; repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Sessions with spawned workers, and with each over gRPC.", min=1)] = 2,
+    http: Annotated[str, typer.Option(help="HOST:PORT; beyond this machine only with TLS.")] = "127.0.0.1:8080",
+    grpc: Annotated[str | None, typer.Option(help="HOST:PORT, over mutual TLS.")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="Authority that vouches for clients and workers (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate of this gateway (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, readable by its owner only (PEM).")] = None,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; one more is told to come again.", min=1)] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds from a request to its answer or error.")] = 30.0,
+    worker_timeout: Annotated[float, typer.Option(help="Seconds a worker may take for one answer.")] = 10.0,
+    max_body: Annotated[int, typer.Option(help="Bytes of the longest request.", min=1)] = 16 * 2**20,
+    most: Annotated[int, typer.Option(help="Inputs in one request.", min=1)] = 64,
+    drain: Annotated[float, typer.Option(help="Seconds that requests in hand get after SIGTERM.")] = 30.0,
+    placement: Annotated[
+        Placement, typer.Option(help="blinded: workers see noise; verified: they see int8 activations.")
+    ] = Placement.BLINDED,
+    prepare: Annotated[int, typer.Option(help="Inputs that idle sessions keep masks ready for.", min=0)] = 0,
+    samples: Annotated[int, typer.Option(help="Training samples for the ranges.", min=1)] = 128,
+    top_code: Annotated[int, typer.Option(help="Largest activation code of linear nodes.", min=1, max=127)] = 127,
+    fault: Annotated[str | None, typer.Option(help="Spawned workers lie, e.g. bit-flip; for drills.")] = None,
+    arch: Architecture = None,
+    seed: Seed = 0,
+) -> None:
+    """Answer requests over HTTP and gRPC until SIGTERM, with results bit-equal to the plaintext int8 model.
+
+    Workers that crash are replaced, workers that lie are quarantined, and their requests go to others. Without a
+    worker to trust, requests are refused; nothing is computed here instead.
+    """
+    from holdfast.services.gateway import Listen, serve_gateway
+    from holdfast.shielding.gateway import Audit, Gateway, Settings, Signature, sources
+
+    settings = Settings(queue=queue, timeout=timeout, worker_timeout=worker_timeout, prepare=prepare)
+    tls = _tls(tls_ca, tls_cert, tls_key)
+    listen = Listen(http=http, grpc=grpc, tls=tls, drain=drain)
+    listen.require_possible()
+    integer = _integer(_model(model, arch, seed), data, samples, top_code)
+    options = () if fault is None else ("--fault", fault, "--seed", str(seed))
+    chosen = sources(
+        integer,
+        worker or ["spawn"],
+        sessions=workers,
+        settings=settings,
+        placements=placement.value,
+        tls=tls,
+        options=options,
+    )
+    made = Gateway(
+        chosen,
+        Signature(shape=integer.input_shape, most=most),
+        settings=settings,
+        audit=Audit(sys.stderr.write),
+        max_body=max_body,
+    )
+    serve_gateway(made, listen, sessions=len(chosen), ready=_announce)
+
+
+def _announce(url: str, port: int | None) -> None:
+    say(f"gateway listens on {url}" + ("" if port is None else f", and for gRPC on port {port}"))
+
+
+def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> MutualTls | None:
+    from holdfast.shielding import MutualTls
+
+    if authority is None and certificate is None and key is None:
+        return None
+    if authority is None or certificate is None or key is None:
+        raise InvalidConfig("mutual TLS needs all three files", hint="--tls-ca, --tls-cert and --tls-key")
+    return MutualTls(authority=authority, certificate=certificate, key=key)
+
+
+def _model(name: str, arch: str | None, seed: int) -> nn.Module:
+    """Load what is on disk, or build an architecture with weights from ``seed``."""
+    from holdfast.models import build_architecture, load
+
+    return load(name, arch=arch) if Path(name).exists() else build_architecture(name, seed=seed).eval()
+
+
+def _integer(net: nn.Module, data: str, samples: int, top_code: int) -> IntegerModel:
+    import torch
+
+    from holdfast.data import dataset
+    from holdfast.shielding.graph import export
+
+    train = dataset(data, split="train").take(samples)
+    first, _ = train.batch(torch.tensor([0]))
+    return export(net, first, train, top_code=top_code)

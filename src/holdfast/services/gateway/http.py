@@ -1,0 +1,175 @@
+"""The gateway over HTTP: an ASGI application, and the uvicorn server that carries it.
+
+::
+
+    POST /v1/infer   {"inputs": [...]} -> {"outputs": [...]}       or both in safetensors format
+    GET  /v1/model   what a request may hold
+    GET  /healthz    the process works;  /readyz  it can answer;  /metrics  in the text form of Prometheus
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from torch import Tensor
+
+from holdfast.errors import MissingExtra
+from holdfast.shielding.gateway import Gateway, Job, Refused
+from holdfast.shielding.gateway.metrics import CONTENT_TYPE
+from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
+
+_KINDS = (JSON, SAFETENSORS)
+
+
+def starlette_module() -> Any:
+    """Return starlette, which is an extra.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import starlette.applications
+        import starlette.requests
+        import starlette.responses
+        import starlette.routing
+    except ImportError as error:
+        raise MissingExtra("a gateway needs starlette and uvicorn", hint="pip install 'holdfast[gateway]'") from error
+    return starlette
+
+
+def application(gateway: Gateway, *, patience: float = 10.0) -> Any:
+    """Return the ASGI application of a gateway.
+
+    Args:
+        patience: seconds in which the body of a request must arrive.
+
+    Raises:
+        MissingExtra: starlette is not installed.
+    """
+    starlette = starlette_module()
+    plain, route = starlette.responses.Response, starlette.routing.Route
+
+    def told(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+        return plain(json.dumps(value), status_code=status, media_type=JSON, headers=headers)
+
+    async def infer(request: Any) -> Any:
+        try:
+            kind = _kind(gateway, request)
+            body = await _body(gateway, request, patience)
+            inputs = await asyncio.to_thread(gateway.read, body, kind)
+            outputs = await _outcome(gateway.submit(inputs))
+            return plain(await asyncio.to_thread(write, outputs, kind), media_type=kind)
+        except Refused as refused:
+            return told(refused.to_json(), refused.code.http, _headers(refused))
+
+    async def model(request: Any) -> Any:
+        return told(gateway.signature.to_json() | {"max_body": gateway.max_body})
+
+    async def alive(request: Any) -> Any:
+        return told({"alive": True})
+
+    async def ready(request: Any) -> Any:
+        good, why = gateway.readiness()
+        return told(why, 200 if good else 503)
+
+    async def metrics(request: Any) -> Any:
+        return plain(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return starlette.applications.Starlette(
+        routes=[
+            route("/v1/infer", infer, methods=["POST"]),
+            route("/v1/model", model),
+            route("/healthz", alive),
+            route("/readyz", ready),
+            route("/metrics", metrics),
+        ]
+    )
+
+
+def hurried(base: Any, allowance: float) -> Any:
+    """Return uvicorn's protocol ``base``, which closes connections that take too long over the head of a request.
+
+    Args:
+        base: a protocol class of uvicorn.
+        allowance: seconds from the connection, or from the last answer, to a complete head.
+    """
+
+    def watch(self: Any) -> None:
+        timer = self.__dict__.pop("head_timer", None)
+        if self.cycle is not None and not self.cycle.response_complete:
+            if timer is not None:
+                timer.cancel()
+            return
+        self.head_timer = timer or self.loop.call_later(allowance, self.transport.close)
+
+    def connection_made(self: Any, transport: Any) -> None:
+        base.connection_made(self, transport)
+        watch(self)
+
+    def data_received(self: Any, data: bytes) -> None:
+        base.data_received(self, data)
+        watch(self)
+
+    def on_response_complete(self: Any) -> None:
+        base.on_response_complete(self)
+        watch(self)
+
+    def connection_lost(self: Any, error: Exception | None) -> None:
+        if (timer := self.__dict__.pop("head_timer", None)) is not None:
+            timer.cancel()
+        base.connection_lost(self, error)
+
+    made = (connection_made, data_received, on_response_complete, connection_lost)
+    return type("Hurried", (base,), {function.__name__: function for function in made})
+
+
+def _kind(gateway: Gateway, request: Any) -> str:
+    kind: str = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _KINDS:
+        hint = f"send {' or '.join(_KINDS)}"
+        raise gateway.counted(Refused(f"the request is of type {kind[:50]!r}", hint=hint, outcome="invalid"))
+    return kind
+
+
+async def _body(gateway: Gateway, request: Any, patience: float) -> bytes:
+    """Read a body of bounded length in bounded time."""
+    announced = request.headers.get("content-length", "")
+    with gateway.arriving(int(announced) if announced.isascii() and announced.isdigit() else None):
+        try:
+            async with asyncio.timeout(patience):
+                return await _collected(gateway, request)
+        except TimeoutError as error:
+            raise gateway.counted(
+                Refused(f"the request did not arrive within {patience:g} seconds", outcome="slow")
+            ) from error
+
+
+async def _collected(gateway: Gateway, request: Any) -> bytes:
+    gone = starlette_module().requests.ClientDisconnect
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            gateway.require_length(len(body))
+    except gone as error:
+        raise gateway.counted(Refused("the client left", outcome="gone")) from error
+    return bytes(body)
+
+
+async def _outcome(job: Job) -> Tensor:
+    """Return what a job ends with, at its time-out at the latest."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.future)), max(job.left, 0.0))
+    except TimeoutError:
+        job.expire()
+        return job.future.result()  # an answer that came between the two lines counts
+
+
+def _headers(refused: Refused) -> dict[str, str]:
+    """Return headers of an error; a connection whose request was not read to its end cannot carry another."""
+    headers = {"retry-after": str(refused.retry_after)} if refused.retry_after is not None else {}
+    if refused.outcome in ("too-large", "slow", "gone", "draining", "overloaded", "no-worker"):
+        headers["connection"] = "close"
+    return headers

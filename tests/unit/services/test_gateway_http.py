@@ -1,0 +1,220 @@
+"""The gateway over real sockets: true answers, one clear error each for everything else, and an orderly end."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'holdfast[gateway]'")
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from holdfast.errors import InvalidConfig, WorkerUnreachable
+from holdfast.numerics.bits import bit_equal
+from holdfast.services.gateway.serving import Listen, is_loopback, serve_gateway, split
+from tests.unit.services.gateways import Serving, serving_gateway
+from tests.unit.shielding.gateway.places import MODEL, Gate, Threaded, dying, gateway, lying, until
+from tests.unit.shielding.nets import honest, images
+
+JSON = "application/json"
+
+
+def outputs(told: dict[str, object]) -> torch.Tensor:
+    return torch.tensor(told["outputs"], dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Serving]:
+    with serving_gateway(gateway(Threaded("a"), Threaded("b"), max_body=20_000), arrival=0.5) as found:
+        yield found
+
+
+def test_answers_are_bit_equal_to_the_plaintext_model_in_both_formats(served: Serving) -> None:
+    for seed in range(5):
+        status, told, _ = served.infer(images(3, seed))
+        assert (status, bit_equal(outputs(told), MODEL(images(3, seed)))) == (200, True)
+    kind = "application/x-safetensors"
+    status, raw, headers = served.ask("POST", "/v1/infer", save({"inputs": images(2)}), content_type=kind)
+    assert (status, headers["content-type"]) == (200, kind)
+    assert bit_equal(load(raw)["outputs"], MODEL(images(2)))
+
+
+def test_what_it_takes_and_how_it_is_doing(served: Serving) -> None:
+    assert served.ask("GET", "/v1/model")[1] == {
+        "shape": [1, 8, 8], "dtype": "float32", "vocabulary": None, "most": 8, "max_body": 20_000,
+    }  # fmt: skip
+    assert served.ask("GET", "/healthz")[:2] == (200, {"alive": True})
+    until(lambda: served.ask("GET", "/readyz")[0] == 200)
+    before = served.count("answered")
+    served.infer(images(1))
+    status, text, headers = served.ask("GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert f'holdfast_requests_total{{outcome="answered"}} {before + 1}\n'.encode() in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status", "said"),
+    [
+        ("POST", "/v1/infer", "{", JSON, 400, "not strict JSON"),
+        ("POST", "/v1/infer", '{"inputs": [1, 2]}', JSON, 400, "inputs have shape [2]"),
+        ("POST", "/v1/infer", "{}", "text/plain", 400, "of type 'text/plain'"),
+        ("POST", "/v1/infer", "x" * 20_001, JSON, 413, "20000 bytes at most"),
+        ("GET", "/v1/infer", None, JSON, 405, ""),
+        ("POST", "/v2/infer", "{}", JSON, 404, ""),
+    ],
+)
+def test_each_bad_request_has_its_error(
+    served: Serving, method: str, path: str, body: str | None, kind: str, status: int, said: str
+) -> None:
+    found, told, _ = served.ask(method, path, body, content_type=kind)
+    assert found == status
+    assert said in (told["error"] if said else "")
+
+
+def test_an_oversized_body_of_unknown_length_is_cut_off(served: Serving) -> None:
+    before = served.count("too-large")
+    chunks = (b"x" * 5000 for _ in range(100))
+    status, told, headers = served.ask("POST", "/v1/infer", chunks, content_type=JSON)
+    assert (status, told["kind"], headers["connection"]) == (413, "too-large", "close")
+    assert served.count("too-large") == before + 1
+
+
+def test_a_head_that_trickles_is_hung_up_on(served: Serving) -> None:
+    for first in (b"", b"POST /v1/infer HTTP/1.1\r\nHost: a\r\n"):
+        start = time.monotonic()
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+            sock.sendall(first)
+            assert sock.recv(1000) == b""
+        assert 0.3 < time.monotonic() - start < 5
+
+
+def test_a_second_head_on_the_same_connection_must_hurry_too(served: Serving) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200 OK" in sock.recv(1000)
+        sock.sendall(b"GET /healthz HT")
+        rest = b""
+        while part := sock.recv(1000):
+            rest += part
+        assert b"200 OK" not in rest
+
+
+def test_a_body_that_trickles_is_an_error_in_time(served: Serving) -> None:
+    before = served.count("slow")
+    head = b"POST /v1/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(head)
+        assert b"408" in sock.recv(1000)
+    assert served.count("slow") == before + 1
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(head)
+        time.sleep(0.1)
+    until(lambda: served.count("gone") == 1)
+    assert served.gateway._arriving == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.one_of(st.binary(max_size=300), st.binary(max_size=100).map(lambda b: b"POST /v1/infer HTTP/1.1\r\n" + b)))
+def test_bytes_that_are_no_http_do_no_harm(served: Serving, raw: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(raw)
+        sock.shutdown(socket.SHUT_WR)
+    assert served.ask("GET", "/healthz")[0] == 200
+
+
+def test_overload_is_429_with_a_time_to_come_again() -> None:
+    slow = Gate()
+    with serving_gateway(gateway(Threaded("slow", slow), queue=1)) as served:
+        found: list[int] = []
+        callers = [threading.Thread(target=lambda: found.append(served.infer(images(1))[0])) for _ in range(2)]
+        callers[0].start()
+        assert slow.asked.wait(20)
+        callers[1].start()
+        until(lambda: len(served.gateway.pool.waiting) == 1)
+        status, told, headers = served.infer(images(1))
+        assert (status, told["kind"]) == (429, "overloaded")
+        assert int(headers["retry-after"]) == told["retry_after"] >= 1
+        slow.open.set()
+        for caller in callers:
+            caller.join(20)
+        assert found == [200, 200]
+        assert (served.count("answered"), served.count("overloaded")) == (2, 1)
+
+
+def test_liars_and_the_dead_are_not_noticed_by_clients() -> None:
+    lines: list[str] = []
+    sources = Threaded("one", lying, dying, honest), Threaded("two", dying, lying, honest)
+    with serving_gateway(gateway(*sources, audit=lines, attempts=5)) as served:
+        for seed in range(4):
+            status, told, _ = served.infer(images(2, seed))
+            assert (status, bit_equal(outputs(told), MODEL(images(2, seed)))) == (200, True)
+        failures = served.gateway.metrics.failures
+        events = [json.loads(line)["event"] for line in lines]
+        assert failures.count("lied") == events.count("worker-quarantined")
+        assert failures.count("lost") == events.count("worker-lost")
+        assert served.gateway.metrics.retries.count() == failures.count("lied") + failures.count("lost") >= 2
+        assert served.count("answered") == 4
+
+
+def test_sigterm_answers_what_is_in_hand_and_refuses_the_rest() -> None:
+    slow = Gate()
+    with serving_gateway(gateway(Threaded("slow", slow))) as served:
+        found: list[tuple[int, bool]] = []
+
+        def call() -> None:
+            status, told, _ = served.infer(images(2))
+            found.append((status, bit_equal(outputs(told), MODEL(images(2)))))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        assert slow.asked.wait(20)
+        served.terminate()
+        until(lambda: served.ask("GET", "/readyz")[0] == 503)
+        status, told, headers = served.infer(images(1))
+        assert (status, told["kind"], headers["connection"]) == (503, "draining", "close")
+        assert served.ask("GET", "/healthz")[0] == 200
+        slow.open.set()
+        caller.join(20)
+        assert found == [(200, True)]
+        served.thread.join(20)
+        with pytest.raises(ConnectionRefusedError):
+            served.ask("GET", "/healthz")
+
+
+def test_an_end_that_takes_too_long_tells_who_waits() -> None:
+    slow = Gate()
+    with serving_gateway(gateway(Threaded("slow", slow)), drain=0.2) as served:
+        found: list[tuple[int, str]] = []
+        caller = threading.Thread(
+            target=lambda: found.append((lambda a: (a[0], a[1]["kind"]))(served.infer(images(1))))
+        )
+        caller.start()
+        assert slow.asked.wait(20)
+        served.terminate()
+        caller.join(20)
+        assert found == [(503, "draining")]
+        slow.open.set()
+
+
+def test_addresses_beyond_this_machine_need_tls() -> None:
+    for address in ("0.0.0.0:0", "[::]:0", "192.0.2.1:80", "gateway.example:80"):
+        with pytest.raises(InvalidConfig, match="needs mutual TLS"):
+            serve_gateway(gateway(Threaded("a")), Listen(http=address), sessions=1)
+    assert [is_loopback(host) for host in ("localhost", "127.9.9.9", "::1", "localhost.evil", "")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert split("[::1]:80") == ("::1", 80)
+    for address in ("80", ":80", "a:", "a:b", "a:65536", "a:-1"):
+        with pytest.raises(InvalidConfig, match="not HOST:PORT"):
+            split(address)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = Listen(http=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(WorkerUnreachable, match="cannot listen on"):
+            serve_gateway(gateway(Threaded("a")), listen, sessions=1)
