@@ -11,13 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
-from holdfast.execution import predict
-from holdfast.execution.run import one_thread
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.setting import EmulatedSetting, Setting, is_plain, placed, platform_of
+from holdfast.identification.border.setting import EmulatedSetting, Setting, answers, placed, platform_of
 from holdfast.identification.border.worker import Worker
-from holdfast.identification.platforms import LocalPlatform, trace_on
+from holdfast.identification.platforms import LocalPlatform
+
+Answer = Callable[[Dataset], Tensor]
 
 
 class Oracle(Protocol):
@@ -75,6 +76,7 @@ class Local:
     lattice: Lattice
     worker: Worker | None = field(default=None, compare=False)
     _ready: list[nn.Module] = field(default_factory=list, compare=False, repr=False)  # copied once for all
+    _answers: list[Answer] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -91,10 +93,9 @@ class Local:
         data = self.lattice.dataset(images)
         if self.worker is not None:
             return self.worker.ask(data)
-        if isinstance(self.platform, LocalPlatform) and not is_plain(self.platform):
-            return trace_on(self.platform, self.model, data).outputs
-        with one_thread():
-            return predict(self.net, data, batch_size=self.batch)
+        if not self._answers:
+            self._answers.append(answers(self.model, self.platform))
+        return self._answers[0](data)
 
     def fresh(self, images: Tensor) -> Tensor | None:
         """Ask a new interpreter."""

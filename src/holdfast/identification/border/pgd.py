@@ -23,7 +23,7 @@ from holdfast.identification.border.found import Found
 from holdfast.identification.border.gap import Answers
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.oracle import Local, Oracle, in_full_batches
-from holdfast.identification.border.setting import is_plain
+from holdfast.identification.border.setting import differentiable_here
 from holdfast.seeds import Seed, derive
 
 Net = Callable[[Tensor], Tensor]  # network inputs -> logits, differentiable in its inputs
@@ -148,8 +148,9 @@ def one_vs_rest(target: Tensor, rest: Sequence[Tensor], labels: Tensor, scale: f
 
 
 def differentiable(oracle: Oracle) -> Net | None:
-    """Return the net of a local platform with its gradients; None for one that is elsewhere or in its own process."""
-    if not isinstance(oracle, Local) or oracle.worker is not None or not is_plain(oracle.platform):
+    """Return the net of a local platform with its gradients; None for one that is elsewhere, in its own
+    process, or has none."""
+    if not isinstance(oracle, Local) or oracle.worker is not None or not differentiable_here(oracle.platform):
         return None
     return oracle.net
 

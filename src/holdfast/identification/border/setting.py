@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from holdfast._registry import unknown
+from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
+from holdfast.execution import predict
 from holdfast.execution.run import one_thread
 from holdfast.identification.emulated import EMULATED, EmulatedFormat
 from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms.run import trace_here
+from holdfast.identification.platforms.torch_stacks import Placed, has_gradients
 
 _PREFIX = "emulated:"
 
@@ -72,57 +74,51 @@ def setting_from(data: bytes) -> Setting:
     return LocalPlatform(**kept)
 
 
-class Placed(nn.Module):
-    """Runs a copy of a model in the number format, memory layout and library of a platform; returns float32.
+def host_of(setting: Setting) -> LocalPlatform:
+    """Return the platform of this machine that computes a setting: itself, or the default one that emulates."""
+    if isinstance(setting, EmulatedSetting):
+        return LocalPlatform(setting.name, batch_size=setting.batch_size)
+    return setting
 
-    Token inputs stay integers. What a platform reads at start-up is that of this process.
+
+def placed(model: nn.Module, setting: Setting) -> nn.Module:
+    """Return ``model`` under everything in a setting that one process of torch can be.
+
+    Raises:
+        InvalidConfig: a platform of another runtime, which runs no module of torch.
     """
-
-    def __init__(self, model: nn.Module, platform: LocalPlatform) -> None:
-        super().__init__()
-        self._dtype, self._onednn = getattr(torch, platform.dtype), platform.onednn
-        self._channels_last = platform.channels_last
-        self.model = copy.deepcopy(model).eval().to(self._dtype)
-        if platform.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
-            with torch.backends.mkldnn.flags(enabled=self._onednn):
-                output = self.model(self._fitting(inputs))
-        return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
-
-    def _fitting(self, inputs: Tensor) -> Tensor:
-        if not inputs.is_floating_point():
-            return inputs
-        cast = inputs.to(self._dtype)
-        return cast.contiguous(memory_format=torch.channels_last) if self._channels_last else cast.contiguous()
+    if isinstance(setting, EmulatedSetting):
+        return setting.format.apply(model)
+    return Placed(model, setting)
 
 
-_HONOURED = {"name", "batch_size", "dtype", "channels_last", "onednn", "environment"}
+def differentiable_here(setting: Setting) -> bool:
+    """Say whether gradients pass through :func:`placed`; those of emulated formats do, straight through."""
+    return isinstance(setting, EmulatedSetting) or has_gradients(setting)
 
 
-def is_plain(platform: Setting) -> bool:
-    """Say whether :func:`placed` honours everything that ``platform`` asks for: it knows the settings named above."""
-    return isinstance(platform, EmulatedSetting) or all(
-        getattr(platform, field.name) == field.default
-        for field in dataclasses.fields(platform)
-        if field.name not in _HONOURED
-    )
+def answers(model: nn.Module, setting: Setting) -> Callable[[Dataset], Tensor]:
+    """Return what gives float32 logits (n, classes) of images under a setting, in this process.
 
+    The model is copied on the first call, unless another runtime converts it each time.
+    """
+    if (platform := host_of(setting)).runtime != "torch":
+        return lambda data: trace_here(platform, model, data).outputs
+    ready: list[nn.Module] = []
 
-def placed(model: nn.Module, platform: Setting) -> nn.Module:
-    """Return ``model`` under the setting of ``platform``, as far as it is one of this process."""
-    if isinstance(platform, EmulatedSetting):
-        return platform.format.apply(model)
-    return Placed(model, platform)
+    def answer(data: Dataset) -> Tensor:
+        if not ready:
+            ready.append(placed(model, setting))
+        with one_thread():
+            return predict(ready[0], data, batch_size=setting.batch_size)
+
+    return answer
 
 
 def next_logits(model: nn.Module, platform: Setting) -> Callable[[Tensor], Tensor]:
     """Return what gives float32 logits (n, vocabulary) after prompts (n, t) of one length, in batches of the platform.
 
-    The model is copied on the first call.
+    The model is copied on the first call, which raises :class:`InvalidConfig` for another runtime than torch.
     """
     ready: list[nn.Module] = []
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.border.checks import Asked
-from holdfast.identification.border.setting import EmulatedSetting, Setting, next_logits, platform_of
+from holdfast.identification.border.setting import EmulatedSetting, Setting, host_of, next_logits, platform_of
 from holdfast.identification.border.worker import Worker
 from holdfast.identification.platforms import LocalPlatform
+from holdfast.identification.platforms.torch_stacks import require_torch
 from holdfast.seeds import Seed, derive
 
 Next = Callable[[Tensor], Tensor]  # int64 prompts (n, t) -> float32 logits (n, vocabulary)
@@ -87,7 +88,7 @@ def open_text_oracles(
 
     Raises:
         UnknownName: no such local platform.
-        InvalidConfig: two platforms of one name, or a batch below 1.
+        InvalidConfig: two platforms of one name, one of another runtime than torch, or a batch below 1.
     """
     if batch is not None and batch < 1:
         raise InvalidConfig(f"a batch holds at least one prompt, not {batch}")
@@ -105,6 +106,7 @@ def _open(item: str | Setting | Asked, model: nn.Module, batch: int | None, stac
     if not isinstance(item, LocalPlatform | EmulatedSetting):
         return item
     setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
+    require_torch(host_of(setting))
     if setting.environment:
         return LocalText(model, setting, stack.enter_context(Worker.start(setting, model)).ask_next)
     return LocalText(model, setting, next_logits(model, setting))

@@ -5,12 +5,11 @@ Spoken over pipes: a length (8 bytes, little-endian) and a safetensors file, one
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,8 @@ from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
-from holdfast.execution import predict
-from holdfast.execution.run import one_thread
-from holdfast.identification.border.setting import Setting, is_plain, next_logits, placed, setting_bytes, setting_from
-from holdfast.identification.platforms import LocalPlatform, trace_on
+from holdfast.identification.border.setting import Setting, answers, host_of, next_logits, setting_bytes, setting_from
+from holdfast.identification.platforms.process import environment_for
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
 
@@ -54,7 +51,7 @@ class Worker:
             save_model(model, folder / "model")
             write_atomic(folder / "platform.json", setting_bytes(platform))
             command = [sys.executable, "-m", "holdfast.identification.border.worker", place]
-            environment = os.environ | platform.environment | {"OMP_NUM_THREADS": "1"}
+            environment = environment_for(host_of(platform))
             pipe, said = subprocess.PIPE, folder / "stderr"
             with said.open("wb") as words:  # a file: nobody has to read it for the worker to go on
                 process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=words)  # noqa: S603
@@ -92,28 +89,20 @@ class Worker:
         return " ".join(lines[-1:]) or "it said nothing"
 
 
-def main(folder: Path, questions: BinaryIO, answers: BinaryIO) -> None:
+def main(folder: Path, questions: BinaryIO, replies: BinaryIO) -> None:
     """Answer questions about the model in ``folder`` until they end."""
     platform = setting_from(read_bytes(folder / "platform.json", "platform"))
     model = load_model(folder / "model")
-    follow, ready = next_logits(model, platform), list[nn.Module]()
+    answer, follow = answers(model, platform), list[Callable[[Tensor], Tensor]]()
     while True:
         try:
             parts = load(_receive(questions))
         except EOFError:
             return
-        outputs = follow(parts["tokens"]) if "tokens" in parts else _outputs(ready, platform, model, _data(parts))
-        _send(answers, save({"outputs": outputs.contiguous()}))
-
-
-def _outputs(ready: list[nn.Module], platform: Setting, model: nn.Module, data: Dataset) -> Tensor:
-    """Run ``data``; the copy of the model is made for the first question only."""
-    if isinstance(platform, LocalPlatform) and not is_plain(platform):
-        return trace_on(platform, model, data).outputs
-    if not ready:
-        ready.append(placed(model, platform))
-    with one_thread():
-        return predict(ready[0], data, batch_size=platform.batch_size)
+        if "tokens" in parts and not follow:
+            follow.append(next_logits(model, platform))
+        outputs = follow[0](parts["tokens"]) if "tokens" in parts else answer(_data(parts))
+        _send(replies, save({"outputs": outputs.contiguous()}))
 
 
 def _data(parts: dict[str, Tensor]) -> Dataset:

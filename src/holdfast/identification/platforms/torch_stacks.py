@@ -27,38 +27,56 @@ def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tu
     Raises:
         Unavailable: this build of torch lacks the engine, or the model does not go through the compiler.
     """
-    subject = _Cast(model, platform)
+    subject = Placed(model, platform)
     with _quiet(), _settings(platform):
         outputs = predict(subject, probes, batch_size=platform.batch_size)
         return outputs, describe_platform().to_json()
 
 
-class _Cast(nn.Module):
-    """Runs a model in another dtype, memory layout or form, and returns float32."""
+class Placed(nn.Module):
+    """Runs a copy of a model under everything that a platform sets in a process of torch; returns float32.
+
+    Integer inputs, tokens, stay what they are. Gradients pass where the caller asks for them and the platform has any.
+    What a platform reads at start-up is that of this process.
+
+    Raises:
+        InvalidConfig: a platform of another runtime, or values that torch does not have.
+    """
 
     def __init__(self, model: nn.Module, platform: LocalPlatform) -> None:
         super().__init__()
+        require_torch(platform)
+        require_known(platform)
+        self._platform = platform
         self._dtype = getattr(torch, platform.dtype)
         self._layout = torch.channels_last if platform.channels_last else torch.contiguous_format
-        self._compiler, self._compiled = platform.compiler, dict[torch.Size, Callable[[Tensor], Tensor]]()
-        self._engine, self._gradients = platform.int8_engine, platform.gradients
+        self._compiled = dict[torch.Size, Callable[[Tensor], Any]]()
         self.model = copy.deepcopy(model).eval().to(self._dtype)
         if platform.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor) -> Tensor:
-        inputs = images.to(self._dtype).contiguous(memory_format=self._layout)
-        if inputs.shape not in self._compiled:  # what is compiled holds for one shape
-            self._compiled[inputs.shape] = self._made(inputs)
-        with torch.set_grad_enabled(self._gradients):
-            return self._compiled[inputs.shape](inputs).float().detach()
+    def forward(self, inputs: Tensor) -> Tensor:
+        wanted = torch.is_grad_enabled()
+        with _quiet(), _settings(self._platform), torch.set_grad_enabled(wanted or self._platform.gradients):
+            fitting = self._fitting(inputs)
+            if fitting.shape not in self._compiled:  # what is compiled holds for one shape
+                self._compiled[fitting.shape] = self._made(fitting)
+            output = self._compiled[fitting.shape](fitting)
+            found: Tensor = getattr(output, "logits", output).float()
+        return found if wanted else found.detach()
 
-    def _made(self, example: Tensor) -> Callable[[Tensor], Tensor]:
-        if self._engine is not None:
+    def _fitting(self, inputs: Tensor) -> Tensor:
+        if not inputs.is_floating_point():
+            return inputs
+        layout = self._layout if inputs.dim() == 4 else torch.contiguous_format  # channels come last in images only
+        return inputs.to(self._dtype).contiguous(memory_format=layout)
+
+    def _made(self, example: Tensor) -> Callable[[Tensor], Any]:
+        if self._platform.int8_engine is not None:
             return _quantised(self.model)
-        if self._compiler is None:
+        if self._platform.compiler is None:
             return self.model
-        return _compiled(self.model, self._compiler, example)
+        return _compiled(self.model, self._platform.compiler, example)
 
 
 def _quantised(model: nn.Module) -> nn.Module:
@@ -127,6 +145,20 @@ def _engine(stack: ExitStack, name: str) -> None:
     before = backend.engine
     stack.callback(setattr, backend, "engine", before)
     backend.engine = name
+
+
+def require_torch(platform: LocalPlatform) -> None:
+    """Raise :class:`InvalidConfig` for a platform that computes with something else."""
+    if platform.runtime != "torch":
+        raise InvalidConfig(
+            f"the platform {platform.name} computes with {platform.runtime}, not with torch",
+            hint="it answers images, in traces and in border searches; prompts and gradients take one of torch",
+        )
+
+
+def has_gradients(platform: LocalPlatform) -> bool:
+    """Say whether gradients pass through: int8 kernels, compiled graphs and other runtimes have none."""
+    return platform.runtime == "torch" and platform.int8_engine is None and platform.compiler is None
 
 
 def require_known(platform: LocalPlatform) -> None:
