@@ -103,3 +103,18 @@ def test_answers_of_a_server_show_head_and_platform(tmp_path: Path, capsys) -> N
     code, found, text = said(capsys, tmp_path / "half", "--against", tmp_path / "none")
     assert (code, found["head"]["dtype"]) == (0, "bf16")
     assert "number format is all there is to tell" in text
+
+
+def test_long_classes_are_counted_in_the_table_and_named_below(folder: Path, capsys, tmp_path: Path) -> None:
+    seen = Trace.load(folder / "target")
+    for number in range(6):
+        seen.save(tmp_path / f"a-platform-with-a-long-name-{number}")
+    Trace.load(folder / "references" / "default").save(tmp_path / "other")
+    code, found, text = said(capsys, folder / "target", "--against", tmp_path)
+    table, rest = text.split("unknown  ", 1)
+    assert code == 0
+    assert "name-2, +3 more}" in table
+    assert "< 1e-6" in table
+    assert max(map(len, table.splitlines())) < 160
+    assert "name-5" in rest
+    assert len(found["labels"]) == 6

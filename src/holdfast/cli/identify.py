@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = make_app()
 
 SHIPPED = "shipped"
+_MEMBERS = 3  # of a class in a table
 
 
 @app.command(epilog="Example: holdfast identify trace/ --against shipped --error 0.01   # or a folder of references")
@@ -119,9 +120,9 @@ def _collections(against: str, seen: Path) -> Iterator[tuple[str, Collection]]:
 
 def _lines(answer: Identification) -> Iterator[str]:
     head = ("class", "probability", "words equal", "median ULP")
-    shown = [(_class(c.labels), f"{c.probability:.4g}", f"{c.equal_fraction:.2%}", f"{c.median_ulp:g}")
+    shown = [(_short(c.labels), _chance(c.probability), f"{c.equal_fraction:.2%}", f"{c.median_ulp:g}")
              for c in answer.candidates[:8]]  # fmt: skip
-    yield from aligned([head, *shown, ("unknown", f"{answer.unknown:.4g}", "", "")])
+    yield from aligned([head, *shown, ("unknown", _chance(answer.unknown), "", "")])
     if len(answer.candidates) > len(shown):
         yield f"... and {len(answer.candidates) - len(shown)} classes that explain it less"
     for item in answer.evidence:
@@ -129,14 +130,24 @@ def _lines(answer: Identification) -> Iterator[str]:
     rival = answer.runner_up
     yield f"platform: {answer.label}, confidence {answer.confidence:.4f}, decided by {answer.decided.kind}"
     if rival is not None:
-        chance = f"{rival.probability:.2g}" if rival.probability else "below 1e-300"
-        yield f"runner-up: {_class(rival.labels)}, probability {chance}"
+        yield f"runner-up: {_class(rival.labels)}, probability {_chance(rival.probability)}"
 
 
 def _class(labels: tuple[str, ...]) -> str:
     from holdfast.identification import one_of
 
     return one_of(labels)
+
+
+def _short(labels: tuple[str, ...]) -> str:
+    """Name a class within a column; what is left out is counted, and stands in full below and in the JSON."""
+    if len(labels) <= _MEMBERS:
+        return _class(labels)
+    return f"one of {{{', '.join(labels[:_MEMBERS])}, +{len(labels) - _MEMBERS} more}}"
+
+
+def _chance(value: float) -> str:
+    return f"{value:.4g}" if value >= 1e-6 else "< 1e-6"
 
 
 def _stop(decision: Decision, count: int, thing: str = "probe") -> str:

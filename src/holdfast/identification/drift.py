@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.equality import TwoSample, outcome
+from holdfast.identification.samples import answered_twice
 from holdfast.seeds import Seed, derive
 
 Top = Mapping[str, float]  # token -> log-probability at one position
@@ -41,11 +42,7 @@ def logprob_drift(one: Tops, other: Tops, *, permutations: int = 1000, seed: See
     Raises:
         InvalidConfig: no prompt with two answers on either side.
     """
-    shared = sorted(prompt for prompt in one.keys() & other.keys() if min(len(one[prompt]), len(other[prompt])) > 1)
-    if not shared:
-        raise InvalidConfig(
-            "drift is tested on prompts that each side answered twice or more", hint="collect with --repeat 10"
-        )
+    shared = answered_twice(one, other, "drift")
     generator = derive(seed, "logprob-drift").numpy()
     scores = np.zeros(permutations + 1)
     for prompt in shared:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.errors import InvalidConfig
 from holdfast.execution import Proportion
+from holdfast.identification.samples import answered_twice
 from holdfast.seeds import Seed, derive
 
 Text = Sequence[Hashable]  # tokens, or characters
@@ -63,11 +63,7 @@ def model_equality(
     Raises:
         InvalidConfig: no prompt with two completions on either side.
     """
-    shared = sorted(prompt for prompt in one.keys() & other.keys() if min(len(one[prompt]), len(other[prompt])) > 1)
-    if not shared:
-        raise InvalidConfig(
-            "equality is tested on prompts that each side answered twice or more", hint="collect with --repeat 10"
-        )
+    shared = answered_twice(one, other, "equality")
     generator = derive(seed, "model-equality").numpy()
     scores = np.zeros(permutations + 1)
     for prompt in shared:

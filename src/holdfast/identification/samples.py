@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sized
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.answers import Collection
@@ -26,6 +27,20 @@ def tops_of(collection: Collection) -> dict[int, list[dict[str, float]]]:
     return found
 
 
+def answered_twice(one: Mapping[int, Sized], other: Mapping[int, Sized], tested: str) -> list[int]:
+    """Return the prompts with two answers or more on either side.
+
+    Raises:
+        InvalidConfig: there is none; ``tested`` says what needs them.
+    """
+    shared = sorted(prompt for prompt in one.keys() & other.keys() if min(len(one[prompt]), len(other[prompt])) > 1)
+    if not shared:
+        raise InvalidConfig(
+            f"{tested} is tested on prompts that each side answered twice or more", hint="collect with --repeat 10"
+        )
+    return shared
+
+
 def require_same_question(one: Collection, other: Collection) -> None:
     """Raise :class:`InvalidConfig` unless both collections asked the same prompts in the same way.
 
@@ -34,7 +49,7 @@ def require_same_question(one: Collection, other: Collection) -> None:
     """
     if one.digest != other.digest:
         raise InvalidConfig(
-            f"{one.folder} and {other.folder} asked different prompts", hint="collect both with the same --prompts"
+            f"{one.folder} and {other.folder} asked different prompts", hint="collect both with the same --probes"
         )
     for key in ("temperature", "tokens", "top"):
         mine, theirs = one.request.get(key), other.request.get(key)
