@@ -89,4 +89,4 @@ def test_runs_are_named_once_and_platforms_must_exist(stored: Path, traces: Path
     assert main([*given, "--platform", "mxint9"]) == 2
     assert "mxint8" in capsys.readouterr().err
     assert main([*given, "--platform", "bf16", "--shape", "big"]) == 2
-    assert "no input shape" in capsys.readouterr().err
+    assert "is no shape" in capsys.readouterr().err

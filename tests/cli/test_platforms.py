@@ -107,3 +107,40 @@ def test_a_killed_sweep_is_resumed_by_the_same_call(tmp_path: Path, capsys) -> N
     out, _ = typed(capsys, *arguments, "--json")
     assert set(json.loads(out)["kept"]) == before
     assert len(Library.load(tmp_path / "lib").entries) == 5
+
+
+def traced(capsys, model: Path, out: Path, *options: object) -> dict:
+    text, _ = typed(capsys, "run", model, "-o", out, "--json", *options)
+    return json.loads(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probes", [(), ("--probes", 5), ("--probes", "fixed:3")])
+def test_a_model_of_ones_own_from_its_library_to_the_name_of_a_platform(tmp_path: Path, capsys, probes) -> None:
+    """The whole story of a user: build a library of a model, run the model somewhere, ask where that was."""
+    model, lib = tmp_path / "model", tmp_path / "lib"
+    save(probe_net("cnn"), model)
+    wanted = [word for name in ("default", "bf16", "onednn-off") for word in ("--platform", name)]
+    built, _ = typed(capsys, "platforms", "build", "-o", lib, "--model", model, *probes, *wanted, "--json")
+    for name in ("bf16", "onednn-off"):
+        found = traced(capsys, model, tmp_path / name, "--platform", name, *probes)
+        assert found["probes"] == json.loads(built)["subjects"][0]["probes"]
+        answer, _ = typed(capsys, "identify", tmp_path / name, "--against", lib, "--json")
+        assert json.loads(answer)["platform"] == name
+    traced(capsys, model, tmp_path / "elsewhere", "--platform", "fp64", *probes)
+    answer, _ = typed(capsys, "identify", tmp_path / "elsewhere", "--against", lib, "--json", code=1)
+    assert json.loads(answer)["platform"] == "unknown"
+
+
+def test_a_net_of_the_package_run_by_hand_meets_the_shipped_library(tmp_path: Path, capsys) -> None:
+    save(probe_net("mlp"), tmp_path / "mlp")
+    found = traced(capsys, tmp_path / "mlp", tmp_path / "trace", "--probes", "fixed:4", "--platform", "fp64")
+    assert found["probes"] in {item.probe_digest for item in shipped().subjects()}
+    answer, _ = typed(capsys, "identify", tmp_path / "trace", "--against", "shipped", "--json")
+    assert "fp64" in json.loads(answer)["labels"]
+    traced(capsys, tmp_path / "mlp", tmp_path / "other", "--probes", 5)
+    _, err = typed(capsys, "identify", tmp_path / "other", "--against", "shipped", code=2)
+    assert "with other probes than the trace's 5: it has 4" in err
+    assert "--probes 4 (fixed:4" in err
+    _, err = typed(capsys, "run", tmp_path / "mlp", "-o", tmp_path / "none", "--probes", "fixed:many", code=2)
+    assert "not on 'fixed:many'" in err

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli._common import emit, say
+from holdfast.cli._probes import known_probes, probe_count
 from holdfast.cli._sealed import seal, signer_for
 from holdfast.errors import InvalidConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from holdfast.evidence.record import Record
     from holdfast.execution import Trace
 
@@ -31,41 +30,22 @@ def run_model(
     json: bool,
 ) -> None:
     """Run, keep the outputs, and sign where a key is given."""
-    from holdfast.data import probes as make_probes
     from holdfast.identification import collect_platforms
     from holdfast.models import load
 
-    signer, count = signer_for(key, password_file), _count(probes)
+    signer, count = signer_for(key, password_file), probe_count(probes)
     before = _trace_there(out)
     subject = load(path, arch=arch)
-    data = make_probes(n=count, shape=_shape(subject, shape), seed=seed)
+    data = known_probes(subject, probes, shape, seed)
     trace = collect_platforms(subject, data, [platform])[platform]
     if before is not None and not replace:
         _require_same(before, trace, out)
     trace.save(out)
     say(f"wrote {out}: {count} outputs on {platform}\nprobes {trace.probe_digest}\nmodel {trace.model_digest}")
-    fingerprint = seal(out, _record(trace, path.name, platform, count, seed), signer)
+    fingerprint = seal(out, _record(trace, path.name, platform, probes, seed), signer)
     if json:
         value: dict[str, Any] = {"folder": str(out), "probes": trace.probe_digest, "model": trace.model_digest}
         emit(value | {"platform": trace.platform, "signer": fingerprint})
-
-
-def _count(probes: str) -> int:
-    if not probes.isascii() or not probes.isdigit() or int(probes) < 1:
-        raise InvalidConfig(f"a model is run on a number of probe inputs, not on {probes!r}", hint="--probes 64")
-    return int(probes)
-
-
-def _shape(model: nn.Module, given: str | None) -> tuple[int, ...]:
-    from holdfast.models import card
-
-    try:
-        size = tuple(int(side) for side in given.split("x")) if given else card(model).input_shape
-    except ValueError:
-        raise InvalidConfig(f"{given!r} is no shape", hint="--shape 3x32x32") from None
-    if size is None:
-        raise InvalidConfig("the model does not say its input shape", hint="--shape 3x32x32")
-    return size
 
 
 def _trace_there(out: Path) -> Trace | None:
@@ -100,15 +80,16 @@ def _require_same(before: Trace, now: Trace, out: Path) -> None:
         )
 
 
-def _record(trace: Trace, name: str, platform: str, count: int, seed: int) -> Record:
+def _record(trace: Trace, name: str, platform: str, probes: str, seed: int) -> Record:
     from holdfast import __version__
     from holdfast.evidence.record import Record
     from holdfast.evidence.statement import Subject
 
+    asked: int | str = int(probes) if probes.isdigit() else probes
     return Record(
         kind="platform-trace",
         subject=Subject(name, {"blake3": trace.model_digest}),
-        procedure={"type": "holdfast.run", "version": 1, "platform": platform, "probes": count},
+        procedure={"type": "holdfast.run", "version": 1, "platform": platform, "probes": asked},
         measured={},
         inputs={"probes": trace.probe_digest},
         seed=seed,

@@ -20,7 +20,8 @@ from holdfast.cli._common import (
     say,
     stages,
 )
-from holdfast.errors import InvalidConfig, UsageError
+from holdfast.cli._probes import known_probes
+from holdfast.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,17 +63,13 @@ def record(
     json: Json = False,
 ) -> None:
     """Record a model on uniform noise images under several platforms or number formats."""
-    from holdfast.data import probes
     from holdfast.identification.distribution import record as recorded
     from holdfast.identification.distribution import save_recordings
-    from holdfast.models import card, load
+    from holdfast.models import load
 
     require_writable(out)
     subject = load(model, arch=arch)
-    size = _size(shape) if shape else card(subject).input_shape
-    if size is None:
-        raise InvalidConfig("the model does not say its input shape", hint="--shape 3x32x32")
-    data = probes(n=n, shape=size, seed=seed)
+    data = known_probes(subject, str(n), shape, seed)
     with stages() as announce:
         found = recorded(subject, data, platform, run=run, progress=announce("recording"))
     save_recordings(found, out)
@@ -147,13 +144,6 @@ def name(
         say(f"{label}: {count} of {len(examples)} examples")
     if json:
         emit({"platform": ranked[0][0], "votes": dict(ranked), "examples": len(examples)})
-
-
-def _size(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(side) for side in text.split("x"))
-    except ValueError:
-        raise UsageError(f"{text!r} is no input shape", hint="--shape 3x32x32") from None
 
 
 def _matched(recordings: Sequence[Recording], seed: int) -> Score | None:

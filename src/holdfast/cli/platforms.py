@@ -19,7 +19,7 @@ from holdfast.cli._common import (
     say,
     stages,
 )
-from holdfast.errors import InvalidConfig
+from holdfast.cli._probes import PER_MODEL, known_probes, probe_count
 
 if TYPE_CHECKING:
     from holdfast.identification.library import EquivalenceClass, Library
@@ -42,7 +42,12 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the library; what it knows already stays.")],
     model: Annotated[Path | None, typer.Option(help="Model to trace; without one, the fixed probe nets.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the library; its file name otherwise.")] = None,
-    probes: Annotated[int | None, typer.Option(help="Probe inputs: 16 for a model, 4 for the nets.", min=1)] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            help="Probe inputs, as for holdfast run: a number, or fixed:N. [default: 64 for a model, 4 for the nets]"
+        ),
+    ] = None,
     platform: Annotated[list[str] | None, typer.Option(help="Platforms to run, a pattern; repeatable.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Platforms not to run, a pattern; repeatable.")] = None,
     add: Annotated[list[Path] | None, typer.Option(help="Another library to take in first; repeatable.")] = None,
@@ -62,7 +67,11 @@ def build(
     before = len(library.classes())
     for other in add or []:
         library.merge(Library.load(other))
-    cases = probe_cases(probes or 4) if model is None else [_case(model, name, probes or 16, shape, arch, seed)]
+    cases = (
+        probe_cases(probe_count(probes or "4"))
+        if model is None
+        else [_case(model, name, probes or PER_MODEL, shape, arch, seed)]
+    )
     chosen = chosen_platforms(platform or (), skip or ())
     with stages() as announce:
         stage = announce("platforms")
@@ -155,16 +164,12 @@ def _opened(name: str) -> Library:
     return shipped() if name == SHIPPED else Library.load(name)
 
 
-def _case(model: Path, name: str | None, count: int, shape: str | None, arch: str | None, seed: int) -> Case:
-    from holdfast.data import probes as make_probes
+def _case(model: Path, name: str | None, probes: str, shape: str | None, arch: str | None, seed: int) -> Case:
     from holdfast.identification.platforms.process import Case
-    from holdfast.models import card, load
+    from holdfast.models import load
 
     subject = load(model, arch=arch)
-    size = tuple(int(side) for side in shape.split("x")) if shape else card(subject).input_shape
-    if size is None:
-        raise InvalidConfig("the model does not say its input shape", hint="--shape 3x32x32")
-    return Case(name or model.resolve().stem, subject, make_probes(n=count, shape=size, seed=seed))
+    return Case(name or model.resolve().stem, subject, known_probes(subject, probes, shape, seed))
 
 
 def _require(library: Library, at_least: int) -> None:

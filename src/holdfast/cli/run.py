@@ -18,13 +18,19 @@ _SERVER |= {"prompt_seed": 0, "concurrency": 16, "timeout": 120.0, "attempts": 6
 
 @app.command(
     epilog="Example: holdfast run model/ --probes 64 --platform default -o trace/\n\n"
+    "Example: holdfast platforms build -o library/ --model model/ && holdfast run model/ -o trace/ "
+    "&& holdfast identify trace/ --against library/\n\n"
     "Example: holdfast run http://127.0.0.1:8000/v1 --probes 512 --model NAME -o answers/"
 )
 def run(
     model: Annotated[str, typer.Argument(help="Model to run, or address of an OpenAI-compatible server.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace, or for the answers of a server.")],
     probes: Annotated[
-        str, typer.Option(help="Number of known probes; for a server also a file of prompts, one a line or .jsonl.")
+        str,
+        typer.Option(
+            help="Number of known probes, or fixed:N of the package's list; "
+            "for a server also a file of prompts, one a line or .jsonl."
+        ),
     ] = "64",
     platform: Annotated[
         str | None,

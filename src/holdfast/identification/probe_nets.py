@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
+from holdfast.errors import InvalidConfig
 from holdfast.models import build_architecture, card
 
 SHAPE = (3, 16, 16)
@@ -45,10 +46,16 @@ def probe_net(name: str) -> nn.Module:
     return model.eval()
 
 
-def probe_inputs(count: int) -> Dataset:
-    """Return ``count`` fixed inputs, shape (count, 3, 16, 16), the first ones of an endless list."""
-    size = math.prod(SHAPE)
-    raw = np.frombuffer(_stream("inputs", count * size), dtype=np.uint8).reshape(count, *SHAPE).copy()
+def probe_inputs(count: int, shape: tuple[int, ...] = SHAPE) -> Dataset:
+    """Return the first ``count`` inputs, shape (count, channels, height, width), of an endless fixed list.
+
+    Raises:
+        InvalidConfig: fewer than one, or a shape other than (channels, height, width).
+    """
+    if count < 1 or len(shape) != 3 or min(shape) < 1:
+        raise InvalidConfig(f"{count} probes of shape {tuple(shape)} cannot be made", hint="(channels, height, width)")
+    size = math.prod(shape)
+    raw = np.frombuffer(_stream("inputs", count * size), dtype=np.uint8).reshape(count, *shape).copy()
     labels = torch.full((count,), UNLABELLED)
     return Dataset("probes/fixed", torch.from_numpy(raw), labels, (), Preprocessing(1 / 256))  # exact in binary
 

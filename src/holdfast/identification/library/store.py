@@ -177,6 +177,10 @@ class Library:
         outputs = self._outputs[entry.outputs[subject.name]]
         return Trace(outputs, subject.probe_digest, subject.model_digest, dict(entry.described))
 
+    def _count(self, subject: Subject) -> int:
+        digests = (entry.outputs[subject.name] for entry in self.entries if subject.name in entry.outputs)
+        return next((len(self._outputs[digest]) for digest in digests), 0)
+
     def _know(self, subject: Subject) -> None:
         _require_same(self._subjects.setdefault(subject.name, subject), subject)
 
@@ -186,9 +190,11 @@ class Library:
         if found is not None:
             return found
         if same:
+            counts = sorted({self._count(item) for item in same})
             raise InvalidConfig(
-                f"the library knows this model as {same[0].name}, but with other probes",
-                hint="trace it with as many probes and the seed of the library, or build a library of yours",
+                f"the library knows this model as {same[0].name}, but with other probes than the trace's "
+                f"{len(trace.outputs)}: it has {' or '.join(map(str, counts))}",
+                hint=f"--probes {counts[0]} (fixed:{counts[0]} for the library's own nets), with the library's --seed",
             )
         names = ", ".join(item.name for item in self.subjects())
         raise InvalidConfig(
