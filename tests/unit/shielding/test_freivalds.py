@@ -17,7 +17,7 @@ from holdfast.shielding.integer import geometry_of
 from holdfast.shielding.product import Geometry, integer_product
 from tests.unit.shielding.test_integer import CONVS, codes_for
 
-SIDES: list[Side] = ["channels", "positions", "recompute"]
+SIDES: list[Side] = ["both", "channels", "positions", "recompute"]
 STEPPING = nn.Conv2d(3, 12, 1, stride=2)  # reads a quarter of its pixels
 LAYERS = [STEPPING, *CONVS, nn.Linear(30, 11), nn.Linear(40_000, 3)]
 
@@ -131,12 +131,12 @@ def test_freivalds_is_a_registered_check() -> None:
     assert checks.build("freivalds") == Freivalds()
     assert checks.build("freivalds:side=positions") == Freivalds("positions")
     with pytest.raises(InvalidConfig, match="side is one of"):
-        Freivalds("both")  # type: ignore[arg-type]
+        Freivalds("neither")  # type: ignore[arg-type]
     assert geometry_of(nn.ReLU()) is None
 
 
 def test_the_side_follows_the_shape() -> None:
-    """Wide images fold from the right, deep layers from the left, and three channels are computed again."""
+    """Convolutions of many outputs fold from both sides, and few channels of small images are computed again."""
 
     def side(inputs: int, outputs: int, pixels: int, kernel: int = 3) -> Side:
         pad = (kernel // 2,) * 4
@@ -145,9 +145,8 @@ def test_the_side_follows_the_shape() -> None:
         )
         return choose_side(geometry, (inputs, pixels, pixels))
 
-    assert side(64, 64, 56) == "positions"
-    assert side(512, 512, 7) == "channels"
-    assert side(3, 8, 32) == "recompute"
+    assert side(64, 64, 56) == side(512, 512, 7) == side(3, 64, 224, 7) == "both"
+    assert side(3, 8, 8) == "recompute"
     assert choose_side(Geometry(kind="linear", out_channels=4096, in_channels=4096), (4096,)) == "channels"
 
 

@@ -13,13 +13,14 @@ with probability at most **2^-33**. So does ``W (X s) == Y s`` at every channel,
 likelier. The second form is the first one of the transposed product.
 
 Over Z/2^32 the same count gives 2^31 / 2^32 = 1/2 for a flip of bit 31: the wider ring is not a luxury. Nor may both
-sides be folded at once in this ring: two factors of 2 from two secrets add up, and the bound falls to 2^-28.
+sides be folded at once in this ring: two factors of 2 from two secrets add up, and the bound falls to 2^-28. In a field
+they may: see :mod:`holdfast.shielding.checking.both`, whose bound is 2^-37.
 
 The secret serves a whole session. An honest answer always passes, so acceptances tell the worker nothing about it, and
 the first failure ends the session: Q lies escape with probability at most Q * 2^-33 in all.
 
-**Cost.** See :mod:`holdfast.shielding.checking.folds`; residues are cut into eight balanced int8 digits, so that every
-product runs exactly on int8 matrix units.
+**Cost.** See :mod:`holdfast.shielding.checking.folds`; residues are cut into balanced int8 digits, eight of the ring
+and five of the field, so that every product runs exactly on int8 matrix units.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from torch import Tensor
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy
+from holdfast.shielding.checking.both import BothFold
 from holdfast.shielding.checking.folds import ChannelFold, Fold, PositionFold, Recomputation, RowFold, same
 from holdfast.shielding.checking.limbs import DIGITS
 from holdfast.shielding.product import Geometry
 
 ESCAPE = 2.0**-33  # upper bound on the chance that one lie passes
-Side = Literal["auto", "channels", "positions", "recompute"]
+Side = Literal["auto", "both", "channels", "positions", "recompute"]
 _MANY = 4  # images from which on the cost of one pass over the weights is shared
 _SHAPES = 16  # input shapes whose folds are kept at a time
 
@@ -70,8 +72,9 @@ class Freivalds:
     One lie passes with probability at most 2^-33; see the module for the proof.
 
     Args:
-        side: what the secret folds: ``channels``, ``positions`` (of convolutions), ``recompute`` (fold nothing and
-            compute the product again), or ``auto``, the cheapest of them for each layer and input shape.
+        side: what secrets fold: ``channels``, ``positions`` (of convolutions), ``both`` of them, in a field;
+            ``recompute`` (fold nothing and compute the product again), or ``auto``, the cheapest of them for each
+            layer and input shape. What does not fit a layer gives way to ``channels``.
 
     Raises:
         InvalidConfig: another ``side``.
@@ -117,11 +120,14 @@ class FreivaldsVerifier:
 
     def _make(self, shape: tuple[int, ...], many: bool) -> Fold:
         codes, geometry = self._codes, self._geometry
-        side = choose_side(geometry, shape, many=many) if self._side == "auto" else self._side
+        device = codes.device.type
+        side = choose_side(geometry, shape, many=many, device=device) if self._side == "auto" else self._side
         if side == "recompute":
             return Recomputation(codes, geometry)
         if geometry.kind == "linear":
             return RowFold(self._secret(geometry.out_channels), codes)
+        if side == "both" and device == "cpu" and BothFold.fits(geometry, shape):
+            return BothFold(codes, geometry, shape, self._entropy)
         if side == "positions" and PositionFold.fits(geometry, shape):
             _, high, wide = geometry.output_shape(shape)
             return PositionFold(self._secret(high * wide), codes, geometry, shape)
@@ -131,7 +137,7 @@ class FreivaldsVerifier:
         return torch.from_numpy(self._entropy.uint64(count).view("<i8")).to(self._codes.device)
 
 
-def choose_side(geometry: Geometry, shape: tuple[int, ...], *, many: bool = False) -> Side:
+def choose_side(geometry: Geometry, shape: tuple[int, ...], *, many: bool = False, device: str = "cpu") -> Side:
     """Return the cheapest way to check samples of ``shape``, by a model fitted to one processor with VNNI."""
     if geometry.kind == "linear":
         return "channels" if geometry.out_channels > DIGITS else "recompute"
@@ -141,6 +147,8 @@ def choose_side(geometry: Geometry, shape: tuple[int, ...], *, many: bool = Fals
     }
     if PositionFold.fits(geometry, shape):
         costs["positions"] = PositionFold.cost(geometry, shape, _MANY if many else 1)
+    if device == "cpu" and BothFold.fits(geometry, shape):
+        costs["both"] = BothFold.cost(geometry, shape)
     return min(costs, key=lambda side: costs[side])
 
 

@@ -17,14 +17,14 @@ def reach(geometry: Geometry, shape: tuple[int, ...]) -> Tensor:
         shape: of one image, (channels, height, width).
     """
     _, high, wide = geometry.output_shape(shape)
-    rows = _axis(geometry, 0, shape[1], high)
-    across = _axis(geometry, 1, shape[2], wide)
+    rows = axis_reach(geometry, 0, shape[1], high)
+    across = axis_reach(geometry, 1, shape[2], wide)
     places = rows[:, None, :, None] * wide + across[None, :, None, :]
     inside = (rows >= 0)[:, None, :, None] & (across >= 0)[None, :, None, :]
     return torch.where(inside, places, high * wide).reshape(math.prod(geometry.kernel), shape[1] * shape[2])
 
 
-def _axis(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
+def axis_reach(geometry: Geometry, axis: int, side: int, outputs: int) -> Tensor:
     """Return the output coordinate of each tap (rows) and input coordinate (columns), or -1."""
     before = geometry.padding[2 if axis == 0 else 0]
     taps = torch.arange(geometry.kernel[axis]).view(-1, 1) * geometry.dilation[axis]
