@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 State = Literal["starting", "ready", "busy", "quarantined", "stopped"]
 USABLE: frozenset[State] = frozenset(("starting", "ready", "busy"))
 _IDLE = 0.2  # seconds between looks at an idle worker
+_OURS = (HoldfastError, OSError, RuntimeError, ValueError, LookupError, MemoryError)  # no worker's fault
+_DOUBLINGS = 16
 _FIRST_PAUSE = 0.1  # seconds before a worker that could not be reached is tried again; doubles each time
 
 
@@ -42,10 +44,9 @@ class Seat(Thread):
         try:
             while self._goes_on():
                 self.state = "starting"
-                if (opened := self._open()) is None:
-                    self._pool.stopping.wait(min(_FIRST_PAUSE * 2**self._failed, self._pool.settings.backoff))
-                    continue
-                self._serve(opened)
+                if (opened := self._open()) is None or not self._serve(opened):
+                    pause = _FIRST_PAUSE * 2 ** min(self._failed, _DOUBLINGS)
+                    self._pool.stopping.wait(min(pause, self._pool.settings.backoff))
         finally:
             self.state = "quarantined" if self._source.quarantined else "stopped"
             self._pool.left()
@@ -63,7 +64,7 @@ class Seat(Thread):
             opened = self._source.open()
         except IntegrityError as error:
             self._lied(error, None)
-        except HoldfastError as error:
+        except (HoldfastError, OSError) as error:
             self._failed += 1
             self._record("unreachable", "worker-unreachable", error, None)
         else:
@@ -71,15 +72,23 @@ class Seat(Thread):
             return opened
         return None
 
-    def _serve(self, opened: Opened) -> None:
+    def _serve(self, opened: Opened) -> bool:
+        """Answer requests while the session is good; return whether to open the next one without a pause."""
         self._opened = opened
-        with opened.session:
-            good = True
-            while good and self._goes_on():
-                self.state = "ready"
-                job = self._pool.waiting.take(_IDLE)
-                good = self._idle(opened) if job is None else self._work(opened, job)
-        self._opened = None
+        try:
+            with opened.session:
+                good = True
+                while good and self._goes_on():
+                    self.state = "ready"
+                    job = self._pool.waiting.take(_IDLE)
+                    good = self._idle(opened) if job is None else self._work(opened, job)
+        except _OURS as error:
+            self._failed += 1
+            self._pool.audit("session-broken", worker=self._source.name, error=type(error).__name__)
+            return False
+        finally:
+            self._opened = None
+        return True
 
     def _idle(self, opened: Opened) -> bool:
         """Use the time; return whether the session is still good."""
@@ -108,7 +117,7 @@ class Seat(Thread):
             self._record("lost", "worker-lost", error, opened)
             self._pool.again(job)
             return False
-        except (HoldfastError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+        except _OURS as error:
             return self._broken(job, error)
         except BaseException as error:
             self._broken(job, error)
@@ -131,7 +140,7 @@ class Seat(Thread):
         job.refuse(Refused(f"the model could not compute this: {kind}", hint="see the audit log", outcome="broken"))
         return False
 
-    def _record(self, reason: str, event: str, error: HoldfastError, opened: Opened | None) -> None:
+    def _record(self, reason: str, event: str, error: Exception, opened: Opened | None) -> None:
         self._pool.metrics.failures.add(reason)
         pid = None if opened is None else opened.pid
         for_good = "yes" if self._source.quarantined else "no"

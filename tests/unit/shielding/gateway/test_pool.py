@@ -10,7 +10,7 @@ import torch
 
 from holdfast.errors import InvalidConfig
 from holdfast.numerics.bits import bit_equal
-from holdfast.shielding.gateway import Refused, Settings, sources
+from holdfast.shielding.gateway import Opened, Refused, Settings, sources
 from holdfast.shielding.gateway.jobs import Job
 from tests.unit.shielding.gateway.places import (
     MODEL,
@@ -182,6 +182,52 @@ def test_a_model_that_breaks_is_an_error_of_that_request_alone() -> None:
             gate.submit(torch.zeros(1, 5, 8, 8)).wait()  # past the signature, which would have refused it
         assert caught.value.code.http == 500
         assert bit_equal(gate.submit(images(1)).wait(), MODEL(images(1)))
+
+
+def test_a_machine_that_can_start_nothing_just_now_is_asked_again() -> None:
+    class Exhausted(Threaded):
+        def open(self) -> Opened:
+            if self.opened < 3:
+                self.opened += 1
+                raise OSError(24, "Too many open files")
+            return super().open()
+
+    source = Exhausted("exhausted")
+    made = gateway(source)
+    made.pool._seats[0]._failed = 5000  # after a long night
+    with made as gate:
+        assert bit_equal(gate.submit(images(1)).wait(), MODEL(images(1)))
+        assert gate.metrics.failures.count("unreachable") == 3
+
+
+def test_a_session_that_breaks_while_idle_is_opened_again() -> None:
+    lines: list[str] = []
+    source = Threaded("a")
+    made = gateway(source, audit=lines, prepare=1)
+    seat, idle = made.pool._seats[0], []
+
+    def broken(opened: Opened) -> bool:
+        idle.append(opened)
+        if len(idle) == 1:
+            raise RuntimeError("out of memory")
+        return True
+
+    seat._idle = broken  # type: ignore[method-assign]
+    with made as gate:
+        until(lambda: source.opened == 2 and gate.readiness()[0])
+        assert bit_equal(gate.submit(images(1)).wait(), MODEL(images(1)))
+    assert [json.loads(line)["event"] for line in lines].count("session-broken") == 1
+
+
+def test_idle_sessions_keep_masks_ready() -> None:
+    with gateway(Threaded("a"), prepare=5) as gate:
+        until(lambda: gate.pool._seats[0]._opened is not None)
+        session = gate.pool._seats[0]._opened.session  # type: ignore[union-attr]
+        until(lambda: session.timings["prepare"] > 0)
+        store = session._layers["stem"].store
+        assert store is not None
+        until(lambda: store.available((1, 8, 8)) == 5)
+        assert bit_equal(gate.submit(images(2)).wait(), MODEL(images(2)))
 
 
 def test_a_job_ends_once_whoever_ends_it() -> None:
