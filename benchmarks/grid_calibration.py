@@ -103,13 +103,17 @@ def served(logits: Tensor, seed: int, places: int | None = None) -> list[list[st
     return [[json.dumps(value if places is None else round(value, places)) for value in row] for row in top]
 
 
-def judged(logits: Logits, unusual: float, places: int | None = None) -> list[tuple[str, LogprobEvidence]]:
-    """Return truth and answer of every head of one net."""
-    return [
-        (name, dtype_from_logprobs(served(logits(name, seed), seed, places), unusual=unusual))
-        for name in DTYPES
-        for seed in range(HEADS)
-    ]
+def judged(
+    logits: Logits, unusual: float, places: int | None = None, *, told: bool = False
+) -> list[tuple[str, LogprobEvidence]]:
+    """Return truth and answer of every head of one net; ``told`` says its temperature to the rule."""
+    found = []
+    for name in DTYPES:
+        for seed in range(HEADS):
+            temperature = TEMPERATURES[seed % len(TEMPERATURES)] if told else None
+            numbers = served(logits(name, seed), seed, places)
+            found.append((name, dtype_from_logprobs(numbers, unusual=unusual, temperature=temperature)))
+    return found
 
 
 def summary(answers: Sequence[tuple[str, LogprobEvidence]]) -> Iterator[dict[str, Any]]:
@@ -172,6 +176,7 @@ def main() -> None:
             "formats": list(summary(answers)),
             "calibration": calibration(confident(answers)),
             "log_loss": log_loss(answers),
+            "temperature known": list(summary(judged(logits, unusual, told=True))),
         }
     report["calibration"] = calibration(everything)
     rounded = judged(random_logits, 0.002, places=4)
@@ -180,7 +185,7 @@ def main() -> None:
         print(json.dumps(report, sort_keys=True))
         return
     for net, values in report["nets"].items():
-        for row in (*values["formats"], *values["calibration"]):
+        for row in (*values["formats"], *values["temperature known"], *values["calibration"]):
             print(net, row)
     for row in (*report["calibration"], *report["rounded to 4 decimals"]):
         print(row)

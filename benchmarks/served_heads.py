@@ -3,7 +3,8 @@
     python -m benchmarks.served_heads --json
 
 Answers of sixteen tokens and twenty log-probabilities come from the tiny LLaMA run in fp32, fp16 and bf16 (where its
-weights are at hand) and from made-up logits; each answer is judged alone. Rounded to 2, 4, 5 and 6 decimals, the only
+weights are at hand) and from made-up logits; each answer is judged alone, and that it was asked without a
+temperature is known. Rounded to 2, 4, 5 and 6 decimals, the only
 right word is ``cannot tell``.
 """
 
@@ -63,7 +64,9 @@ def said(folder: Path | None, name: str, places: int | None, answers: int) -> Co
     with SimulatedServer([variant(folder, name, places)], kind="vllm") as server, tempfile.TemporaryDirectory() as out:
         request = ServerRequest(url=server.url, tokens=16, top=20)
         got = collect_answers(request, word_prompts(answers, words=4, seed=5), Path(out) / "c")
-        return Counter(dtype_from_logprobs(positions).dtype for _, positions in got.collection.logprobs())
+        return Counter(
+            dtype_from_logprobs(positions, temperature=1.0).dtype for _, positions in got.collection.logprobs()
+        )
 
 
 def cell(folder: Path | None, name: str, places: int | None, answers: int) -> dict[str, object]:

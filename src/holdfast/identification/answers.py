@@ -8,7 +8,6 @@ the server rounded (:func:`~holdfast.identification.rounding_of`) and nothing is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from holdfast._files import read_bytes
 from holdfast.errors import DigestMismatch, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
+from holdfast.identification.grid_text import is_known
 
 COLLECTION_TYPE = "holdfast.collection/v1"
 DESCRIPTION, ANSWERS = "collection.json", "answers.jsonl"
 TOKEN_ID = "token_id:"  # noqa: S105  how a token is named by its number, where the server gave one
-_ABSENT = -9000.0  # servers write -9999 for a token they know nothing of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class TokenAnswer:
     def numbers(self) -> tuple[str, ...]:
         """The finite log-probabilities of this position, each token once: the input of the grid rules."""
         chosen = () if self.logprob is None or self._is_in_top() else (self.logprob,)
-        return tuple(text for text in (*(value for _, value in self.top), *chosen) if _is_known(text))
+        return tuple(text for text in (*(value for _, value in self.top), *chosen) if is_known(text))
 
     def _is_in_top(self) -> bool:
         return any(name in (self.name, self.token) and value == self.logprob for name, value in self.top)
@@ -78,11 +77,6 @@ class TokenAnswer:
             logprob=value["logprob"],
             top=tuple((name, number) for name, number in value["top"]),
         )
-
-
-def _is_known(text: str) -> bool:
-    number = float(text)
-    return math.isfinite(number) and number > _ABSENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

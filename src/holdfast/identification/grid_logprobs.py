@@ -22,7 +22,7 @@ from holdfast.identification.grid import CANNOT_TELL
 from holdfast.identification.grid_evidence import GridEvidence, weighed
 from holdfast.identification.grid_formats import FLOAT_GRIDS, Flags, FloatGrid, Values, lattice_step
 from holdfast.identification.grid_magnitudes import UNUSUAL, Magnitudes
-from holdfast.identification.grid_text import Rounding, rounding_of
+from holdfast.identification.grid_text import Rounding, is_known, rounding_of
 
 _CANDIDATES = ("bf16", "fp16")
 _STRAY = 0.02  # share of tokens whose logit something has moved
@@ -31,6 +31,7 @@ _DIVIDED = 2.0**-16  # error that dividing two logits below 128 in fp32 leaves i
 _KEPT = 4  # temperatures that explain the first position best are tried on the others,
 _HOPELESS = 60.0  # except such as fall this many nats behind
 _UNIT = 0.5  # prior of temperature 1; the rest is shared by the others
+_TRUTHFUL = 0.999  # prior of temperatures that one knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def dtype_from_logprobs(
     positions: Sequence[Sequence[str | float]],
     *,
     temperatures: Sequence[float] = _COMMON,
+    temperature: float | Sequence[float] | None = None,
     through_rounding: bool = False,
     level: float = 0.99,
     unusual: float = UNUSUAL,
@@ -67,32 +69,47 @@ def dtype_from_logprobs(
         positions: for each generated token the log-probabilities of its top tokens, as raw JSON text (rounding shows
             in it) or as floats.
         temperatures: divisors to try besides 1 and those that the gaps suggest; rounded numbers are taken for T = 1.
+        temperature: what the server divided by as far as one knows, such as 1.0 (log-probabilities at temperature 0 are
+            those of 1), or several such values; others count for one in a thousand, since servers are not all
+            truthful.
         through_rounding: decide on rounded numbers too where the grid is coarser than the rounding; by default rounded
             numbers are ``cannot tell``.
         level: probability that the reported set of formats holds at least.
         unusual: share of heads, in (0, 1), whose top logits are not of the size that they have in language models.
 
     Raises:
-        InvalidConfig: no position with two finite log-probabilities, positive ones, or a share outside (0, 1).
+        InvalidConfig: no position with two finite log-probabilities, positive ones, what is no number, a share outside
+            (0, 1), or a temperature that divides nothing.
     """
     if not 0 < unusual < 1:
         raise InvalidConfig(f"a share of {unusual} is none between 0 and 1")
-    rounding = rounding_of([item if isinstance(item, str) else repr(float(item)) for row in positions for item in row])
-    rows = [_Position.of([float(item) for item in row], rounding) for row in positions]
+    known = _known(temperature)
+    texts = [[item if isinstance(item, str) else repr(float(item)) for item in row] for row in positions]
+    rounding = rounding_of([text for row in texts for text in row if is_known(text)])
+    rows = [_Position.of([float(text) for text in row if is_known(text)], rounding) for row in texts]
     rows = [row for row in rows if len(row.gaps)]
     if not rows:
         raise InvalidConfig("no position has two finite log-probabilities", hint="ask the server for top log-probs")
     # rounding to decimals makes a lattice of its own, which some temperature would explain
     tried = () if rounding.rounded else (*temperatures, *_suggested(rows))
-    best = {name: _over_temperatures(FLOAT_GRIDS[name], rows, tried, unusual) for name in _CANDIDATES}
+    best = {name: _over_temperatures(FLOAT_GRIDS[name], rows, tried, known, unusual) for name in _CANDIDATES}
     words = sum(len(row.gaps) for row in rows)
     evidence = weighed({"fp32": 0.0} | {name: score for name, (score, _) in best.items()}, words, level=level)
     shown = evidence.formats[0] if evidence.formats[0] != "fp32" else None
-    temperature = best[shown][1] if shown else None
-    moved = _moved(FLOAT_GRIDS[shown], rows, temperature, unusual) if shown and temperature else ()
+    divisor = best[shown][1] if shown else None
+    moved = _moved(FLOAT_GRIDS[shown], rows, divisor, unusual) if shown and divisor else ()
     silent = rounding.rounded and not through_rounding
-    octave = None if temperature is None else temperature * 2.0 ** -math.ceil(math.log2(temperature))
+    octave = None if divisor is None else divisor * 2.0 ** -math.ceil(math.log2(divisor))
     return LogprobEvidence(evidence, CANNOT_TELL if silent else _named(evidence, rounding), octave, rounding, moved)
+
+
+def _known(temperature: float | Sequence[float] | None) -> tuple[float, ...]:
+    if temperature is None:
+        return ()
+    values = tuple(temperature) if isinstance(temperature, Sequence) else (float(temperature),)
+    if not values or not all(0 < value < math.inf for value in values):
+        raise InvalidConfig("logits are divided by a temperature above 0", hint="greedy log-probabilities have 1.0")
+    return values
 
 
 def _named(evidence: GridEvidence, rounding: Rounding) -> str:
@@ -111,7 +128,7 @@ class _Position:
 
     @staticmethod
     def of(values: Sequence[float], rounding: Rounding) -> _Position:
-        found = np.array([value for value in values if math.isfinite(value) and value > -1e4])
+        found = np.array(values)
         if bool((found > 1e-3).any()):
             raise InvalidConfig("a log-probability is positive", hint="pass log-probabilities, not logits")
         found = -np.sort(-found)
@@ -133,21 +150,23 @@ class _Position:
 
 
 def _over_temperatures(
-    grid: FloatGrid, rows: Sequence[_Position], temperatures: Sequence[float], unusual: float
+    grid: FloatGrid, rows: Sequence[_Position], temperatures: Sequence[float], known: Sequence[float], unusual: float
 ) -> tuple[float, float]:
     """Return the log likelihood with the temperature integrated out, and the likeliest one."""
-    divisors = sorted({value for value in temperatures if 0 < value != 1})
-    plain, others = (1.0, math.log(_UNIT)), _weighted([value for value in divisors if _on_finest(rows, value)])
-    seen = {item: item[1] + _alone(grid, rows[0], item[0], unusual) for item in (plain, *others)}
+    expected, share = known or (1.0,), _TRUTHFUL if known else _UNIT
+    divisors = sorted({value for value in temperatures if value > 0 and value not in expected})
+    plain = [(value, math.log(share / len(expected))) for value in expected]
+    others = _weighted([value for value in divisors if _on_finest(rows, value)], 1 - share)
+    seen = {item: item[1] + _alone(grid, rows[0], item[0], unusual) for item in (*plain, *others)}
     near = [item for item in others if seen[item] > max(seen.values()) - _HOPELESS]
-    tried = [plain, *sorted(near, key=lambda item: -seen[item])[:_KEPT]]
+    tried = [*plain, *sorted(near, key=lambda item: -seen[item])[:_KEPT]]
     scores = [weight + _score(grid, rows, value, unusual) for value, weight in tried]
     return float(logsumexp(scores)), tried[int(np.argmax(scores))][0]
 
 
-def _weighted(temperatures: Sequence[float]) -> list[tuple[float, float]]:
-    """Return temperatures with log prior weights: 1 is likeliest, an octave from it is common, three are not."""
-    return [(value, math.log((1 - _UNIT) / len(_COMMON)) - 0.5 * math.log2(value) ** 2) for value in temperatures]
+def _weighted(temperatures: Sequence[float], share: float) -> list[tuple[float, float]]:
+    """Return temperatures with log prior weights: an octave from 1 is common, three are not."""
+    return [(value, math.log(share / len(_COMMON)) - 0.5 * math.log2(value) ** 2) for value in temperatures]
 
 
 def _suggested(rows: Sequence[_Position]) -> list[float]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from holdfast.errors import InvalidConfig
 
+ABSENT = -9000  # servers write -9999 for a token they know nothing of
 _SURE = math.log(1e6)  # odds that the digits end by chance
 
 
@@ -44,12 +45,13 @@ def rounding_of(texts: Sequence[str]) -> Rounding:
     """Tell from the raw text of numbers how a server rounded them.
 
     Args:
-        texts: numbers as they stand in the JSON; zeros are ignored, since log-probabilities of -0.0 are common.
+        texts: numbers as they stand in the JSON; zeros are ignored, since log-probabilities of -0.0 are common, and so
+            is what stands for no number (``NaN``, ``Infinity``, ``-9999.0``).
 
     Raises:
-        InvalidConfig: text that is no finite number.
+        InvalidConfig: text that is no number.
     """
-    numbers = [number for number in map(_number, texts) if number]
+    numbers = [number for text in texts if is_known(text) and (number := _number(text))]
     if len(numbers) < 2:
         return Rounding("cannot tell")
     places = max(max(-_last(number), 0) for number in numbers)
@@ -63,14 +65,22 @@ def rounding_of(texts: Sequence[str]) -> Rounding:
     return Rounding("fp64") if digits > 12 else Rounding("cannot tell")
 
 
+def is_known(text: str) -> bool:
+    """Say whether a log-probability is a number: not infinite, not NaN, and not the -9999 of unknown tokens.
+
+    Raises:
+        InvalidConfig: text that is no number.
+    """
+    number = _number(text)
+    return number.is_finite() and number > ABSENT
+
+
 def _number(text: str) -> Decimal:
     try:
         number = Decimal(text.strip())
     except InvalidOperation as error:
         raise InvalidConfig(f"{text!r} is no number", hint="pass the raw text of the values, without quotes") from error
-    if not number.is_finite():
-        raise InvalidConfig(f"{text!r} is not finite")
-    return number.normalize()
+    return number.normalize() if number.is_finite() else number
 
 
 def _last(number: Decimal) -> int:

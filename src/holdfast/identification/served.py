@@ -98,9 +98,18 @@ def head_of(collection: Collection) -> Head:
             f"the answers in {collection.folder} hold no top log-probabilities",
             hint="collect with top log-probabilities, or compare texts with holdfast compare",
         )
-    found = dtype_from_logprobs(rows)
+    found = dtype_from_logprobs(rows, temperature=_divisors(collection))
     sure = found.formats.confidence if found.dtype != CANNOT_TELL else 0.0
     return Head(found.dtype, sure, found.rounding, found.temperature, len(found.moved), len(rows), answers)
+
+
+def _divisors(collection: Collection) -> tuple[float, ...]:
+    """Return what the log-probabilities may have been divided by: servers give them before their temperature or after.
+
+    At temperature 0 there is nothing to divide by, and they are those of 1.
+    """
+    asked = float(collection.request.get("temperature", 0.0))
+    return (1.0,) if asked in (0.0, 1.0) else (1.0, asked)
 
 
 def identify_answers(

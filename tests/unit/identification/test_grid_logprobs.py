@@ -135,3 +135,34 @@ def test_the_size_of_logits_is_a_prior_that_a_caller_may_widen() -> None:
 
 def served_rows(logits: torch.Tensor) -> list[list[float]]:
     return torch.log_softmax(logits, -1).sort(descending=True).values[:, :20].double().tolist()
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_known_temperature_is_believed_and_a_false_one_forgiven(name: str) -> None:
+    """Half of the prior speaks for other divisors as long as nobody says which it was."""
+    for seed in range(2):
+        plain, warm = response(name, seed), response(name, seed, temperature=0.7)
+        free = dtype_from_logprobs(plain).formats.posterior[name]
+        assert dtype_from_logprobs(plain, temperature=1.0).formats.posterior[name] >= free - 1e-9
+        assert dtype_from_logprobs(warm, temperature=(1.0, 0.7)).dtype == name
+        lied_to = dtype_from_logprobs(warm, temperature=1.0)
+        assert lied_to.dtype == name
+        assert name == "fp32" or abs((lied_to.temperature or 0) - 0.7) < 1e-4
+
+
+def test_a_temperature_that_divides_nothing_is_refused() -> None:
+    for wrong in (0.0, -1.0, float("nan"), ()):
+        with pytest.raises(InvalidConfig, match="above 0"):
+            dtype_from_logprobs(response("bf16", 0), temperature=wrong)
+
+
+@pytest.mark.parametrize("sentinel", ["-9999.0", "-9999", "NaN", "-Infinity", "Infinity", "nan", "-inf"])
+def test_what_stands_for_no_number_is_left_out(sentinel: str) -> None:
+    """vLLM writes -9999 for tokens that were masked, and Python's json writes what JSON has no word for."""
+    plain = response("bf16", 3)
+    marked = [[*row[:5], sentinel, *row[5:]] for row in plain]
+    assert dtype_from_logprobs(marked) == dtype_from_logprobs(plain)
+    assert rounding_of([*plain[0], sentinel]) == rounding_of(plain[0])
+    assert rounding_of([sentinel] * 5) == Rounding("cannot tell")
+    with pytest.raises(InvalidConfig, match="no position"):
+        dtype_from_logprobs([[sentinel] * 4])
