@@ -105,6 +105,7 @@ def _operands(trial: int, rows: int, inner: int, columns: int) -> list[tuple[Ten
     return [
         (left, right),
         (left, right.t().contiguous().t()),
+        (left, torch.nn.functional.pad(right.t(), (0, 16))[:, : left.shape[1]].t()),
         (left.t().contiguous().t(), right),
         (lowest, highest),
         (torch.full_like(left, 127), highest),

@@ -12,6 +12,7 @@ from holdfast.seeds import Entropy
 from holdfast.shielding import Freivalds
 from holdfast.shielding.checking import field
 from holdfast.shielding.checking.both import BothFold
+from holdfast.shielding.checking.rows import FewRowsFold
 from holdfast.shielding.product import Geometry, integer_product
 from tests.unit.shielding.test_freivalds import STEPPING, work
 from tests.unit.shielding.test_integer import CONVS
@@ -124,3 +125,15 @@ def test_soundness_bound_holds_in_a_small_field() -> None:
         passed = sum((u * e + v * f) % p == 0 for e, f in folded for u, v in vectors)
         worst = max(worst, passed)
     assert worst == (2 * p - 1) * p**2  # (2/p - 1/p^2) of the p^4 pairs of secrets
+
+
+def test_one_row_is_folded_by_the_arithmetic_of_the_ring() -> None:
+    geometry = Geometry(kind="linear", out_channels=33, in_channels=77)
+    weights = torch.randint(-128, 128, geometry.weight_shape, dtype=torch.int8)
+    x = torch.randint(-128, 128, (2, 77), dtype=torch.int8)
+    r = torch.from_numpy(Entropy().uint64(33).view("<i8"))
+    fold, y = FewRowsFold(r, weights), integer_product(x, weights, geometry)
+    assert fold.left(x) == fold.right(y)
+    y[0, :2] = torch.tensor([-(2**31), 2**31 - 1])
+    wanted = [sum(a * b for a, b in zip(row, r.tolist(), strict=True)) % 2**64 for row in y.tolist()]
+    assert [value % 2**64 for value in fold.right(y)] == wanted

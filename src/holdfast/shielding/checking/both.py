@@ -28,6 +28,7 @@ from holdfast.shielding.product import Geometry
 _LOW_HALVES = np.int32(0x00808080)  # 128 in the three low bytes of an int32
 _PRODUCT = 2**14  # of two int8, at most
 _BLOCK = 2**20  # bytes that stay in a processor's second cache
+_GAP, _ALIASED = 4, 512  # words between columns of so many bytes, lest all fall into one set of the first cache
 _COLUMN = 2048  # bytes of an answer that one secret vector folds: int8 products like many short columns
 
 
@@ -101,7 +102,11 @@ class _Inputs:
 
 
 class _Outputs:
-    """``r^T Y s``, by the bytes of ``Y``.
+    """``r^T Y s``, by the bytes of ``Y``, laid out as (images, *outer, *inner).
+
+    Args:
+        outer: residues, what the leading positions of an image weigh, flat.
+        inner: what the positions after them weigh, flat.
 
     Flipping the top bits of the three low bytes of an int32 makes each byte a signed digit, short by 128; what all are
     short by together is one constant.
@@ -111,6 +116,7 @@ class _Outputs:
         self._matmul = kernel().matmul
         places = torch.tensor([1, 2**8, 2**16, 2**24])
         self._digits = digits(multiply(inner[:, None], places).flatten())
+        self._gap = _GAP if self._digits.shape[1] % _ALIASED == 0 else 0
         self._weighing = Weighing(outer, _PRODUCT * self._digits.shape[1])
         self._offset = 128 * (1 + 2**8 + 2**16) * int(inner.sum()) * int(outer.sum()) % MODULUS
 
@@ -119,11 +125,11 @@ class _Outputs:
         width = self._digits.shape[1]
         words = y.contiguous().numpy().reshape(-1, width // 4)
         block = max(_BLOCK // width, 1)
-        scratch = np.empty((min(block, len(words)), width // 4), dtype=np.int32)
+        scratch = np.empty((min(block, len(words)), width // 4 + self._gap), dtype=np.int32)
         parts = np.empty((DIGITS, len(words)), dtype=np.int32)
         for start in range(0, len(words), block):
             some = words[start : start + block]
-            flipped = np.bitwise_xor(some, _LOW_HALVES, out=scratch[: len(some)]).view(np.int8)
+            flipped = np.bitwise_xor(some, _LOW_HALVES, out=scratch[: len(some), : width // 4]).view(np.int8)
             parts[:, start : start + block] = self._matmul(self._digits, torch.from_numpy(flipped).t()).numpy()
         return self._weighing.total(parts.reshape(DIGITS, len(y), -1).transpose(1, 0, 2), self._offset)
 

@@ -37,6 +37,7 @@ from holdfast.seeds import Entropy
 from holdfast.shielding.checking.both import BothFold
 from holdfast.shielding.checking.folds import ChannelFold, Fold, PositionFold, Recomputation, RowFold, same
 from holdfast.shielding.checking.limbs import DIGITS
+from holdfast.shielding.checking.rows import FewRowsFold
 from holdfast.shielding.product import Geometry
 
 ESCAPE = 2.0**-33  # upper bound on the chance that one lie passes
@@ -107,7 +108,8 @@ class FreivaldsVerifier:
 
     def accepts(self, x: Tensor, y: Tensor) -> bool:
         """Say whether int32 ``y`` (batch, *output) is the product with int8 ``x`` (batch, *sample)."""
-        fold = self.fold(tuple(x.shape[1:]), many=len(x) >= _MANY)
+        rows = x.numel() // self._geometry.in_channels if self._geometry.kind == "linear" else len(x)
+        fold = self.fold(tuple(x.shape[1:]), many=rows >= _MANY)
         return same(fold.left(x), fold.right(y))
 
     def fold(self, shape: tuple[int, ...], *, many: bool = False) -> Fold:
@@ -125,7 +127,8 @@ class FreivaldsVerifier:
         if side == "recompute":
             return Recomputation(codes, geometry)
         if geometry.kind == "linear":
-            return RowFold(self._secret(geometry.out_channels), codes)
+            kind = FewRowsFold if device == "cpu" and not many else RowFold
+            return kind(self._secret(geometry.out_channels), codes)
         if side == "both" and device == "cpu" and BothFold.fits(geometry, shape):
             return BothFold(codes, geometry, shape, self._entropy)
         if side == "positions" and PositionFold.fits(geometry, shape):
