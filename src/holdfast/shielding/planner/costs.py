@@ -10,7 +10,6 @@ from holdfast.shielding.planner.workload import FLOAT_BYTES, Node
 
 Placement = Literal["trusted", "verified", "blinded", "probed", "exposed"]
 _CODE, _RESIDUE, _CHECK = 1, 4, 8  # bytes of a code, of a residue modulo 2**32, and of one modulo 2**64
-_WIRE = 4  # bytes of one element between the worlds, codes or residues
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def cost(node: Node, placement: Placement, machine: Machine) -> Cost:
         return Cost(_handling(node, machine) + _product(node, machine.trusted, machine), memory=node.weights)
     if placement == "exposed":
         return Cost(_handling(node, machine) + _product(node, machine.open, machine))
-    sent, multiplied = _WIRE * (node.taken + node.given), _product(node, machine.worker, machine)
+    sent, multiplied = _wire(node, placement), _product(node, machine.worker, machine)
     online = _handling(node, machine) + machine.crossing + sent / machine.bandwidth + multiplied
     if placement == "probed":
         return Cost(online, bytes=sent, crossings=1)
@@ -68,6 +67,11 @@ def cost(node: Node, placement: Placement, machine: Machine) -> Cost:
         return Cost(online, bytes=sent, crossings=1, memory=held)
     pads, prepared = (node.taken + node.given) / machine.pads, _RESIDUE * (node.taken + node.given)
     return Cost(online + pads, multiplied, sent, 1, held + prepared)
+
+
+def _wire(node: Node, placement: Placement) -> int:
+    """Return bytes between the worlds: codes go out as they are, or as byte planes of residues; int32 comes back."""
+    return (_RESIDUE if placement == "blinded" else _CODE) * node.taken + _RESIDUE * node.given
 
 
 def _handling(node: Node, machine: Machine) -> float:
