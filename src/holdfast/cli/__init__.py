@@ -36,7 +36,7 @@ VERBS = {
     "resign": "sign a changed model again, reading only what changed",
     "revoke": "keep signed lists of keys, models and data not to rely on",
     "run": "run a model on probes and keep the exact output bits",
-    "serve": "run the untrusted worker of shielded sessions",
+    "serve": "run the gateway of a shielded model, or an untrusted worker",
     "shield": "plan how a model is split between a trusted and an untrusted world",
     "sign": "sign a model",
     "soak": "compute the same for hours on real silicon, and triage every wrong bit",

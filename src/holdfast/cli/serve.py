@@ -19,7 +19,7 @@ app = make_app()
 app.command("gateway", epilog=EPILOG)(gateway)
 
 
-@app.callback()
+@app.callback(epilog="Example: holdfast serve gateway model.safetensors --data digits --worker spawn")
 def serve() -> None:
     """Run one of Holdfast's long-lived processes."""
 
