@@ -156,7 +156,8 @@ class Subspace:
         flat = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
         values, vectors = torch.linalg.eigh(flat @ flat.T)
         null = vectors[:, values < self.tolerance]
-        return null.norm(dim=1) > math.sqrt(self.tolerance)
+        dependent: Tensor = null.norm(dim=1) > math.sqrt(self.tolerance)
+        return dependent
 
 
 def _otsu(values: Tensor) -> float:

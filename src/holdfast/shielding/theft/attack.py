@@ -197,7 +197,7 @@ def train_copy(copy: nn.Module, questions: TransferSet, knockoff: Knockoff, seed
     for indices in _draws(len(questions.images), knockoff, seed):
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(copy(questions.images[indices]), questions.answers[indices])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         decay.step()
     copy.eval()

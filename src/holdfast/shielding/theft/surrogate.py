@@ -35,7 +35,8 @@ class ScaledCodes(nn.Module):
         """Return the layer's output for ``x`` (batch, *sample)."""
         weight = self.codes * self.log_scale.exp().view(-1, *[1] * (self.codes.dim() - 1))
         if isinstance(self.form, nn.Conv2d):
-            return self.form._conv_forward(x, weight, self.bias)
+            out: Tensor = self.form._conv_forward(x, weight, self.bias)
+            return out
         return linear(x, weight, self.bias)
 
 
@@ -107,10 +108,10 @@ def surrogate(
 ) -> nn.Module:
     """Return the attacker's model before any question.
 
-    What the worker sees is taken as it is. Hidden scales are fitted to ``public``. Without it they are guessed: as He's
-    variance, or, before a normalisation that was folded in, such that each channel has mean 0 and variance 1 on the
-    attacker's own images, as a fresh normalisation would. Hidden layers begin as those of ``public``, or fresh. None
-    of the victim's own values survives elsewhere.
+    What the worker sees is taken as it is. Hidden scales are fitted to ``public``, or guessed as He's variance. Before
+    a normalisation that was folded in, neither is needed: each channel gets the mean and variance on the attacker's
+    own images that the public normalisation gives it, or a fresh one, 0 and 1. Hidden layers begin as those of
+    ``public``, or fresh. None of the victim's own values survives elsewhere.
 
     Args:
         architecture: any model of the victim's form; its values are not used.
@@ -130,7 +131,7 @@ def surrogate(
     pairs = norms_after(made, images[:1])
     for name, layer in seen.items():
         _show(made, name, layer, known.get(name))
-    guessed = {name for name, layer in seen.items() if layer.scale is None and name not in known}
+    guessed = {name for name, layer in seen.items() if layer.scale is None}
     _normalise(made, {name: norm for name, norm in pairs.items() if name in guessed}, images)
     for name in seen.keys() & pairs.keys():
         _put(made, pairs[name], nn.Identity())
@@ -138,20 +139,35 @@ def surrogate(
 
 
 def _normalise(made: nn.Module, pairs: dict[str, str], images: Tensor) -> None:
-    """Fold fresh normalisations, with the statistics of ``images``, into the scales and biases before them."""
+    """Fold normalisations, with the statistics of ``images``, into the scales and biases before them.
+
+    Their affine parts are those of the public model, or the identity. Codes have the sign of a negative gain in them.
+    """
     norms = {name: made.get_submodule(norm) for name, norm in pairs.items()}
     if not norms or len(images) < 2:
         return
     made.eval()
     for norm in norms.values():
+        norm.reset_running_stats()  # type: ignore[operator]
         norm.train()
         norm.momentum = None  # type: ignore[assignment]  # plain averages
+        if isinstance(norm.weight, Tensor):
+            norm.weight.data.abs_().clamp_(min=1e-3)
     with torch.no_grad():
         made(images)
         for name, norm in norms.items():
-            layer, gain = made.get_submodule(name), (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
-            layer.log_scale += gain.log()  # type: ignore[operator]
-            layer.bias.copy_((layer.bias - norm.running_mean) * gain)  # type: ignore[operator, union-attr]
+            _absorb(made.get_submodule(name), norm)
+
+
+def _absorb(layer: nn.Module, norm: nn.Module) -> None:
+    """Put what ``norm`` does into the scale and bias of ``layer``."""
+    if not isinstance(layer, ScaledCodes) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        raise InvalidConfig("only a normalisation after codes can be folded into them")
+    if norm.running_var is None or norm.running_mean is None:
+        raise InvalidConfig("a batch normalisation without running statistics cannot be folded")
+    gain = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+    layer.log_scale += gain.log()
+    layer.bias.copy_((layer.bias - norm.running_mean) * gain + (0.0 if norm.bias is None else norm.bias))
 
 
 def fresh(architecture: nn.Module, seed: Seed) -> nn.Module:

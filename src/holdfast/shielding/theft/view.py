@@ -72,9 +72,7 @@ def view_under(model: IntegerModel, rule: Rule, *, budget: int | None = None, ma
 
 def _whole(part: IntegerLayer | GroupedConvolution) -> Seen:
     """Return a layer with its scale and bias; a missing bias is known to be zero."""
-    if isinstance(part, IntegerLayer):
-        scale, bias = part.weight_scale, part.bias
-    else:
-        scale, bias = part.scale.reshape(-1) / part.activation_scale, part.bias
+    bias: Tensor | None = part.bias
+    scale = part.weight_scale if isinstance(part, IntegerLayer) else part.scale.reshape(-1) / part.activation_scale
     found = scale.detach()
     return Seen(part.codes, found, found.new_zeros(len(found)) if bias is None else bias.detach().reshape(-1))
