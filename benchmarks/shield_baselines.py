@@ -37,6 +37,7 @@ from holdfast.shielding.planner.rules import stages
 SHARED = Path(os.environ.get("HOLDFAST_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 REPEATS = 9
 TRIALS = 20
+_CAMPAIGN = 64  # pixels a side, above which sensitivities take too long
 RUN_BY_SESSIONS = {"trusted", "verified", "blinded"}
 NETWORK = "cifar-resnet20"
 CORES = sorted(os.sched_getaffinity(0))
@@ -109,7 +110,7 @@ def rules(model: IntegerModel, net: nn.Module, machine: Machine, folder: Path) -
     yield from (("whole", None), ("none", None), ("tsqp", None), ("slalom", None), ("slalom:private=false", None))
     yield from (("optimal", None), ("optimal", int(whole.total.memory * 0.9)))
     yield from (("first-k", whole.total.memory // 2), ("last-k", whole.total.memory // 2))
-    if len(stages(workload(model))) < 40:
+    if len(stages(workload(model))) < 40 and model.input_shape[-1] <= _CAMPAIGN:
         file = folder / "sensitivity.json"
         file.write_text(json.dumps(sensitivities(net, model)))
         none = plan(model, "none", machine=machine).total.seconds
