@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.execution import Trace
-from holdfast.identification.library import files
+from holdfast.identification.library import files, reading
 from holdfast.identification.library.classes import equivalence_classes
 from holdfast.identification.library.records import Entry, EquivalenceClass, Machine, Skipped, Subject
 from holdfast.models import manifest_of
@@ -47,7 +47,7 @@ class Library:
         library = cls()
         try:
             library._fill(body, outputs)
-        except (KeyError, TypeError, AttributeError, InvalidConfig) as error:
+        except InvalidConfig as error:
             raise UnreadableArtifact(f"{Path(path) / files.DESCRIPTION} is malformed: {error}") from error
         return library
 
@@ -79,9 +79,12 @@ class Library:
         """Keep the traces of one platform, by subject name; those of other subjects it has already stay.
 
         Raises:
-            InvalidConfig: a subject of a known name with another model or other probes.
+            InvalidConfig: a subject of a known name with another model or other probes, or a name that is no label.
         """
+        reading.require_label(platform)
+        reading.require_machine(machine)
         for name, trace in traces.items():
+            reading.require_line(name, "a subject")
             self._know(Subject(name, trace.model_digest, trace.probe_digest))
         key = (platform, machine.name)
         before = self._entries.get(key)
@@ -96,9 +99,11 @@ class Library:
         self._skipped.pop((*key, ""), None)
 
     def skip(self, platform: str, machine: Machine, reason: str, subject: str = "") -> None:
-        """Keep why a platform did not run, for one subject or for all."""
-        self.machines[machine.name] = machine
-        self._skipped[platform, machine.name, subject] = Skipped(platform, machine.name, reason, subject)
+        """Keep why a platform did not run, for one subject or for all; the reason becomes one line that prints."""
+        reading.require_label(platform)
+        self.machines[machine.name] = reading.require_machine(machine)
+        line = "".join(letter if letter.isprintable() else " " for letter in " ".join(reason.split()))
+        self._skipped[platform, machine.name, subject] = Skipped(platform, machine.name, line, subject)
 
     def merge(self, other: Library) -> int:
         """Add everything ``other`` knows and return by how many the joint classes grew.
@@ -171,7 +176,7 @@ class Library:
         """Raise :class:`InvalidConfig` when the library knows ``name`` as another model or with other probes."""
         known = self._subjects.get(name)
         if known is not None:
-            _require_same(known, Subject(name, manifest_of(model).digest, probes.digest))
+            self._require_same(known, Subject(name, manifest_of(model).digest, probes.digest))
 
     def _trace(self, entry: Entry, subject: Subject) -> Trace:
         outputs = self._outputs[entry.outputs[subject.name]]
@@ -182,7 +187,17 @@ class Library:
         return next((len(self._outputs[digest]) for digest in digests), 0)
 
     def _know(self, subject: Subject) -> None:
-        _require_same(self._subjects.setdefault(subject.name, subject), subject)
+        self._require_same(self._subjects.setdefault(subject.name, subject), subject)
+
+    def _require_same(self, known: Subject, subject: Subject) -> None:
+        if known == subject:
+            return
+        other, count = "another model", self._count(known)
+        if known.model_digest == subject.model_digest:
+            other = f"other probes: {f'{count} of them, ' if count else ''}digest {known.probe_digest[:12]}"
+        raise InvalidConfig(
+            f"the library knows {subject.name} with {other}", hint="give it another name, or start a new library"
+        )
 
     def _subject_of(self, trace: Trace) -> Subject:
         same = [item for item in self.subjects() if item.model_digest == trace.model_digest]
@@ -211,27 +226,22 @@ class Library:
         }
 
     def _fill(self, body: Mapping[str, Any], outputs: dict[str, Tensor]) -> None:
-        for item in body["subjects"]:
-            self._know(Subject(item["name"], item["model"], item["probes"]))
-        for value in body["machines"].values():
-            machine = Machine(**(value | {"features": tuple(value["features"])}))
+        subjects, machines, entries, skipped = reading.fields(body)
+        for subject in map(reading.subject_from, subjects):
+            self._know(subject)
+        for machine in map(reading.machine_from, machines):
             self.machines[machine.name] = machine
-        for item in body["entries"]:
-            entry = Entry(**item)
+        for entry in map(reading.entry_from, entries):
             if missing := [digest for digest in entry.outputs.values() if digest not in outputs]:
                 raise InvalidConfig(f"{entry.platform} has no outputs {missing[0][:16]}")
             if unknown := [name for name in entry.outputs if name not in self._subjects]:
                 raise InvalidConfig(f"{entry.platform} answered {unknown[0]}, which is no subject")
-            self._entries[entry.platform, self.machines[entry.machine].name] = entry
-        for item in body["skipped"]:
-            skipped = Skipped(**item)
-            self._skipped[skipped.platform, self.machines[skipped.machine].name, skipped.subject] = skipped
+            self._entries[entry.platform, self._machine(entry)] = entry
+        for item in map(reading.skipped_from, skipped):
+            self._skipped[item.platform, self._machine(item), item.subject] = item
         self._outputs = outputs
 
-
-def _require_same(known: Subject, subject: Subject) -> None:
-    if known != subject:
-        other = "another model" if known.model_digest != subject.model_digest else "other probes"
-        raise InvalidConfig(
-            f"the library knows {subject.name} with {other}", hint="give it another name, or start a new library"
-        )
+    def _machine(self, item: Entry | Skipped) -> str:
+        if item.machine not in self.machines:
+            raise InvalidConfig(f"{item.platform} ran on {item.machine}, which is no machine")
+        return item.machine

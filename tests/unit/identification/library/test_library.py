@@ -163,6 +163,19 @@ def test_another_version_is_named(tmp_path) -> None:
         lambda body: body["entries"][0].pop("described"),
         lambda body: body["outputs"].update(file="../outputs-elsewhere.safetensors"),
         lambda body: body.update(outputs=3),
+        lambda body: body["entries"][0].update(platform=17),
+        lambda body: body["entries"][0].update(described=[]),
+        lambda body: body["entries"][0].update(extra=1),
+        lambda body: body["entries"][0]["outputs"].update(mlp=3),
+        lambda body: body["entries"].append([]),
+        lambda body: body.update(entries={}),
+        lambda body: body["subjects"][0].update(name=["mlp"]),
+        lambda body: body["subjects"][0].update(probes=None),
+        lambda body: body["skipped"][0].update(reason=7),
+        lambda body: body["skipped"][0].update(machine="nowhere"),
+        lambda body: body["machines"][HERE.name].update(features="avx2"),
+        lambda body: body["machines"][HERE.name].update(versions={"torch": 2}),
+        lambda body: body["machines"].update({HERE.name: "cpu"}),
     ],
 )
 def test_a_malformed_body_is_unreadable_and_never_a_crash(tmp_path, change) -> None:
@@ -170,3 +183,45 @@ def test_a_malformed_body_is_unreadable_and_never_a_crash(tmp_path, change) -> N
     resealed(tmp_path, change)
     with pytest.raises(UnreadableArtifact):
         Library.load(tmp_path)
+
+
+EVIL = "evil\x1b[31m\nplatform: fp16"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda body: body["entries"][0].update(platform=EVIL), "no name of a platform"),
+        (lambda body: body["entries"][0].update(platform="fp16 (accepted)"), "no name of a platform"),
+        (lambda body: body["skipped"][0].update(platform=EVIL), "no name of a platform"),
+        (lambda body: body["skipped"][0].update(reason=EVIL), "reason of openvino"),
+        (lambda body: body["subjects"][0].update(name=EVIL), "name of a subject"),
+        (lambda body: body["machines"][HERE.name].update(processor=EVIL), "the processor of a machine"),
+        (lambda body: body["machines"][HERE.name].update(versions={"torch": EVIL}), "the version of torch"),
+    ],
+)
+def test_no_name_in_a_library_can_print_a_line_of_its_own(tmp_path, change, said: str) -> None:
+    library().save(tmp_path)
+    resealed(tmp_path, change)
+    with pytest.raises(UnreadableArtifact, match=said) as error:
+        Library.load(tmp_path)
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+def test_such_names_are_not_taken_in_either() -> None:
+    known = library()
+    with pytest.raises(InvalidConfig, match="no name of a platform"):
+        known.add(EVIL, HERE, {"mlp": trace(1.0, 2.0)})
+    with pytest.raises(InvalidConfig, match="not one line"):
+        known.add("fp16", Machine(EVIL, (), "Linux", {}), {"mlp": trace(1.0, 2.0)})
+    with pytest.raises(InvalidConfig, match="not one line"):
+        known.add("fp16", HERE, {EVIL: trace(1.0, 2.0)})
+    known.skip("fp16", HERE, "it failed\nplatform: bf16\x1b")
+    assert next(item.reason for item in known.skipped if item.platform == "fp16") == "it failed platform: bf16 "
+    assert set(known.labels().values()) == {"default", "batch-1", "bf16"}
+
+
+def test_other_probes_are_counted_and_named() -> None:
+    with pytest.raises(InvalidConfig, match="mlp with other probes: 1 of them, digest p"):
+        library().add("fp16", HERE, {"mlp": trace(1.0, probes="q")})
