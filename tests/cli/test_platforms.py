@@ -144,3 +144,14 @@ def test_a_net_of_the_package_run_by_hand_meets_the_shipped_library(tmp_path: Pa
     assert "--probes 4 (fixed:4" in err
     _, err = typed(capsys, "run", tmp_path / "mlp", "-o", tmp_path / "none", "--probes", "fixed:many", code=2)
     assert "not on 'fixed:many'" in err
+
+
+@pytest.mark.slow
+def test_the_orders_of_this_machine_are_those_of_its_kernels(capsys) -> None:
+    out, err = typed(capsys, "platforms", "show", "--orders", "--json")
+    told = json.loads(out)
+    assert told["addends"] == 512
+    assert told["orders"]["torch-mm"]["digest"] != told["orders"]["torch-sum"]["digest"]
+    assert told["orders"]["torch-mm"]["digest"][:12] in err
+    digests = {item["digest"] for item in told["orders"].values() if "digest" in item}
+    assert f"{len(digests)} orders in {len(told['orders'])} kernels, sums of 512" in err

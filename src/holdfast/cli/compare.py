@@ -55,6 +55,12 @@ def compare(
 
     if not 0 < error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {error}")
+    for side in (one, other):
+        if (side / "trace.json").exists():
+            raise UsageError(
+                f"{side} is a trace of a model on this machine, and answers of servers are compared",
+                hint=f"holdfast identify {side} --against shipped, a library or a folder of traces",
+            )
     if not (other / DESCRIPTION).exists() and other.exists():
         _audit(one, other, error, tokenizer=tokenizer, arch=arch, seed=seed, json=json)
         return

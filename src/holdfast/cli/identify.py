@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Json, aligned, emit, make_app, say
+from holdfast.cli._common import Json, aligned, counted, emit, make_app, say
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _explain_trace(path: Path, against: str, level: float, error: float | None, 
     from holdfast.execution import Trace
     from holdfast.identification import Identifier
 
+    _require_probabilities(level, error)
     seen = Trace.load(path)
     known = references(against, seen)
     identifier = Identifier(level=level).fit(known)
@@ -62,11 +64,21 @@ def _explain_trace(path: Path, against: str, level: float, error: float | None, 
     stopped = None if error is None else identifier.probe_by_probe(seen, error=error)
     for line in _lines(answer):
         say(line)
+    stopped = _reconciled(stopped, answer)
     if stopped is not None:
         say(_stop(stopped, len(seen.outputs)))
     if json:
         emit(_told(answer) | ({} if stopped is None else {"sequential": _told_stop(stopped)}))
     return answer.known
+
+
+def _require_probabilities(level: float, error: float | None) -> None:
+    for name, value in (("level", level), ("error", error)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(
+                f"--{name} is a probability between 0 and 1, not {value:g}",
+                hint="--level 0.99" if name == "level" else "--error 0.01",
+            )
 
 
 def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
@@ -75,7 +87,7 @@ def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
     from holdfast.identification.library import Library, shipped
     from holdfast.identification.library.files import DESCRIPTION
 
-    if against == SHIPPED and not Path(against).exists():
+    if against == SHIPPED:  # a folder of that name is ./shipped, here as in holdfast platforms
         return shipped().references(trace)
     if (Path(against) / DESCRIPTION).exists():
         return Library.load(against).references(trace)
@@ -92,9 +104,9 @@ def _explain_answers(path: Path, against: str, level: float, error: float | None
     from holdfast.identification.answers import Collection
     from holdfast.identification.served import head_of, identify_answers, prompt_by_prompt
 
-    seen = Collection.load(path)
+    _require_probabilities(level, error)
+    seen, known = Collection.load(path), list(_collections(against, path))
     head = head_of(seen)
-    known = list(_collections(against, path))
     answer = identify_answers(seen, known, level=level) if known else None
     stopped = prompt_by_prompt(seen, known, error=error) if known and error is not None else None
     say(f"head: {head}; numbers {head.rounding_text}; {head.positions} positions of {head.answers} answers")
@@ -102,6 +114,7 @@ def _explain_answers(path: Path, against: str, level: float, error: float | None
         say(f"{against} holds no other collection of answers: the number format is all there is to tell")
     for line in _lines(answer) if answer is not None else ():
         say(line)
+    stopped = stopped if answer is None else _reconciled(stopped, answer)
     if stopped is not None:
         say(_stop(stopped, len(seen.prompts), "prompt"))
     if json:
@@ -112,7 +125,15 @@ def _explain_answers(path: Path, against: str, level: float, error: float | None
 
 def _collections(against: str, seen: Path) -> Iterator[tuple[str, Collection]]:
     from holdfast.identification.answers import DESCRIPTION, Collection
+    from holdfast.identification.library.files import DESCRIPTION as LIBRARY
 
+    if against == SHIPPED or (Path(against) / LIBRARY).exists():
+        raise UsageError(
+            f"{against} is a library of traces, and {seen} holds answers of a server",
+            hint="answers are identified against a folder of collections: holdfast run URL -o COLLECTIONS/NAME",
+        )
+    if not Path(against).is_dir():
+        raise UsageError(f"there is no folder {against}", hint="--against COLLECTIONS, with a folder for each platform")
     for path in sorted(Path(against).glob(f"*/{DESCRIPTION}")):
         if path.parent.resolve() != seen.resolve():
             yield path.parent.name, Collection.load(path.parent)
@@ -128,7 +149,8 @@ def _lines(answer: Identification) -> Iterator[str]:
     for item in answer.evidence:
         yield f"{item.kind}: {item}" + (f" ({item.nats:+.1f} nats)" if item.nats else "")
     rival = answer.runner_up
-    yield f"platform: {answer.label}, confidence {answer.confidence:.4f}, decided by {answer.decided.kind}"
+    sure = "> 0.9999" if answer.confidence > 0.9999 else f"{answer.confidence:.4f}"
+    yield f"platform: {answer.label}, confidence {sure}, decided by {answer.decided.kind}"
     if rival is not None:
         yield f"runner-up: {_class(rival.labels)}, probability {_chance(rival.probability)}"
 
@@ -152,8 +174,18 @@ def _chance(value: float) -> str:
 
 def _stop(decision: Decision, count: int, thing: str = "probe") -> str:
     if decision.labels == ("undecided",):
-        return f"{thing} by {thing}: undecided after all {decision.asked} {thing}s"
-    return f"{thing} by {thing}: {decision.label} after {decision.asked} of {count} {thing}s"
+        asked = "all " if decision.asked == count else ""
+        return f"{thing} by {thing}: undecided after {asked}{counted(decision.asked, thing)}"
+    return f"{thing} by {thing}: {decision.label} after {decision.asked} of {counted(count, thing)}"
+
+
+def _reconciled(decision: Decision | None, answer: Identification) -> Decision | None:
+    """Let the test of whole answers give no second verdict: it knows equal and unequal, not how near words are."""
+    from holdfast.identification.matching import UNKNOWN
+
+    if decision is None or decision.labels == answer.labels or set(decision.labels) & set(answer.labels) - {UNKNOWN}:
+        return decision
+    return replace(decision, labels=("undecided",))
 
 
 def _told(answer: Identification) -> dict[str, Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 app = make_app()
 SHIPPED = "shipped"
+_ADDENDS = 512
 Shape = Annotated[str | None, typer.Option(help="Input shape CxHxW, when the model does not say.")]
 AtLeast = Annotated[int, typer.Option(help="Exit 1 when fewer joint classes were found.", min=0)]
 
@@ -95,9 +96,15 @@ def show(
     library: Annotated[str, typer.Argument(help="Folder of a library, or shipped: the one in the package.")] = SHIPPED,
     model: Annotated[str | None, typer.Option(help="Classes on this one model instead of jointly on all.")] = None,
     at_least: AtLeast = 0,
+    orders: Annotated[
+        bool, typer.Option("--orders", help="Instead, in which order kernels of this machine add 512 numbers.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print the machines, the classes with their members and digests, and what did not run and why."""
+    if orders:
+        _show_orders(json)
+        return
     found = _opened(library)
     classes = found.classes(model)
     _say_library(found, classes, model)
@@ -156,6 +163,30 @@ def nets(
     say(f"{out / 'inputs.safetensors'}: {counted(probes, 'input')}, probes {cases[0].probes.digest[:12]}")
     if json:
         emit({"folder": str(out), "nets": [case.name for case in cases], "probes": cases[0].probes.digest})
+
+
+def _show_orders(json: bool) -> None:
+    from holdfast.errors import InvalidConfig
+    from holdfast.execution.run import one_thread
+    from holdfast.identification.order_kernels import ORDER_KERNELS, order_signatures
+
+    rows, told = [("kernel", "tree", "order of addition", "accumulator")], dict[str, dict[str, str]]()
+    for name in ORDER_KERNELS:
+        try:
+            with one_thread():
+                found = order_signatures([name], _ADDENDS)[name]
+        except InvalidConfig as error:
+            told[name] = {"refused": str(error)}
+            rows.append((name, "-", str(error), ""))
+            continue
+        told[name] = {"digest": found.tree.digest, "order": found.text, "accumulator": str(found.accumulator)}
+        rows.append((name, found.tree.digest[:12], found.text, str(found.accumulator)))
+    for line in aligned(rows):
+        say(line)
+    different = {value["digest"] for value in told.values() if "digest" in value}
+    say(f"{len(different)} orders in {counted(len(told), 'kernel')}, sums of {_ADDENDS}, one thread")
+    if json:
+        emit({"addends": _ADDENDS, "orders": told})
 
 
 def _opened(name: str) -> Library:

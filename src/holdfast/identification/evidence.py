@@ -19,7 +19,7 @@ class Evidence:
     """One finding.
 
     Attributes:
-        kind: ``word equality``, ``ULP distance``, ``grid``, ``rounding`` or ``fleet``.
+        kind: ``word equality``, ``ULP distance``, ``grid``, ``rounding``, ``fleet`` or ``not finite``.
         finding: what was seen, in words.
         nats: by how much it puts the answer before its closest rival; 0 for what describes and does not separate.
     """
@@ -74,6 +74,16 @@ def described(rounding: Rounding, grid: str) -> list[Evidence]:
         what = f"outputs rounded to {rounding.places} {'decimals' if rounding.kind == 'decimals' else 'digits'}"
         found.append(Evidence("rounding", f"{what}; references were rounded alike before they were compared"))
     return [*found, Evidence("grid", f"output grid: {grid}")]
+
+
+def not_numbers(outputs: Tensor) -> list[Evidence]:
+    """Return a finding if words are NaN or infinite; they agree with equal words only."""
+    count = int((~torch.isfinite(outputs)).sum())
+    if not count:
+        return []
+    return [
+        Evidence("not finite", f"{count} of {outputs.numel()} words {'is' if count == 1 else 'are'} NaN or infinite")
+    ]
 
 
 def grid_of(outputs: Tensor, rounding: Rounding) -> str:

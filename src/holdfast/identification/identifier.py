@@ -16,12 +16,12 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
-from holdfast.identification.evidence import grid_of, rounded, rounding_in, step_of
+from holdfast.identification.evidence import grid_of, not_numbers, rounded, rounding_in, step_of
 from holdfast.identification.grid_text import Rounding
 from holdfast.identification.matching import UNKNOWN as UNKNOWN
 from holdfast.identification.matching import DistanceLaw, bins_of, distances
 from holdfast.identification.posterior import Identification, Posterior
-from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
+from holdfast.identification.sequential import FLAW, Decision, SequentialMatch, echo_of, run_sequential
 from holdfast.numerics import bits
 
 _Classes = list[tuple[tuple[str, ...], Tensor]]
@@ -68,7 +68,8 @@ class Identifier:
         law = _law(classes, rounding, self.flaw) if rounding.rounded else self.law_
         apart = {labels: distances(known, words, step_of(known, rounding)) for labels, known in classes}
         grid = grid_of(trace.outputs, rounding)
-        return Posterior(apart, law, self.unknown).answer(rounding, grid, self.level)
+        answer = Posterior(apart, law, self.unknown).answer(rounding, grid, self.level)
+        return replace(answer, evidence=(*answer.evidence, *not_numbers(trace.outputs)))
 
     def probe_by_probe(self, trace: Trace, *, error: float) -> Decision:
         """Return where the sequential test stops that looks at one probe after another, the telling ones first.
@@ -82,7 +83,10 @@ class Identifier:
         """
         classes, words, _ = self._compensated(trace)
         answers = {" = ".join(labels): _digests(known) for labels, known in classes}
-        test = SequentialMatch(answers, error=error, echo=echo_of(answers))
+        echo = echo_of(answers)
+        # one struck word breaks the digest of its probe, so a probe is as frail as all its words together
+        frail = 1 - (1 - self.flaw) ** words.shape[1]
+        test = SequentialMatch(answers, error=error, flaw=min(max(FLAW, frail), echo / 2, (1 - echo) / 2), echo=echo)
         decision = run_sequential(test, _digests(words))
         spelled = {" = ".join(labels): labels for labels, _ in classes}
         return replace(decision, labels=tuple(one for name in decision.labels for one in spelled.get(name, (name,))))

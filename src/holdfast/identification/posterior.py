@@ -18,6 +18,8 @@ from holdfast.identification.matching import UNKNOWN, Bins, DistanceLaw, Nats, b
 Flags = npt.NDArray[np.bool_]
 _EXPLAINED = 0.9  # share of probes that a fleet of known platforms repeats in full
 
+_RULED_OUT = math.log(1e-6)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -102,7 +104,14 @@ class Posterior:
         scores[(UNKNOWN,)] = math.log(unknown) + share + float(logsumexp([n.total for n in self.apart.values()]))
         total = float(logsumexp(list(scores.values())))
         self.scores = {labels: score - total for labels, score in scores.items()}
-        self.ranked = sorted(scores, key=lambda labels: -scores[labels])
+        self.ranked = sorted(scores, key=self._rank)
+
+    def _rank(self, labels: tuple[str, ...]) -> tuple[float, float, float]:
+        """Order by likelihood; what is ruled out, by words in common: texts that part early have few that differ."""
+        score = self.scores[labels]
+        if labels == (UNKNOWN,) or score > _RULED_OUT:
+            return 0.0, -score, 0.0
+        return 1.0, -float((self.distances[labels] == 0).sum()), -score
 
     def answer(self, rounding: Rounding, grid: str, level: float) -> Identification:
         """Return the smallest set that holds ``level``, with all the evidence."""
@@ -138,7 +147,9 @@ class Posterior:
         text = f"{equal:.2%} of {len(seen)} words bit-equal with {name}"
         yield Evidence("word equality", text, answer.equality - rival.equality)
         if len(apart):
-            text = f"the other {len(apart)} are {float(apart.median()):g} units apart in the median"
+            middle = float(apart.median())
+            what = "the other one is" if len(apart) == 1 else f"the other {len(apart)} are"
+            text = f"{what} {middle:g} unit{'' if middle == 1 else 's'} apart in the median"
             yield Evidence("ULP distance", text, answer.distance - rival.distance)
 
     def _fleet(self, labels: tuple[str, ...]) -> Iterator[Evidence]:

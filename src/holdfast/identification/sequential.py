@@ -17,7 +17,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.identification.matching import UNKNOWN
 
 UNDECIDED = "undecided"
-_FLAW = 1e-3
+FLAW = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class SequentialMatch:
         references: Mapping[str, Sequence[Hashable]],
         *,
         error: float = 0.01,
-        flaw: float = _FLAW,
+        flaw: float = FLAW,
         echo: float = 0.5,
     ) -> None:
         if not references or len({len(row) for row in references.values()}) != 1:
@@ -158,4 +158,4 @@ def echo_of(references: Mapping[str, Sequence[Hashable]], *, confidence: float =
         for other in rows[:place]
     )
     bound = Proportion.clopper_pearson(shared, len(rows[0]), confidence).high
-    return min(max(bound, 0.05), 1 - 2 * _FLAW)
+    return min(max(bound, 0.05), 1 - 2 * FLAW)

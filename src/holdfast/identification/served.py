@@ -17,7 +17,7 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.identification.answers import Answer, Collection, TokenAnswer
+from holdfast.identification.answers import TOKEN_ID, Answer, Collection, TokenAnswer
 from holdfast.identification.evidence import rounded, step_of
 from holdfast.identification.grid import CANNOT_TELL
 from holdfast.identification.grid_logprobs import dtype_from_logprobs
@@ -125,7 +125,8 @@ def identify_answers(
     Only the first answer to each prompt counts: a server that repeats itself says nothing new.
 
     Raises:
-        InvalidConfig: no references, or references to other prompts or made with another request.
+        InvalidConfig: no references, or references to other prompts, of another model, at another temperature, or
+            with tokens named in another way.
     """
     if not references:
         raise InvalidConfig("answers are identified against one reference collection or more")
@@ -179,6 +180,41 @@ def _require_comparable(label: str, seen: Collection, other: Collection) -> None
     mine, theirs = (float(item.request.get("temperature", 0.0)) for item in (seen, other))
     if mine != theirs:
         raise InvalidConfig(f"the collection {label} was asked at temperature {theirs:g}, this one at {mine:g}")
+    _require_one_model(label, seen, other)
+    _require_one_naming(label, seen, other)
+
+
+def _require_one_model(label: str, seen: Collection, other: Collection) -> None:
+    """Refuse another model; a vendor's or folder's name before it makes none."""
+    mine, theirs = (str(item.request.get("model") or "") for item in (seen, other))
+    names = {name.rpartition("/")[2].casefold() for name in (mine, theirs) if name}
+    if len(names) > 1:
+        raise InvalidConfig(
+            f"the collection {label} was asked of the model {theirs}, this one of {mine}",
+            hint="platforms are told apart by one model; where it is one, serve it under one name",
+        )
+
+
+def _require_one_naming(label: str, seen: Collection, other: Collection) -> None:
+    """Refuse tokens named by number on one side and by text on the other: none of them would match."""
+    kinds = [_numbered(item) for item in (seen, other)]
+    if None in kinds or kinds[0] == kinds[1]:
+        return
+    mine, theirs = (
+        f"by {'number' if numbered else 'text'} (dialect {item.request.get('dialect', 'unknown')})"
+        for numbered, item in zip(kinds, (seen, other), strict=True)
+    )
+    raise InvalidConfig(
+        f"the collection {label} names tokens {theirs}, this one {mine}: they cannot be matched",
+        hint="collect both with the same --dialect",
+    )
+
+
+def _numbered(collection: Collection) -> bool | None:
+    """Say whether top tokens are named by number; None where there are none."""
+    tops = (name for answer in collection.answers() for token in answer.tokens for name, _ in token.top)
+    first = next(tops, None)
+    return None if first is None else first.startswith(TOKEN_ID)
 
 
 def _compared(collection: Collection) -> dict[int, Answer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.answered import collect, logits_of, stack
 
 from holdfast.errors import InvalidConfig
+from holdfast.identification.answers import Collection
 from holdfast.identification.served import head_of, identify_answers
 
 
@@ -80,3 +82,26 @@ def test_collections_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="one reference"):
         identify_answers(one, [])
     assert torch.isfinite(logits_of(0, 2)).all()
+
+
+def described(folder: Path, **request: str) -> Collection:
+    value = json.loads((folder / "collection.json").read_text())
+    value["request"] |= request
+    (folder / "collection.json").write_text(json.dumps(value))
+    return Collection.load(folder)
+
+
+def test_tokens_named_in_two_ways_and_other_models_are_refused(tmp_path: Path) -> None:
+    """One server asked through two dialects would look like two platforms that share nothing."""
+    seen = collect(tmp_path / "seen", stack(1))
+    collect(tmp_path / "numbers", stack(1))
+    lines = (tmp_path / "numbers" / "answers.jsonl").read_text()
+    (tmp_path / "numbers" / "answers.jsonl").write_text(lines.replace('["t', '["token_id:'))
+    numbers = described(tmp_path / "numbers", dialect="vllm")
+    with pytest.raises(InvalidConfig, match=r"by number \(dialect vllm\), this one by text"):
+        identify_answers(seen, [("numbers", numbers)])
+    one, other = (described(collect(tmp_path / name, stack(1)).folder, model=name) for name in ("llama", "qwen"))
+    with pytest.raises(InvalidConfig, match="asked of the model qwen, this one of llama"):
+        identify_answers(one, [("other", other)])
+    vendor = described(collect(tmp_path / "vendor", stack(1)).folder, model="Meta/Llama")
+    assert identify_answers(one, [("vendor", vendor)]).label == "vendor"

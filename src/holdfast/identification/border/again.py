@@ -51,7 +51,9 @@ def recheck(
     Args:
         folder: as :func:`border` wrote it; its platforms are asked in batches of the size that is recorded there.
         model: the model that it is about.
-        platforms: names of those to ask; all that are recorded if none are named.
+        platforms: names of those to ask; all that are recorded if none are named. What a rank answered is recorded as
+            ``PLATFORM@RANK``: this machine answers for it under the setting of that name, and so says whether it is
+            such a platform.
         demands: ways of asking; ``fresh`` processes are started once a platform, for all inputs.
 
     Raises:
@@ -62,14 +64,18 @@ def recheck(
     if (digest := manifest_of(model).digest) != kept.model_digest:
         raise DigestMismatch(f"{folder} is about model {kept.model_digest[:19]}, not {digest[:19]}")
     recorded = _recorded(kept.inputs)
-    if missing := sorted(set(platforms) - set(recorded)):
+    if missing := sorted(set(platforms) - set(recorded) - set(map(_without_rank, recorded))):
         raise InvalidConfig(f"{folder} says nothing about {missing[0]}", hint=f"it knows {', '.join(recorded)}")
     result = list[Again]()
-    for name in platforms or recorded:
-        setting = dataclasses.replace(platform_of(name), batch_size=recorded[name][0][1].batch)
+    for name in [name for name in recorded if not platforms or {name, _without_rank(name)} & set(platforms)]:
+        setting = dataclasses.replace(platform_of(_without_rank(name)), batch_size=recorded[name][0][1].batch)
         with evaluating(model), open_oracles(model, [setting], kept.lattice) as (oracle,):
             result.extend(_asked(oracle, kept, recorded[name], demands or Demands(), seed))
     return sorted(result, key=lambda item: item.number)
+
+
+def _without_rank(name: str) -> str:
+    return name.partition("@")[0]
 
 
 def _recorded(inputs: Sequence[BorderInput]) -> dict[str, list[tuple[int, Standing]]]:

@@ -24,6 +24,7 @@ from holdfast.identification.border import (
     border,
     checked,
     open_oracles,
+    recheck,
 )
 from holdfast.identification.border.bisection import bisect
 from holdfast.identification.border.lattice import png_bytes, png_pixels
@@ -303,3 +304,18 @@ def test_a_platform_that_answers_by_its_neighbours_keeps_no_label_in_company(mod
 def test_an_emulated_format_is_the_same_in_a_fresh_process(model, data) -> None:
     with open_oracles(model, ["fp8-e4m3"], Lattice.of(data), batch=4) as (oracle,):
         assert torch.equal(oracle.logits(data.raw[:4]), oracle.fresh(data.raw[:4]))
+
+
+def test_what_ranks_wrote_is_checked_under_the_settings_they_had(model, data, tmp_path: Path) -> None:
+    """Ranks are recorded as PLATFORM@RANK; here the setting of that name answers for each."""
+    ranks = [
+        dataclasses.replace(LOCAL_PLATFORMS[name], name=f"{name}@{rank}")
+        for rank, name in enumerate(("default", "bf16"))
+    ]
+    border(model, data, platforms=ranks, folder=tmp_path)
+    found = recheck(tmp_path, model)
+    assert [item.recorded.platform for item in found] == ["default@0", "bf16@1"]
+    assert all(item.holds for item in found)
+    assert [item.recorded.platform for item in recheck(tmp_path, model, platforms=["bf16"])] == ["bf16@1"]
+    with pytest.raises(InvalidConfig, match="says nothing about fp16"):
+        recheck(tmp_path, model, platforms=["fp16"])
