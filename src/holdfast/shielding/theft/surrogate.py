@@ -166,7 +166,7 @@ def _absorb(layer: nn.Module, norm: nn.Module) -> None:
     if norm.running_var is None or norm.running_mean is None:
         raise InvalidConfig("a batch normalisation without running statistics cannot be folded")
     gain = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
-    layer.log_scale += gain.log()
+    layer.log_scale.add_(gain.log())
     layer.bias.copy_((layer.bias - norm.running_mean) * gain + (0.0 if norm.bias is None else norm.bias))
 
 
