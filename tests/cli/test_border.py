@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.cli import main
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.border import BorderSet
 from holdfast.models import save
 from tests.nets import trained_digits
@@ -18,6 +23,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("border") / "model"
     save(trained_digits(), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def found(stored: Path) -> Path:
+    out = stored.parent / "found"
+    assert main(call(stored, out, "--platform", "bf16", "--batch", "1")) == 0
+    return out
 
 
 def call(model: Path, out: Path, *more: str) -> list[str]:
@@ -48,6 +60,7 @@ def test_platforms_that_are_one_exit_1_and_write_nothing(stored: Path, tmp_path:
         (("--platform", "bf61"), "unknown platform 'bf61'"),
         (("--platform", "bf16", "--method", "magic"), "no method 'magic'"),
         (("--rank", "0", "--world-size", "2"), "no rendezvous"),
+        (("--rank", "0", "--timeout", "nan"), "a timeout is a number of seconds above 0, not nan"),
         (("--platform", "bf16", "--rank", "0", "--rendezvous", "tcp://127.0.0.1:1"), "each rank brings one"),
     ],
 )
@@ -81,16 +94,53 @@ def test_saved_inputs_are_asked_about_again(stored: Path, tmp_path: Path, capsys
     assert "says nothing about onednn-off" in capsys.readouterr().err
 
 
+def changed(folder: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool) -> None:
+    """Apply ``change`` to what is said of the inputs, and state the digest anew if ``sealed``."""
+    value = json.loads((folder / "border.json").read_text())
+    change(value["border"])
+    if sealed:
+        value["digest"] = digest_bytes(canonical.dumps(value["border"]))
+    (folder / "border.json").write_bytes(canonical.dumps(value))
+
+
 def test_a_label_that_changed_is_named(stored: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert main(call(stored, out, "--platform", "bf16", "--batch", "1")) == 0
-    index = out / "border.json"
-    written = json.loads(index.read_text())
-    was = written["inputs"][0]["platforms"][1]["label"]
-    written["inputs"][0]["platforms"][1]["label"] = (was + 1) % 10
-    index.write_text(json.dumps(written))
+    was = BorderSet.load(out).inputs[0].standings[1].label
+    assert was is not None
+    other = {"label": (was + 1) % 10}
+    changed(out, lambda body: body["inputs"][0]["platforms"][1].update(other), sealed=False)
+    capsys.readouterr()
+    assert main(["border", str(stored), "--check", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "border.json was changed after it was written" in said  # which is not the platform's fault
+    assert "on bf16" not in said
+    changed(out, lambda body: None, sealed=True)  # by somebody who knows the format: then it is what is on record
     assert main(["border", str(stored), "--check", str(out)]) == 1
     assert f"on bf16 was {(was + 1) % 10}, is {was}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch": "x"}, "batch of a platform is 'x'"),
+        ({"batch": 0}, "batch of a platform is 0"),
+        ({"platform": "bf16\n1 label holds"}, "platform of a platform is"),
+        ({"label": [3]}, "label of a platform is [3]"),
+        ({"margin": "wide"}, "margin of a platform is 'wide'"),
+        ({"asked": {}}, "asked in other ways"),
+        ({"more": 1}, "says not what a platform answered"),
+    ],
+)
+def test_a_field_of_another_kind_is_one_clear_error(
+    stored: Path, found: Path, tmp_path: Path, capsys, change: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(found, tmp_path / "out")
+    changed(tmp_path / "out", lambda body: body["inputs"][0]["platforms"][1].update(change), sealed=True)
+    assert main(["border", str(stored), "--check", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
 
 
 def test_inputs_of_another_model_are_refused(stored: Path, tmp_path: Path, capsys) -> None:

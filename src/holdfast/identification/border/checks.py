@@ -7,14 +7,14 @@ kept beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.identification.border.gap import margins
 from holdfast.seeds import Seed, derive
 
@@ -67,6 +67,22 @@ class Standing:
         """Return the JSON form."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, value: object) -> Standing:
+        """Read the JSON form.
+
+        Raises:
+            UnreadableArtifact: a field of another kind, which is named; or a name that does not print.
+        """
+        if not isinstance(value, dict) or set(value) != {field.name for field in fields(cls)}:
+            raise UnreadableArtifact(f"{value!r:.100} says not what a platform answered")
+        for name, is_one in _KINDS.items():
+            if not is_one(value[name]):
+                raise UnreadableArtifact(f"{name} of a platform is {value[name]!r:.100}")
+        if value["asked"].keys() != value["agreed"].keys():
+            raise UnreadableArtifact(f"{value['platform']} was asked in other ways than it agreed in")
+        return cls(**value)
+
     @property
     def complaint(self) -> str:
         """Why the label is no good, or nothing."""
@@ -74,6 +90,33 @@ class Standing:
             return ""
         split = [f"{way} {self.agreed[way]} of {self.asked[way]}" for way in self.asked]
         return f"{self.platform} does not keep its label ({', '.join(split)} agree, smallest margin {self.margin:g})"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_line(way) and _is_count(count) for way, count in value.items())
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "platform": lambda value: _is_line(value) and bool(value),
+    "batch": lambda value: _is_count(value) and value > 0,
+    "label": lambda value: value is None or _is_count(value),
+    "margin": _is_size,
+    "spread": _is_size,
+    "asked": _are_counts,
+    "agreed": _are_counts,
+}
 
 
 class Space(Protocol):

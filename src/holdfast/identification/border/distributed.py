@@ -7,6 +7,7 @@ silent is a clear error after ``timeout``, and what was found until then is kept
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class Ranks:
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.world_size < 2 or not 0 <= self.rank < self.world_size or not self.timeout > 0:
+        if not (math.isfinite(self.timeout) and self.timeout > 0):
+            raise InvalidConfig(f"a timeout is a number of seconds above 0, not {self.timeout}", hint="--timeout 300")
+        if self.world_size < 2 or not 0 <= self.rank < self.world_size:
             raise InvalidConfig(
                 f"rank {self.rank} of {self.world_size}: ranks run from 0 to one less than the world, which has two"
             )

@@ -130,13 +130,13 @@ class BorderSet:
         entries = [_entry(number, item) for number, item in enumerate(final.inputs)]
         for number, item in enumerate(final.inputs):
             write_atomic(Path(folder) / _name(number), png_bytes(item.image))
-        value = {
-            "type": BORDER_TYPE,
+        body = {
             "model": final.model_digest,
             "shape": list(final.lattice.shape),
             "preprocessing": final.lattice.preprocessing.to_json(),
             "inputs": entries,
         }
+        value = {"type": BORDER_TYPE, "digest": digest_bytes(canonical.dumps(body)), "border": body}
         write_atomic(Path(folder) / INDEX, canonical.dumps(value))
         return final
 
@@ -146,12 +146,13 @@ class BorderSet:
 
         Raises:
             UnsupportedVersion: no border inputs of this version.
-            DigestMismatch: an image is not the one that was checked.
+            DigestMismatch: an image is not the one that was checked, or what is said of them was changed.
             UnreadableArtifact: a missing or malformed file.
         """
         value = canonical.loads(read_bytes(Path(folder) / INDEX, "border inputs"), what=INDEX)
         if not isinstance(value, dict) or value.get("type") != BORDER_TYPE:
             raise UnsupportedVersion(f"{folder} holds no {BORDER_TYPE}")
+        value = _body(Path(folder), value)
         try:
             given = value["preprocessing"]
             preprocessing = Preprocessing(given["scale"], tuple(given["mean"]), tuple(given["std"]))
@@ -162,6 +163,18 @@ class BorderSet:
             if isinstance(error, InvalidConfig):
                 raise
             raise UnreadableArtifact(f"{INDEX} in {folder} lacks something: {error}") from error
+
+
+def _body(folder: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Return what the index says, once it is known to be what was written."""
+    body = value.get("border")
+    if not isinstance(body, dict) or not isinstance(value.get("digest"), str):
+        raise UnreadableArtifact(f"{INDEX} in {folder} says nothing of border inputs under a digest of its own")
+    if digest_bytes(canonical.dumps(body)) != value["digest"]:
+        raise DigestMismatch(
+            f"{folder / INDEX} was changed after it was written", hint="what it says of platforms proves nothing now"
+        )
+    return body
 
 
 def _name(number: int) -> str:
@@ -186,7 +199,13 @@ def _read(folder: Path, entry: dict[str, Any]) -> BorderInput:
     data = read_bytes(folder / name, "border input", limit=1 << 26)
     if digest_bytes(data) != entry["digest"]:
         raise DigestMismatch(f"{name} in {folder} differs from its digest in {INDEX}")
-    standings = tuple(Standing(**item) for item in entry["platforms"])
+    standings = tuple(Standing.from_json(item) for item in entry["platforms"])
     if len(standings) < 2:
         raise UnreadableArtifact(f"{name} in {INDEX} separates no two platforms")
-    return BorderInput(png_pixels(data, name), standings, entry["evaluations"], entry["method"], entry["against"])
+    method = entry["method"]
+    if not isinstance(method, str) or not method.isprintable():
+        raise UnreadableArtifact(f"method of {name} in {INDEX} is {method!r:.100}")
+    counts = [entry["evaluations"], entry["against"]]
+    if not all(type(count) is int and count >= 0 for count in counts) or not 1 <= counts[1] < len(standings):
+        raise UnreadableArtifact(f"evaluations and against of {name} in {INDEX} are {counts!r:.100}")
+    return BorderInput(png_pixels(data, name), standings, counts[0], method, counts[1])

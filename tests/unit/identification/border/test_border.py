@@ -14,6 +14,8 @@ from tests.nets import trained_digits
 
 from holdfast.data import Dataset, Preprocessing, dataset
 from holdfast.errors import DigestMismatch, InvalidConfig, UnknownName, UnreadableArtifact, VerificationError
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
 from holdfast.identification import LOCAL_PLATFORMS, trace_on
 from holdfast.identification.border import (
     BorderInput,
@@ -170,9 +172,17 @@ def test_a_changed_image_or_description_is_noticed(model, found, tmp_path: Path)
     (tmp_path / "border-000.png").write_bytes(png_bytes(changed))
     with pytest.raises(DigestMismatch, match=r"border-000\.png"):
         BorderSet.load(tmp_path)
-    index["inputs"][0]["file"] = "../border-001.png"
+    index["border"]["inputs"][0]["file"] = "../border-001.png"
+    (tmp_path / "border.json").write_text(json.dumps(index))
+    with pytest.raises(DigestMismatch, match=r"border\.json was changed"):
+        BorderSet.load(tmp_path)
+    index["digest"] = digest_bytes(canonical.dumps(index["border"]))
     (tmp_path / "border.json").write_text(json.dumps(index))
     with pytest.raises(UnreadableArtifact, match="no file name"):
+        BorderSet.load(tmp_path)
+    del index["digest"]  # whoever changes something cannot leave the digest out instead
+    (tmp_path / "border.json").write_text(json.dumps(index))
+    with pytest.raises(UnreadableArtifact, match="digest of its own"):
         BorderSet.load(tmp_path)
     (tmp_path / "border.json").write_text("{}")
     with pytest.raises(Exception, match="holds no"):

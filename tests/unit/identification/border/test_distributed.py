@@ -63,7 +63,7 @@ def test_three_ranks_of_other_instruction_sets(tmp_path: Path) -> None:
     ended = ranks_of(tmp_path, settings, [0.5] * 3)
     assert [item.returncode for item in ended] == [0, 0, 0], [item.stderr[-500:] for item in ended]
     assert json.loads(ended[0].stdout.splitlines()[-1])[0] in ("DEFAULT", "NO AVX")
-    written = json.loads((tmp_path / "out" / "border.json").read_text())
+    written = json.loads((tmp_path / "out" / "border.json").read_text())["border"]
     assert len(written["inputs"]) == 2
     for item in written["inputs"]:
         assert [entry["platform"] for entry in item["platforms"]] == ["default@0", "default@1", "default@2"]
@@ -110,4 +110,4 @@ def test_two_ranks_meet_over_nccl(tmp_path: Path) -> None:
     settings = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1", "ATEN_CPU_CAPABILITY": "default"}]
     ended = ranks_of(tmp_path, settings, [0.5, 0.5], backend="nccl")
     assert [item.returncode for item in ended] == [0, 0], [item.stderr[-500:] for item in ended]
-    assert len(json.loads((tmp_path / "out" / "border.json").read_text())["inputs"]) == 2
+    assert len(json.loads((tmp_path / "out" / "border.json").read_text())["border"]["inputs"]) == 2
