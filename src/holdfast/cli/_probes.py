@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FIXED = "fixed:"
 PER_MODEL = "64"
+_DIGITS = 18  # more are no number of anything, and longer texts than int() takes
 
 
 def known_probes(model: nn.Module, wanted: str, shape: str | None, seed: int) -> Dataset:
@@ -32,9 +33,10 @@ def known_probes(model: nn.Module, wanted: str, shape: str | None, seed: int) ->
 def probe_count(wanted: str) -> int:
     """Return N of ``N`` or ``fixed:N``."""
     number = wanted.removeprefix(FIXED)
-    if not number.isascii() or not number.isdigit() or int(number) < 1:
+    if not number.isascii() or not number.isdigit() or len(number) > _DIGITS or int(number) < 1:
         raise InvalidConfig(
-            f"a model is run on a number of probe inputs, not on {wanted!r}", hint="--probes 64, or --probes fixed:4"
+            f"a model is run on a number of probe inputs, not on {wanted!r:.60}",
+            hint="--probes 64, or --probes fixed:4",
         )
     return int(number)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
-from holdfast.errors import InvalidConfig
+from holdfast.data.probes import require_room
 from holdfast.models import build_architecture, card
 
 SHAPE = (3, 16, 16)
@@ -50,10 +50,9 @@ def probe_inputs(count: int, shape: tuple[int, ...] = SHAPE) -> Dataset:
     """Return the first ``count`` inputs, shape (count, channels, height, width), of an endless fixed list.
 
     Raises:
-        InvalidConfig: fewer than one, or a shape other than (channels, height, width).
+        InvalidConfig: fewer than one, a shape other than (channels, height, width), or more than memory holds.
     """
-    if count < 1 or len(shape) != 3 or min(shape) < 1:
-        raise InvalidConfig(f"{count} probes of shape {tuple(shape)} cannot be made", hint="(channels, height, width)")
+    require_room(count, shape)
     size = math.prod(shape)
     raw = np.frombuffer(_stream("inputs", count * size), dtype=np.uint8).reshape(count, *shape).copy()
     labels = torch.full((count,), UNLABELLED)
