@@ -132,6 +132,10 @@ def test_one_clear_error_each(place: Path, capsys: pytest.CaptureFixture[str]):
             (Mischief(), ["--price", "1"], 2, "not two prices"),
             (Mischief(), ["--api-key-env", KEY], 2, "the name given for the key"),
             (Mischief(), ["--probes", "absent.txt"], 2, "absent.txt"),
+            (Mischief(), ["--probes", "10000000000000"], 2, "more than the 100,000 of one collection"),
+            (Mischief(), ["--probes", "9" * 5000], 2, "more than the 100,000 of one collection"),
+            (Mischief(), ["--tokens", "1000000000"], 2, "tokens is 1000000000; more than"),
+            (Mischief(), ["--repeat", "1000000000"], 2, "repeat is 1000000000; more than"),
         )
     ):
         with SimulatedServer(kind="vllm", mischief=mischief) as server:
@@ -155,3 +159,35 @@ def test_the_seed_of_the_sampling_leaves_the_prompts_alone(place: Path):
     assert digests[0] == digests[1] != digests[2]
     answers = [[answer.text for answer in Collection.load(name).answers()] for name in "ab"]
     assert answers[0] != answers[1]
+
+
+def test_a_prompt_that_stands_twice_in_a_file_is_noted_once_and_asked_twice(
+    place: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("httpx2", reason="the extra servers is not installed")
+    Path("prompts.txt").write_text("one\ntwo\none\none\n")
+    with SimulatedServer() as server:
+        call = ["run", server.url, "--probes", "prompts.txt", "--tokens", "1", "--top", "3", "-o", "a"]
+        assert main(call) == 0
+        assert len(server.asked) == 4
+    said = capsys.readouterr().err
+    assert said.count("note: 2 lines of prompts.txt ask what an earlier line asks") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--probes", "99999999999999"], "GiB"),
+        (["--probes", "fixed:99999999999999"], "GiB"),
+        (["--probes", "4", "--shape", "1x9999999x9999999"], "GiB"),
+        (["--probes", "9" * 5000], "a number of probe inputs"),
+        (["--probes", "4", "--shape", "abc"], "'abc' is no shape"),
+        (["--probes", "4", "--shape", "1x0x8"], "cannot be made"),
+    ],
+)
+def test_more_probes_than_memory_holds_are_one_clear_error(place: Path, capsys, options: list[str], words: str):
+    assert main(["run", "m", *options, "-o", "t"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert words in said
+    assert not Path("t").exists()

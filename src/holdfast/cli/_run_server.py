@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.evidence.record import Record
     from holdfast.identification.collectors import Budget, Collected, ServerRequest
 
+_DIGITS = 18  # enough to be refused; int() takes no texts of thousands
 SCHEMES = ("http://", "https://")
 
 
@@ -76,8 +77,11 @@ class ServerCall:
         from holdfast.identification.collectors import read_prompts, word_prompts
 
         if self.probes.isascii() and self.probes.isdigit():
-            return word_prompts(int(self.probes), seed=self.prompt_seed)
-        return read_prompts(self.probes)
+            return word_prompts(int(self.probes[:_DIGITS]), seed=self.prompt_seed)
+        found = read_prompts(self.probes)
+        if twice := len(found) - len(set(found)):
+            say(f"note: {counted(twice, 'line')} of {self.probes} ask what an earlier line asks; each is asked")
+        return found
 
 
 def _prices(text: str) -> tuple[float, float]:

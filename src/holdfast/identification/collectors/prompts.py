@@ -10,6 +10,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.seeds import derive
 
 LARGEST = 16 << 20
+MOST = 100_000  # prompts that one collection asks; its description holds all of them
 _TEXT = (
     "about after again air all along also animal answer around back because before began below between book both "
     "boy bring build call carry change city close cold come could country cut day different door down draw each earth "
@@ -30,9 +31,16 @@ def word_prompts(count: int, *, seed: int = 0, words: int = 12) -> tuple[str, ..
 
     The words follow no grammar, so no model has learnt their continuation and many positions are near ties, which tell
     platforms apart best.
+
+    Raises:
+        InvalidConfig: none, or more than :data:`MOST`.
     """
     if count < 1 or words < 1:
         raise InvalidConfig(f"{count} prompts of {words} words cannot be made")
+    if count > MOST:
+        raise InvalidConfig(
+            f"{count} prompts are more than the {MOST:,} of one collection", hint="--probes 512 is many"
+        )
     drawn = (derive(seed, "prompts", number).numpy().integers(0, len(_WORDS), words) for number in range(count))
     return tuple(" ".join(_WORDS[place] for place in places).capitalize() for places in drawn)
 
@@ -42,6 +50,7 @@ def read_prompts(path: Path | str) -> tuple[str, ...]:
 
     Raises:
         UnreadableArtifact: no such file, no UTF-8, no prompt in it, or a malformed line, which is named.
+        InvalidConfig: more than :data:`MOST`.
     """
     try:
         text = read_bytes(path, "prompts", limit=LARGEST, stream=True).decode("utf-8-sig")
@@ -50,6 +59,8 @@ def read_prompts(path: Path | str) -> tuple[str, ...]:
     numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
         raise UnreadableArtifact(f"{path} holds no prompt")
+    if len(numbered) > MOST:
+        raise InvalidConfig(f"{path} holds {len(numbered)} prompts, and one collection asks at most {MOST:,}")
     if Path(path).suffix == ".jsonl":
         return tuple(_prompt(path, number, line) for number, line in numbered)
     return tuple(line.removesuffix("\r") for _, line in numbered)

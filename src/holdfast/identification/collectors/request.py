@@ -13,6 +13,8 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 
 AUTO = "auto"
+# beyond these a number is a slip of the keyboard: no server takes it, and an answer would not fit into a reply
+_MOST = {"tokens": 1 << 17, "top": 1 << 18, "repeat": 10_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,9 @@ class ServerRequest:
         for name, least in (("tokens", 1), ("top", 1), ("repeat", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; it starts at {least}")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}; more than {most:,} is not asked for")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InvalidConfig(f"a temperature is 0 or more, not {self.temperature}")
 
