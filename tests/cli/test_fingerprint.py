@@ -90,3 +90,14 @@ def test_runs_are_named_once_and_platforms_must_exist(stored: Path, traces: Path
     assert "mxint8" in capsys.readouterr().err
     assert main([*given, "--platform", "bf16", "--shape", "big"]) == 2
     assert "is no shape" in capsys.readouterr().err
+
+
+def test_what_cannot_be_held_out_is_named(traces: Path, learned: Path, tmp_path: Path, capsys) -> None:
+    for call in (["eval", str(learned), str(traces)], ["train", str(traces), "-o", str(tmp_path / "fp")]):
+        capsys.readouterr()
+        assert main(["fingerprint", *call, "--by", "nope"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: examples have no 'nope' to split by"), (
+            said
+        )  # and no bar that never moved above it
+        assert "inputs, run, machine or model" in said

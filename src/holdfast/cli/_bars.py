@@ -32,10 +32,20 @@ class Bars(Progress):
         """Wait for the first bar: what fails before it leaves no empty line behind."""
         return self
 
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """End the display; after an error a bar that never moved goes, as it would stand above the reason."""
+        if kind is not None:
+            for task in self.tasks:
+                if task.total is None:
+                    self.remove_task(task.id)
+            self.live.transient = not self.tasks
+        self.stop()
+
     def stop(self) -> None:
         """End the display, if there was one."""
         if self.live.is_started:
-            super().stop()
+            # without any bar there is no line to end either
+            super().stop() if self.tasks else self.live.stop()
 
     def announce(self, title: str) -> _Bar:
         """Add a bar and return what moves it."""

@@ -18,7 +18,7 @@ from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.distribution.baselines import Baselines
 from holdfast.identification.distribution.classifiers import Learned, Scores, classifiers
 from holdfast.identification.distribution.examples import Examples
-from holdfast.identification.distribution.split import KEYS, groups, require_unseen
+from holdfast.identification.distribution.split import KEYS, groups, require_keys, require_unseen
 from holdfast.seeds import derive
 
 FINGERPRINT_TYPE = "holdfast.fingerprint/v1"
@@ -90,9 +90,11 @@ class LogitDistribution:
         """Raise :class:`VerificationError` if ``examples`` share inputs, twins or what else is in ``by`` with training.
 
         Raises:
-            InvalidConfig: examples of classes that were never learned.
+            InvalidConfig: examples of classes that were never learned, or something else in ``by`` than inputs, run,
+                machine and model.
         """
         self._require_fitted()
+        require_keys(by)
         new = sorted(set(examples.labels) - set(self.labels_))
         if new:
             raise InvalidConfig(

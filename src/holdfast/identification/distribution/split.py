@@ -26,6 +26,12 @@ class Fold:
     test: Indices
 
 
+def require_keys(by: Sequence[str]) -> None:
+    """Raise :class:`InvalidConfig` unless everything that is to be held out is one of :data:`KEYS`."""
+    if missing := [key for key in by if key not in KEYS]:
+        raise InvalidConfig(f"examples have no {missing[0]!r} to split by", hint="inputs, run, machine or model")
+
+
 def groups(examples: Examples, key: str) -> Indices:
     """Return a group number (n,) for each example: two that share a source are in one, also by way of others."""
     first: dict[str, int] = {}
