@@ -83,11 +83,17 @@ class Registry(Generic[T]):
             self.register(point.name)(point.load())
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """Return an :class:`UnknownName` whose hint shows the nearest known names."""
+def unknown(kind: str, name: str, known: Iterable[str], *, listed_by: str = "") -> UnknownName:
+    """Return an :class:`UnknownName` whose hint shows the nearest known names.
+
+    Where there is nothing near, all are shown; or, with ``listed_by``, three and the command that lists the others.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    if listed_by and not near and len(known) > 3:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+        hint = f"the nearest of {len(known)}: {', '.join(nearest)}; {listed_by} lists them"
     return UnknownName(f"unknown {kind} {name!r}", hint=hint)
 
 

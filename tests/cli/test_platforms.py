@@ -17,7 +17,7 @@ from holdfast.cli import main
 from holdfast.execution import Trace
 from holdfast.identification.library import Library, shipped
 from holdfast.identification.probe_nets import PROBE_NETS, probe_net
-from holdfast.models import load, manifest_of, save
+from holdfast.models import build_architecture, load, manifest_of, save
 
 
 def typed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, str]:
@@ -80,7 +80,23 @@ def test_a_net_or_platform_that_does_not_exist_is_named(tmp_path: Path, capsys) 
     assert "resnet" in err
     _, err = typed(capsys, "platforms", "trace", "cnn", "--platform", "fp17", "-o", tmp_path / "t", code=2)
     assert "fp16" in err
+    _, err = typed(capsys, "platforms", "trace", "cnn", "--platform", "zzz9", "-o", tmp_path / "t", code=2)
+    assert "holdfast platforms show lists them" in err
+    assert len(err) < 200
     assert not (tmp_path / "t").exists()
+
+
+def test_a_build_in_which_nothing_ran_is_an_error_and_writes_nothing(tmp_path: Path, capsys) -> None:
+    save(build_architecture("digits-cnn", seed=0), tmp_path / "model")  # of one channel
+    call = ("platforms", "build", "-o", tmp_path / "lib", "--model", tmp_path / "model", "--probes", 2)
+    out, err = typed(capsys, *call, "--shape", "3x8x8", "--platform", "default", "--json", code=2)
+    assert "error: no platform ran, so there is nothing to keep: default: " in err
+    assert "channels" in err
+    assert json.loads(out)["kind"] == "InvalidConfig"
+    assert not (tmp_path / "lib").exists()
+    _, err = typed(capsys, *call, "--shape", "abc", code=2)
+    assert err.startswith("error: 'abc' is no shape")
+    assert not (tmp_path / "lib").exists()
 
 
 @pytest.mark.slow

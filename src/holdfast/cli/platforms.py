@@ -61,7 +61,7 @@ def build(
     """Run every platform of this machine in a fresh process and add its classes; the same call resumes after a kill."""
     from holdfast.identification.library import Library
     from holdfast.identification.library.files import DESCRIPTION
-    from holdfast.identification.library.sweep import chosen_platforms, probe_cases, sweep
+    from holdfast.identification.library.sweep import chosen_platforms, probe_cases, require_answers, sweep
 
     require_writable(out)
     library = Library.load(out) if (out / DESCRIPTION).exists() else Library()
@@ -84,6 +84,7 @@ def build(
             save=lambda: library.save(out),
             progress=stage,
         )
+    require_answers(library, swept, [case.name for case in cases])
     library.save(out)
     _say_swept(library, swept, before, out)
     if json:
@@ -123,12 +124,12 @@ def trace(
 ) -> None:
     """Trace a probe net here in a fresh process, for holdfast identify to compare with a library."""
     from holdfast._registry import unknown
-    from holdfast.identification.platforms import LOCAL_PLATFORMS, trace_on
+    from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, trace_on
     from holdfast.identification.probe_nets import probe_inputs, probe_net
 
     require_writable(out)
     if platform not in LOCAL_PLATFORMS:
-        raise unknown("platform", platform, LOCAL_PLATFORMS)
+        raise unknown("platform", platform, LOCAL_PLATFORMS, listed_by=LISTED_BY)
     found = trace_on(LOCAL_PLATFORMS[platform], probe_net(net), probe_inputs(probes), fresh=True)
     found.save(out)
     say(f"wrote {out}: {net} on {counted(probes, 'probe')} as {platform}")

@@ -16,7 +16,7 @@ from holdfast.evidence import canonical
 from holdfast.execution import predict
 from holdfast.execution.run import one_thread
 from holdfast.identification.emulated import EMULATED, EmulatedFormat
-from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, LocalPlatform
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.platforms.torch_stacks import Placed, has_gradients
 
@@ -50,7 +50,8 @@ def platform_of(name: str) -> Setting:
         return LOCAL_PLATFORMS[name]
     tag = name.removeprefix(_PREFIX)
     if tag not in EMULATED:
-        raise unknown("platform", name, [*LOCAL_PLATFORMS, *(_PREFIX + item for item in EMULATED)])
+        known = [*LOCAL_PLATFORMS, *(_PREFIX + item for item in EMULATED)]
+        raise unknown("platform", name, known, listed_by=LISTED_BY)
     return EmulatedSetting(EMULATED[tag])
 
 
@@ -68,6 +69,8 @@ def setting_from(data: bytes) -> Setting:
     value = canonical.loads(data, what="setting")
     if not isinstance(value, dict):
         raise InvalidConfig("a setting is a JSON object")
+    if (batch := value.get("batch_size")) is not None and (type(batch) is not int or batch < 1):
+        raise InvalidConfig(f"batch_size of a setting is {batch!r:.60}, not a number of inputs")
     kept = {key: item for key, item in value.items() if key != "environment"}
     if "format" in kept:
         return EmulatedSetting(EmulatedFormat(**kept["format"]), kept["batch_size"])

@@ -18,7 +18,7 @@ from holdfast.execution import Progress, Trace
 from holdfast.execution.fit import require_fit
 from holdfast.identification.distribution.recordings import Recording
 from holdfast.identification.emulated import EMULATED, emulated_trace
-from holdfast.identification.platforms import LOCAL_PLATFORMS, trace_on
+from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, trace_on
 
 SOURCE_TYPE = "holdfast.recording/v1"
 
@@ -41,7 +41,7 @@ def record(
     wanted, found = list(platforms), []
     for name in wanted:
         if name not in LOCAL_PLATFORMS and name not in EMULATED:
-            raise unknown("platform", name, [*LOCAL_PLATFORMS, *EMULATED])
+            raise unknown("platform", name, [*LOCAL_PLATFORMS, *EMULATED], listed_by=LISTED_BY)
     for done, name in enumerate(wanted):
         local = LOCAL_PLATFORMS.get(name)
         trace = trace_on(local, model, probes) if local is not None else emulated_trace(name, model, probes)

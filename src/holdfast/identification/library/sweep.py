@@ -11,7 +11,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution import Progress, Trace
 from holdfast.identification.library.machine import machine_here
 from holdfast.identification.library.store import Library
-from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, LocalPlatform
 from holdfast.identification.platforms.process import Case, traces_in_own_process
 from holdfast.identification.probe_nets import PROBE_NETS, probe_inputs, probe_net
 
@@ -41,7 +41,7 @@ def chosen_platforms(wanted: Sequence[str] = (), skipped: Sequence[str] = ()) ->
     """
     for pattern in (*wanted, *skipped):
         if not any(fnmatchcase(name, pattern) for name in LOCAL_PLATFORMS):
-            raise unknown("platform", pattern, LOCAL_PLATFORMS)
+            raise unknown("platform", pattern, LOCAL_PLATFORMS, listed_by=LISTED_BY)
     return [
         item
         for name, item in LOCAL_PLATFORMS.items()
@@ -68,7 +68,7 @@ def sweep(
         cases: models with their probes.
         platforms: what to run.
         named: platforms that were asked for by name; slow ones run only then.
-        save: called after every platform.
+        save: called after every platform, from the first on that answered.
         progress: called with (done, total).
 
     Raises:
@@ -91,11 +91,29 @@ def sweep(
             skipped.append(platform.name)
         else:
             (ran if _run(library, platform, cases) else skipped).append(platform.name)
-            if save is not None:
+            if save is not None and (ran or kept):  # a library in which nothing answered is none
                 save()
         if progress is not None:
             progress(done + 1, len(items))
     return Swept(tuple(ran), tuple(kept), tuple(skipped))
+
+
+def require_answers(library: Library, swept: Swept, subjects: Sequence[str]) -> None:
+    """Raise :class:`InvalidConfig` when no platform of a sweep answered, now or before, with the reasons of each."""
+    if swept.ran or swept.kept:
+        return
+    reasons: dict[str, list[str]] = {}
+    for item in library.skipped:
+        if item.platform in swept.skipped and item.subject in ("", *subjects):
+            reasons.setdefault(item.reason, []).append(item.platform)
+    first, *others = sorted(reasons, key=lambda reason: -len(reasons[reason]))
+    more = f"; {len(others)} other reasons" if others else ""
+    raise InvalidConfig(
+        f"no platform ran, so there is nothing to keep: {first} ({len(reasons[first])} of them){more}"
+        if len(swept.skipped) > 1
+        else f"no platform ran, so there is nothing to keep: {swept.skipped[0]}: {first}",
+        hint="holdfast platforms show lists what runs here, and what did not and why",
+    )
 
 
 def _run(library: Library, platform: LocalPlatform, cases: Sequence[Case]) -> bool:

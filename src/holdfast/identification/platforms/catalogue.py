@@ -121,4 +121,5 @@ _OTHERS = (
     LocalPlatform("openvino-batch-1", runtime="openvino", options={"precision": "f32"}, batch_size=1),
 )
 
+LISTED_BY = "holdfast platforms show"  # what to type to see all of them
 LOCAL_PLATFORMS = {item.name: item for item in (*_BASE, *_FORMATS, *_COMPILED, *_LEVELS, *_NUMPY, *_OTHERS)}

@@ -14,7 +14,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution import Progress, Trace, describe_platform
 from holdfast.execution.fit import require_fit
 from holdfast.identification.platforms import torch_stacks
-from holdfast.identification.platforms.catalogue import LOCAL_PLATFORMS
+from holdfast.identification.platforms.catalogue import LISTED_BY, LOCAL_PLATFORMS
 from holdfast.identification.platforms.process import Case, traces_in_own_process
 from holdfast.identification.platforms.setting import LocalPlatform
 from holdfast.identification.platforms.versions import versions_of
@@ -36,7 +36,7 @@ def collect_platforms(
     traces = {}
     for done, name in enumerate(wanted):
         if name not in LOCAL_PLATFORMS:
-            raise unknown("platform", name, LOCAL_PLATFORMS)
+            raise unknown("platform", name, LOCAL_PLATFORMS, listed_by=LISTED_BY)
         traces[name] = trace_on(LOCAL_PLATFORMS[name], model, probes)
         if progress is not None:
             progress(done + 1, len(wanted))
