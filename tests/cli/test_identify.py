@@ -15,6 +15,8 @@ from holdfast.identification import LOCAL_PLATFORMS, collect_platforms, trace_on
 from holdfast.identification.library import Library
 from holdfast.identification.library.records import Machine
 from holdfast.models import build_architecture
+from holdfast.signing.passport import write_passport
+from holdfast.signing.signers import load_signer, require_key
 from tests.answered import collect, stack
 
 NAMES = ("default", "onednn-off", "bf16", "fp16")
@@ -151,3 +153,29 @@ def test_a_trace_is_no_collection_to_compare(folder: Path, capsys) -> None:
     said_ = capsys.readouterr().err
     assert "is a trace" in said_
     assert "holdfast identify" in said_
+
+
+def test_what_was_signed_must_be_what_is_there(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """A tampered trace or collection is refused before it is explained, and so is one that somebody else signed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("author", "other"):
+        assert main(["keygen", name]) == 0
+    Trace.load(folder / "target").save("t")
+    collect(Path("known/one"), stack(1))
+    collect(Path("seen"), stack(1))
+    for name in ("t", "seen", "known/one"):
+        write_passport(name, require_key(load_signer("file:author.pem")))
+    against = ["--against", str(folder / "references")]
+    capsys.readouterr()
+    assert main(["identify", "t", *against, "--trust", "author.pub"]) == 0
+    assert "signed: t is as" in capsys.readouterr().err
+    assert main(["identify", "t", *against, "--trust", "other.pub"]) == 1
+    assert "platform:" not in capsys.readouterr().err
+    assert main(["identify", str(folder / "target"), *against, "--trust", "author.pub"]) != 0
+    assert main(["identify", "seen", "--against", "known"]) == 0
+    for tampered in ("known/one", "seen"):
+        with Path(tampered, "answers.jsonl").open("a") as file:
+            file.write("{}")
+        capsys.readouterr()
+        assert main(["identify", "seen", "--against", "known"]) == 1
+        assert "answers.jsonl" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Json, aligned, counted, emit, make_app, say
+from holdfast.cli._common import Json, aligned, counted, emit, make_app, printable, say
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,15 +35,20 @@ def identify(
         float | None,
         typer.Option(help="Test probe after probe with this bound on a wrong answer, and say when it could stop."),
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="Who must have signed the trace or answers: a public key (PEM). Repeatable: all of them."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Tell which known platform produced a trace, how surely, and by which evidence; exit 1 when none did.
 
     Of answers collected from a server it tells the number format of the head, and the platform where collections of
-    the same prompts serve as references.
+    the same prompts serve as references. What is signed must be as it was signed; --trust says by whom.
     """
     from holdfast.identification.answers import DESCRIPTION
 
+    _require_as_signed(trace, trust)
     if (trace / DESCRIPTION).exists():
         known = _explain_answers(trace, against, level, error, json=json)
     else:
@@ -72,6 +77,19 @@ def _explain_trace(path: Path, against: str, level: float, error: float | None, 
     return answer.known
 
 
+def _require_as_signed(folder: Path, trust: list[str] | None = None) -> None:
+    """Refuse a folder that differs from its own signature, and one without the signatures that are asked for."""
+    from holdfast.evidence.beside import PASSPORT
+
+    if not trust and not (folder / PASSPORT).exists():
+        return
+    from holdfast.signing import require_threshold, verify_passport
+
+    proof = verify_passport(folder, require_threshold(list(trust)) if trust else None)
+    who = ", ".join(printable(str(signer)) for signer in proof.signers)
+    say(f"signed: {folder} is as {who} signed it" if trust else f"signed: {folder} is as it was signed, by {who}")
+
+
 def _require_probabilities(level: float, error: float | None) -> None:
     for name, value in (("level", level), ("error", error)):
         if value is not None and not 0 < value < 1:
@@ -97,6 +115,8 @@ def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
             f"{against} holds no reference traces",
             hint="holdfast platforms build -o LIBRARY, or holdfast run MODEL -o REFERENCES/NAME for each platform",
         )
+    for path in folders:
+        _require_as_signed(path)
     return [(path.name, Stored.load(path)) for path in folders]
 
 
@@ -136,6 +156,7 @@ def _collections(against: str, seen: Path) -> Iterator[tuple[str, Collection]]:
         raise UsageError(f"there is no folder {against}", hint="--against COLLECTIONS, with a folder for each platform")
     for path in sorted(Path(against).glob(f"*/{DESCRIPTION}")):
         if path.parent.resolve() != seen.resolve():
+            _require_as_signed(path.parent)
             yield path.parent.name, Collection.load(path.parent)
 
 
