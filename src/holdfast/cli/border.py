@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, require_other, require_writable, say, stages
+from holdfast.cli._common import (
+    Architecture,
+    Json,
+    Seed,
+    counted,
+    emit,
+    make_app,
+    require_other,
+    require_writable,
+    say,
+    stages,
+)
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +69,9 @@ def border(
     transfer: Annotated[
         list[Path] | None, typer.Option(help="With --check: ask other models, and write transferability.yaml.")
     ] = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Part every pair of the platforms, and name each from its labels.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", help="Inputs wanted.", min=1)] = 1,
     method: Annotated[str, typer.Option(help="lattice, or as published: pgd, pgd-rest.")] = "lattice",
     batch: Annotated[
@@ -104,9 +118,17 @@ def border(
     demands = Demands(margin=margin, fresh=fresh)
     wanted = _Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
     if is_text(data):
-        if ranks is not None or method != "lattice":
-            raise UsageError("prompts are found among near-ties of this machine", hint="drop --rank and --method")
+        if ranks is not None or method != "lattice" or all_pairs:
+            raise UsageError(
+                "prompts are found among near-ties of two platforms of this machine",
+                hint="drop --rank, --method and --all-pairs",
+            )
         _tell_prompts(wanted, tokenizer, json)
+        return
+    if all_pairs:
+        if ranks is not None or n > 1:
+            raise UsageError("all pairs are parted on this machine, by one input each", hint="drop --rank and -n")
+        _tell_pairs(wanted, split, search, json)
         return
     found = _images(wanted, split, search, ranks)
     if found is None:
@@ -167,6 +189,32 @@ def _tell_images(wanted: _Wanted, found: BorderSet, json: bool) -> None:
     if json:
         inputs = [{"labels": item.labels, "margin": item.margin, "method": item.method} for item in found.inputs]
         emit({"folder": str(wanted.out), "model": found.model_digest, "inputs": inputs})
+
+
+def _tell_pairs(wanted: _Wanted, split: str, search: Search, json: bool) -> None:
+    from holdfast.data import dataset
+    from holdfast.identification.border import border_pairs
+
+    start = dataset(wanted.data, split=split)
+    with stages() as announce:
+        found = border_pairs(
+            wanted.model,
+            start,
+            platforms=wanted.platforms,
+            search=search,
+            demands=wanted.demands,
+            batch=wanted.batch,
+            seed=wanted.seed,
+            folder=wanted.out,
+            progress=announce("pairs"),
+        )
+    for pair, reason in found.alike.items():
+        say(f"not parted: {' and '.join(pair)}: {reason}")
+    groups = "; ".join(" = ".join(group) for group in found.chosen.classes)
+    say(f"wrote {wanted.out}: {counted(len(found.inputs), 'input')}; {len(found.chosen.inputs)} tell apart: {groups}")
+    say(f"labels of fresh processes name {sum(found.right.values())} of {len(found.right)} platforms right")
+    if json:
+        emit(found.to_json() | {"folder": str(wanted.out)})
 
 
 def _tell_prompts(wanted: _Wanted, tokenizer: Path | None, json: bool) -> None:

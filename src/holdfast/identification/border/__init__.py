@@ -10,6 +10,7 @@ from holdfast.identification.border.inputs import BorderInput, BorderSet, checke
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Local, Oracle, Service, open_oracles
+from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
 from holdfast.identification.border.probe_sets import ProbeSet, Question, decision_tree, probe_set
 from holdfast.identification.border.setting import EmulatedSetting
@@ -32,6 +33,7 @@ __all__ = [
     "Naming",
     "NearTies",
     "Oracle",
+    "Pairs",
     "ProbeSet",
     "Question",
     "Ranks",
@@ -45,6 +47,7 @@ __all__ = [
     "Votes",
     "best_transferring",
     "border",
+    "border_pairs",
     "border_text",
     "checked",
     "decision_tree",
