@@ -169,3 +169,19 @@ def test_labels_alone_name_the_platforms_and_other_models_are_asked(stored: Path
     written = json.loads((out / "transferability.yaml").read_text())
     assert written["overall_accuracy"] == ratio["overall_accuracy"] in (0.0, 0.5, 1.0)
     assert set(written) >= {"by_class_acc", "matthews_corr", "classification_report", "chance"}
+
+
+@pytest.mark.slow
+def test_all_pairs_are_parted_and_platforms_named(stored: Path, tmp_path: Path, capsys) -> None:
+    more = ("--platform", "bf16", "--platform", "gradients", "--all-pairs", "--batch", "4")
+    assert main(call(stored, tmp_path / "out", *more, "--json")) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["classes"] == [["bf16"], ["default", "gradients"]] or found["classes"] == [
+        ["default", "gradients"],
+        ["bf16"],
+    ]
+    assert "not parted: default and gradients" in said.err
+    assert "name 3 of 3 platforms right" in said.err
+    assert main(call(stored, tmp_path / "two", *more, "-n", "2")) == 2
+    assert "drop --rank and -n" in capsys.readouterr().err
