@@ -170,12 +170,17 @@ def _lines(found: Evaluation) -> Iterator[str]:
     for item in found.scores:
         f1 = [f"{value.value:.3f}" if (value := item.f1[label]) else "-" for label in labels]
         rows.append([item.name, _interval(item.accuracy), f"{item.mcc.value:.3f}", *f1])
-    yield from aligned([*rows, ["chance", f"{found.chance:.3f}", "0.000", *[""] * len(labels)]])
+    yield from aligned([*rows, [_chance(found), f"{found.chance:.3f}", "0.000", *[""] * len(labels)]])
     yield f"on what it learned from: {found.training:.3f}, which is no evidence"
     if not found.converged:
         yield "some machines did not converge: raise iterations"
     if not found.beats_baselines:
         yield "not better than what needs no learning: it tells nothing about platforms"
+
+
+def _chance(found: Evaluation) -> str:
+    more = f" ({found.learned} learned)" if found.learned != found.present else ""
+    return f"chance: 1 of {found.present} classes present{more}"
 
 
 def _interval(value: Measurement) -> str:

@@ -22,18 +22,25 @@ class Evaluation:
 
     Attributes:
         scores: of the classifier, then of ``majority`` and ``trailing zeros``.
-        chance: one over the number of classes.
         training: accuracy on the examples learned from: what the published scripts print, and no evidence.
         by: what test and training share none of.
         converged: whether every machine of the classifier did.
+        present: classes that were judged.
+        learned: classes that the classifier names, present or not.
     """
 
     scores: tuple[Score, ...]
-    chance: float
     training: float
     by: tuple[str, ...]
     size: int
     converged: bool
+    present: int
+    learned: int
+
+    @property
+    def chance(self) -> float:
+        """One over the number of classes present: never below one over that of the learned ones."""
+        return 1 / self.present
 
     @property
     def score(self) -> Score:
@@ -42,7 +49,7 @@ class Evaluation:
 
     @property
     def beats_baselines(self) -> bool:
-        """Whether the low end of its accuracy lies above every baseline's and above chance."""
+        """Whether the low end of its accuracy lies above every baseline's and chance; with one class present, never."""
         others = [item.accuracy.value for item in self.scores[1:]]
         return self.score.accuracy.low > max([self.chance, *others])
 
@@ -51,6 +58,7 @@ class Evaluation:
         return {
             "scores": [item.to_json() for item in self.scores],
             "chance": self.chance,
+            "chance_of": {"present": self.present, "learned": self.learned},
             "training_accuracy": self.training,
             "by": list(self.by),
             "size": self.size,
@@ -88,8 +96,8 @@ def evaluate(
         converged &= fingerprint.converged
         if progress is not None:
             progress(number + 1, folds)
-    chance = 1 / len(examples.classes)
-    return _evaluation(examples.take(places), named, chance, float(np.mean(training)), by, converged, seed)
+    learned = len(examples.classes)
+    return _evaluation(examples.take(places), named, learned, float(np.mean(training)), by, converged, seed)
 
 
 def judge(fingerprint: LogitDistribution, examples: Examples, *, by: Sequence[str] = ("inputs",)) -> Evaluation:
@@ -101,8 +109,8 @@ def judge(fingerprint: LogitDistribution, examples: Examples, *, by: Sequence[st
     """
     fingerprint.require_unseen(examples, by=by)
     named = _answers(fingerprint, examples)
-    chance = 1 / len(fingerprint.labels_)
-    return _evaluation(examples, named, chance, fingerprint.training_, by, fingerprint.converged, fingerprint.seed)
+    learned = len(fingerprint.labels_)
+    return _evaluation(examples, named, learned, fingerprint.training_, by, fingerprint.converged, fingerprint.seed)
 
 
 def _answers(fingerprint: LogitDistribution, examples: Examples) -> dict[str, list[str]]:
@@ -112,7 +120,7 @@ def _answers(fingerprint: LogitDistribution, examples: Examples) -> dict[str, li
 def _evaluation(
     examples: Examples,
     named: dict[str, list[str]],
-    chance: float,
+    learned: int,
     training: float,
     by: Sequence[str],
     converged: bool,
@@ -120,7 +128,8 @@ def _evaluation(
 ) -> Evaluation:
     together = groups(examples, "inputs")
     scores = tuple(score(name, examples.labels, labels, together, seed=seed) for name, labels in named.items())
-    return Evaluation(scores, chance, training, tuple(by), examples.size, converged)
+    present = len(examples.classes)
+    return Evaluation(scores, training, tuple(by), examples.size, converged, present, learned)
 
 
 def _require_classes(examples: Examples) -> None:

@@ -72,8 +72,10 @@ def test_a_fingerprint_is_judged_elsewhere_by_its_own_labels():
     fingerprint = LogitDistribution().fit(Examples.of(telling(200), size=2))
     found = judge(fingerprint, Examples.of(telling(40, start=900)[:1], size=2))
     assert found.score.accuracy.value == 1.0
-    assert found.chance == 0.5
     assert found.score.labels == ("even",)
+    assert (found.chance, found.present, found.learned) == (1.0, 1, 2)
+    assert not found.beats_baselines  # always saying "even" would be right as often
+    assert found.to_json()["chance_of"] == {"present": 1, "learned": 2}
 
 
 def test_judging_by_training_inputs_fails_the_run():
