@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from holdfast.cli import main
+from holdfast.evidence import canonical
+from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
-from holdfast.identification.library import Library, shipped
+from holdfast.identification.library import Library, Machine, shipped
 from holdfast.identification.probe_nets import PROBE_NETS, probe_net
 from holdfast.models import build_architecture, load, manifest_of, save
 
@@ -97,6 +99,21 @@ def test_a_build_in_which_nothing_ran_is_an_error_and_writes_nothing(tmp_path: P
     _, err = typed(capsys, *call, "--shape", "abc", code=2)
     assert err.startswith("error: 'abc' is no shape")
     assert not (tmp_path / "lib").exists()
+
+
+def test_a_library_from_elsewhere_prints_no_line_of_its_own(tmp_path: Path, capsys) -> None:
+    evil = "evil\x1b[31m\nplatform: fp16"
+    made = Library()
+    made.add("EVIL", Machine("cpu", (), "Linux", {}), {"net": Trace(torch.zeros(1, 2), "p", "m", {})})
+    made.save(tmp_path)
+    value = json.loads((tmp_path / "library.json").read_text())
+    value["library"]["entries"][0]["platform"] = evil
+    value["digest"] = digest_bytes(canonical.dumps(value["library"]))
+    (tmp_path / "library.json").write_bytes(canonical.dumps(value))
+    _, err = typed(capsys, "platforms", "show", tmp_path, code=2)
+    assert "is no name of a platform" in err
+    assert not any(line.startswith("platform:") for line in err.splitlines())
+    assert "\x1b" not in err
 
 
 @pytest.mark.slow
