@@ -105,3 +105,18 @@ def test_tokens_named_in_two_ways_and_other_models_are_refused(tmp_path: Path) -
         identify_answers(one, [("other", other)])
     vendor = described(collect(tmp_path / "vendor", stack(1)).folder, model="Meta/Llama")
     assert identify_answers(one, [("vendor", vendor)]).label == "vendor"
+
+
+def test_of_classes_that_explain_nothing_the_one_with_most_words_comes_first(tmp_path: Path) -> None:
+    """A reference whose texts part at once has few words that differ; it is not nearer for that."""
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k))) for k in range(2)]
+    apart = collect(tmp_path / "apart", lambda logits: logits.flip(-1).contiguous())
+    seen = collect(tmp_path / "seen", stack(0))
+    lines = [(item.folder / "answers.jsonl").read_text().splitlines(keepends=True) for _, item in known]
+    (seen.folder / "answers.jsonl").write_text("".join(lines[place % 2][place] for place in range(len(lines[0]))))
+    found = identify_answers(Collection.load(seen.folder), [("apart", apart), *known])
+    assert found.label == "unknown"
+    assert found.runner_up is not None
+    assert found.runner_up.labels[0].startswith("stack-")
+    assert [item.labels for item in found.candidates][-1] == ("apart",)
+    assert "bit-equal with stack-" in " ".join(map(str, found.evidence))
