@@ -112,7 +112,7 @@ def require_answers(library: Library, swept: Swept, subjects: Sequence[str]) -> 
         f"no platform ran, so there is nothing to keep: {first} ({len(reasons[first])} of them){more}"
         if len(swept.skipped) > 1
         else f"no platform ran, so there is nothing to keep: {swept.skipped[0]}: {first}",
-        hint="holdfast platforms show lists what runs here, and what did not and why",
+        hint="nothing was written; see --shape, --platform and what the reason asks for",
     )
 
 
