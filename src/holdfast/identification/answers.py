@@ -242,4 +242,5 @@ class Collection:
                 yield number, value
 
     def _damaged(self, number: int, error: Exception) -> UnreadableArtifact:
-        return UnreadableArtifact(f"line {number} of {self.folder / ANSWERS} is damaged: {error!r}")
+        what = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
+        return UnreadableArtifact(f"line {number} of {self.folder / ANSWERS} is damaged: {what}")
