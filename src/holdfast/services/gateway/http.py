@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from holdfast.shielding.gateway import Gateway, Job, Refused
 from holdfast.shielding.gateway.metrics import CONTENT_TYPE
 from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
 
+_LINGER = 2.0  # seconds
 _KINDS = (JSON, SAFETENSORS)
 
 
@@ -155,7 +157,18 @@ async def _collected(gateway: Gateway, request: Any) -> bytes:
             gateway.require_length(len(body))
     except gone as error:
         raise gateway.counted(Refused("the client left", outcome="gone")) from error
+    except Refused:
+        await _drained(request)
+        raise
     return bytes(body)
+
+
+async def _drained(request: Any) -> None:
+    """Read on for a moment: who is still sending would meet a reset connection before the refusal."""
+    with suppress(TimeoutError, starlette_module().requests.ClientDisconnect):
+        async with asyncio.timeout(_LINGER):
+            async for _ in request.stream():
+                pass
 
 
 async def _outcome(job: Job) -> Tensor:
