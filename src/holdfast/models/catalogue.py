@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from holdfast._extras import extra
 from holdfast._registry import Registry, unknown
-from holdfast.errors import InvalidConfig, MissingExtra, UnknownName
+from holdfast.errors import InvalidConfig, UnknownName
 from holdfast.models.card import card
 from holdfast.seeds import derive
 
@@ -82,20 +83,14 @@ def _user_factory(module_name: str, attribute: str) -> Callable[[], object]:
 
 
 def _timm(name: str) -> nn.Module:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingExtra("timm is not installed", hint="pip install 'holdfast[vision]'") from error
+    timm = extra("timm", name="vision", needs="timm is not installed")
     if name not in timm.list_models():
         raise unknown("timm model", name, timm.list_models())
     return timm.create_model(name, pretrained=False)  # type: ignore[no-any-return]
 
 
 def _transformers(folder: str) -> nn.Module:
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise MissingExtra("transformers is not installed", hint="pip install 'holdfast[hf]'") from error
+    transformers = extra("transformers", name="hf", needs="transformers is not installed")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:

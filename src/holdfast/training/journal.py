@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast._extras import extra
 from holdfast._files import make_folder, read_bytes, write_atomic
-from holdfast.errors import DigestMismatch, InvalidConfig, MissingExtra, StorageError
+from holdfast.errors import DigestMismatch, InvalidConfig, StorageError
 from holdfast.evidence import canonical
 from holdfast.evidence.chain import Chain
 from holdfast.evidence.digest import digest_bytes
@@ -194,11 +195,8 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("TensorBoard is not installed", hint="pip install 'holdfast[tensorboard]'") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    board = extra("torch.utils.tensorboard", name="tensorboard", needs="TensorBoard is not installed")
+    return board.SummaryWriter(str(folder / "tensorboard"))
 
 
 def _show(board: Any, measured: Measured) -> None:

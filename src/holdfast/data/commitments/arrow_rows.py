@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from holdfast._extras import extra
 from holdfast.data.commitments.values import Value
-from holdfast.errors import InvalidConfig, MissingExtra, UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnreadableArtifact
 
 
 def pyarrow(part: str = "") -> Any:
@@ -18,12 +18,7 @@ def pyarrow(part: str = "") -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    try:
-        return importlib.import_module("pyarrow" + part)
-    except ImportError as error:
-        raise MissingExtra(
-            "reading Parquet and Arrow files needs pyarrow", hint="pip install 'holdfast[data]'"
-        ) from error
+    return extra("pyarrow" + part, name="data", needs="reading Parquet and Arrow files needs pyarrow")
 
 
 def cell(kind: Any, value: Any) -> Any:

@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import torch
 
-from holdfast.errors import InvalidConfig, MissingExtra, WorkerUnreachable
+from holdfast._extras import extra
+from holdfast.errors import InvalidConfig, WorkerUnreachable
 from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.plan import Block
@@ -113,10 +114,7 @@ def _arithmetic() -> dict[str, Any]:
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """Connect to a cluster for the length of the block, unless this process already is connected."""
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("the ray executor needs Ray", hint="pip install 'holdfast[ray]'") from error
+    ray = extra("ray", name="ray", needs="the ray executor needs Ray")
     if ray.is_initialized() and not address:
         yield ray
         return

@@ -9,7 +9,8 @@ from types import ModuleType, TracebackType
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from holdfast.errors import InvalidConfig, MissingExtra
+from holdfast._extras import extra
+from holdfast.errors import InvalidConfig
 from holdfast.identification.collectors.secret import Secret
 
 LARGEST = 64 << 20  # bytes of a reply, unpacked
@@ -47,11 +48,8 @@ class NoReply:
 
 def require_http() -> ModuleType:
     """Return the HTTP library; raise :class:`MissingExtra` where it is not installed."""
-    try:
-        import httpx2
-    except ImportError as error:
-        raise MissingExtra("asking a server needs httpx2", hint="pip install 'holdfast[servers]'") from error
-    return httpx2
+    found: ModuleType = extra("httpx2", name="servers", needs="asking a server needs httpx2")
+    return found
 
 
 class Client:

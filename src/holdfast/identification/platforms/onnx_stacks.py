@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import warnings
 from collections.abc import Callable
@@ -16,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from holdfast._extras import extra
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig, MissingExtra, Unavailable
+from holdfast.errors import InvalidConfig, Unavailable
 from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.platforms.setting import LocalPlatform
 
 _OPSET = 17
-_EXTRAS = {"onnxruntime": "ort", "openvino": "openvino"}
+_EXTRAS = {"onnx": "ort", "onnxruntime": "ort", "openvino": "openvino"}
 _LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _Run = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
@@ -34,7 +34,7 @@ def exported(model: nn.Module, example: Tensor) -> bytes:
         MissingExtra: onnx, through which torch writes, is not installed.
         Unavailable: an operation that the exporter does not know.
     """
-    package("onnx", "ort")
+    _package("onnx")
     file = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -54,7 +54,7 @@ def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tu
         Unavailable: the model does not export, or the runtime does not take it.
     """
     start = {"onnxruntime": _onnxruntime, "openvino": _openvino}[platform.runtime]
-    package(platform.runtime, _EXTRAS[platform.runtime])  # before the export, which takes its time
+    _package(platform.runtime)  # before the export, which takes its time
     ready: dict[int, _Run] = {}
     graphs, parts = {}, []
     for images, _ in probes.batches(platform.batch_size):
@@ -66,16 +66,12 @@ def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tu
     return torch.cat(parts).float(), graphs
 
 
-def package(name: str, extra: str) -> Any:
-    """Import a runtime, or raise :class:`MissingExtra` with what to install."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtra(f"{name} is not installed", hint=f"pip install 'holdfast[{extra}]'") from error
+def _package(name: str) -> Any:
+    return extra(name, name=_EXTRAS[name], needs=f"{name} is not installed")
 
 
 def _onnxruntime(platform: LocalPlatform, graph: bytes) -> _Run:
-    runtime = package("onnxruntime", _EXTRAS["onnxruntime"])
+    runtime = _package("onnxruntime")
     level = platform.options.get("optimisation", "all")
     if level not in _LEVELS:
         raise InvalidConfig(f"no optimisation level {level!r}", hint=f"there are {', '.join(_LEVELS)}")
@@ -88,7 +84,7 @@ def _onnxruntime(platform: LocalPlatform, graph: bytes) -> _Run:
 
 
 def _openvino(platform: LocalPlatform, graph: bytes) -> _Run:
-    runtime = package("openvino", _EXTRAS["openvino"])
+    runtime = _package("openvino")
     settings: dict[str, int | str] = {"INFERENCE_NUM_THREADS": platform.threads, "NUM_STREAMS": 1}
     if platform.options["precision"] != "default":
         settings["INFERENCE_PRECISION_HINT"] = platform.options["precision"]

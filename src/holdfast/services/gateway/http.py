@@ -16,11 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
-from holdfast.errors import MissingExtra
+from holdfast._extras import extra
 from holdfast.shielding.gateway import Gateway, Job, Refused
 from holdfast.shielding.gateway.metrics import CONTENT_TYPE
 from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
 
+NEEDS = "a gateway needs starlette and uvicorn"
 _LINGER = 2.0  # seconds
 _KINDS = (JSON, SAFETENSORS)
 
@@ -31,14 +32,9 @@ def starlette_module() -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    try:
-        import starlette.applications
-        import starlette.requests
-        import starlette.responses
-        import starlette.routing
-    except ImportError as error:
-        raise MissingExtra("a gateway needs starlette and uvicorn", hint="pip install 'holdfast[gateway]'") from error
-    return starlette
+    for part in ("applications", "requests", "responses", "routing"):
+        extra(f"starlette.{part}", name="gateway", needs=NEEDS)
+    return extra("starlette", name="gateway", needs=NEEDS)
 
 
 def application(gateway: Gateway, *, patience: float = 10.0) -> Any:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.errors import InvalidConfig, MissingExtra, WorkerUnreachable
-from holdfast.services.gateway.http import application, hurried
+from holdfast._extras import extra
+from holdfast.errors import InvalidConfig, WorkerUnreachable
+from holdfast.services.gateway.http import NEEDS, application, hurried
 from holdfast.services.gateway.rpc import start_rpc
 from holdfast.shielding import MutualTls
 from holdfast.shielding.gateway import Gateway
@@ -159,12 +160,8 @@ def uvicorn_module() -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    try:
-        import uvicorn
-        import uvicorn.protocols.http.h11_impl
-    except ImportError as error:
-        raise MissingExtra("a gateway needs starlette and uvicorn", hint="pip install 'holdfast[gateway]'") from error
-    return uvicorn
+    extra("uvicorn.protocols.http.h11_impl", name="gateway", needs=NEEDS)
+    return extra("uvicorn", name="gateway", needs=NEEDS)
 
 
 def _server(gateway: Gateway, listen: Listen, sessions: int, context: ssl.SSLContext | None) -> Any:

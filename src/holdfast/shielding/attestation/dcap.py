@@ -17,7 +17,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from holdfast.errors import MissingExtra, PolicyError, SignatureInvalid, SignerUntrusted, UnreadableArtifact
+from holdfast._extras import extra
+from holdfast.errors import PolicyError, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence import canonical
 from holdfast.shielding.attestation import chains
 from holdfast.shielding.attestation.claims import Claims
@@ -99,10 +100,7 @@ def _verified(body: bytes, collateral: Mapping[str, str], root: bytes, at: datet
         UnreadableArtifact: it cannot read the collateral.
         SignatureInvalid: it finds anything forged, expired or of another platform; the message is its own.
     """
-    try:
-        import dcap_qvl
-    except ImportError as error:
-        raise MissingExtra("SGX and TDX quotes need dcap-qvl", hint="pip install 'holdfast[tee]'") from error
+    dcap_qvl = extra("dcap_qvl", name="tee", needs="SGX and TDX quotes need dcap-qvl")
     try:
         parts = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(collateral)))
     except ValueError as error:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from holdfast.errors import MissingExtra, UnreadableArtifact
+from holdfast._extras import extra
+from holdfast.errors import UnreadableArtifact
 from holdfast.shielding.attestation import chains
 from holdfast.shielding.attestation.claims import Claims
 from holdfast.shielding.attestation.evidence import Evidence
@@ -86,11 +87,7 @@ def _encode(value: object) -> bytes:
 
 
 def _library() -> Any:
-    try:
-        import cbor2
-    except ImportError as error:
-        raise MissingExtra("Nitro documents need cbor2", hint="pip install 'holdfast[tee]'") from error
-    return cbor2
+    return extra("cbor2", name="tee", needs="Nitro documents need cbor2")
 
 
 def _plain(value: object) -> bool:

@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from holdfast.errors import IntegrityError, InvalidConfig, MissingExtra, Unavailable
+from holdfast._extras import extra
+from holdfast.errors import IntegrityError, InvalidConfig, Unavailable
 from holdfast.shielding.attestation.binding import bound
 from holdfast.shielding.attestation.claims import Claims
 from holdfast.shielding.attestation.evidence import MAX_FILE, Evidence
@@ -191,11 +192,7 @@ def accept(stream: socket.socket, quote: Callable[[bytes, bytes], Evidence], *, 
 
 
 def _library() -> Any:
-    try:
-        from OpenSSL import SSL
-    except ImportError as error:
-        raise MissingExtra("attested sessions need pyOpenSSL", hint="pip install 'holdfast[tee]'") from error
-    return SSL
+    return extra("OpenSSL.SSL", name="tee", needs="attested sessions need pyOpenSSL")
 
 
 def _context(library: Any, *, server: bool) -> Any:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import InvalidConfig, MissingExtra, UnreadableArtifact, WorkerUnreachable
+from holdfast._extras import extra
+from holdfast.errors import InvalidConfig, UnreadableArtifact, WorkerUnreachable
 from holdfast.shielding.sealing.aead import read_private
 from holdfast.shielding.transport.wire import MAX_BODY, MAX_HEADER, PREFIX, Frame, Kind, encode, parsed
 
@@ -59,11 +60,7 @@ def grpc_module() -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    try:
-        import grpc
-    except ImportError as error:
-        raise MissingExtra("workers on other machines need grpcio", hint="pip install 'holdfast[grpc]'") from error
-    return grpc
+    return extra("grpc", name="grpc", needs="workers on other machines need grpcio")
 
 
 class RemoteConnection:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from holdfast.errors import InvalidConfig, MissingExtra, RecordMissing, UnknownName
+from holdfast._extras import extra
+from holdfast.errors import InvalidConfig, RecordMissing, UnknownName
 from holdfast.signing.opened.model import Policy, open_verified
 from holdfast.signing.opened.sealed import sealed_folder
 from holdfast.signing.trusts import Threshold, TrustSources
@@ -86,10 +87,7 @@ def _is_read(name: str) -> bool:
 def _class(kind: str | type) -> Any:
     if not isinstance(kind, str):
         return kind
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtra("transformers is not installed", hint="pip install 'holdfast[hf]'") from error
+    transformers = extra("transformers", name="hf", needs="transformers is not installed")
     if not hasattr(getattr(transformers, kind, None), "from_pretrained"):
         raise UnknownName(f"transformers has no {kind!r} to load a model with", hint='such as "AutoModelForCausalLM"')
     return getattr(transformers, kind)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from holdfast._extras import extra
 from holdfast.data.commitments.arrow_rows import stored_rows, table_rows
 from holdfast.data.commitments.element import index_key
 from holdfast.data.commitments.sources.protocol import Sample, sources
-from holdfast.errors import InvalidConfig, MissingExtra, UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnreadableArtifact
 
 _ROWS = 256
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingExtra(
-            "reading saved Hugging Face datasets needs datasets", hint="pip install 'holdfast[hf-data]'"
-        ) from error
+    return extra("datasets", name="hf-data", needs="reading saved Hugging Face datasets needs datasets")
 
 
 @sources.register("hf")
