@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from holdfast.execution.statistics import Proportion
+
 RESAMPLES = 2000
 
 
@@ -81,6 +83,17 @@ def summarise(claim: str, pairs: Sequence[tuple[float, float]], *, peer_name: st
         peer_name=peer_name,
         machine=machine(),
     )
+
+
+def share(flags: Sequence[bool]) -> dict[str, float]:
+    """Return how many of ``flags`` are true, with its 95 % Clopper-Pearson interval."""
+    return share_of(sum(flags), len(flags))
+
+
+def share_of(successes: int, n: int) -> dict[str, float]:
+    """Return ``successes`` of ``n`` with the 95 % Clopper-Pearson interval."""
+    found = Proportion.clopper_pearson(successes, n)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def machine() -> dict[str, str]:

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from benchmarks import _harness
-from holdfast.execution import Proportion
 from holdfast.identification import (
     ORDER_KERNELS,
     SequentialMatch,
@@ -79,10 +78,10 @@ def heads() -> Iterator[dict[str, Any]]:
                 "head": name,
                 "positions": positions,
                 "decimals": places,
-                "right": _share([item == name for item in said]),
-                "wrong": _share([item in DTYPES and item != name for item in said]),
-                "cannot tell": _share([item == "cannot tell" for item in said]),
-                "trailing zeros right": _share([item.dtype == name for item in trivial]),
+                "right": _harness.share([item == name for item in said]),
+                "wrong": _harness.share([item in DTYPES and item != name for item in said]),
+                "cannot tell": _harness.share([item == "cannot tell" for item in said]),
+                "trailing zeros right": _harness.share([item.dtype == name for item in trivial]),
                 "chance": 1 / 3,
             }
 
@@ -95,7 +94,7 @@ def words() -> Iterator[dict[str, Any]]:
             generator = derive(seed, "words", name).torch()
             values = torch.randn(64, generator=generator) * 4
             right.append(grid_evidence(values.to(dtype).float(), prior={"tf32": 1e-3}).formats == (name,))
-        yield {"words": name, "right": _share(right), "chance": 1 / 8}
+        yield {"words": name, "right": _harness.share(right), "chance": 1 / 8}
 
 
 def orders(n: int = 256) -> Iterator[dict[str, Any]]:
@@ -106,9 +105,9 @@ def orders(n: int = 256) -> Iterator[dict[str, Any]]:
             generator = derive(0, "orders", name).torch()
             a, b = (torch.randn(200, n, generator=generator).to(kernel.dtype) for _ in range(2))
             predicted = replay(found.tree, a, b, fused=found.accumulator.fused).to(kernel.dtype)
-            row["bits predicted"] = _share((predicted == kernel.call(a, b)).tolist())
+            row["bits predicted"] = _harness.share((predicted == kernel.call(a, b)).tolist())
             chain = torch.stack([(a * b)[:, k] for k in range(n)]).float().cumsum(0)[-1].to(kernel.dtype)
-            row["left to right"] = _share((chain == kernel.call(a, b)).tolist())
+            row["left to right"] = _harness.share((chain == kernel.call(a, b)).tolist())
         yield row
 
 
@@ -148,12 +147,12 @@ def sequential(classes: int = 30, probes: int = 40, error: float = 0.01) -> dict
         asked.append(decision.asked)
         foreign = [known["c7"][k] if generator.random() < echo else -1 for k in range(probes)]
         wrong.append(run_sequential(SequentialMatch(known, echo=echo, error=error), foreign).labels[0] in known)
-    return {"right": _share(right), "false accept": _share(wrong), "bound": error, "probes": float(np.mean(asked))}
-
-
-def _share(flags: Sequence[bool]) -> dict[str, float]:
-    found = Proportion.clopper_pearson(sum(flags), len(flags))
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+    return {
+        "right": _harness.share(right),
+        "false accept": _harness.share(wrong),
+        "bound": error,
+        "probes": float(np.mean(asked)),
+    }
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from benchmarks import _harness
 from holdfast.data import dataset
 from holdfast.data.text import text
-from holdfast.execution import Proportion
 from holdfast.identification import LogprobEvidence, dtype_from_logprobs
 from holdfast.models import load
 from holdfast.seeds import derive
@@ -122,10 +121,10 @@ def summary(answers: Sequence[tuple[str, LogprobEvidence]]) -> Iterator[dict[str
         said = [found.dtype for truth, found in answers if truth == name]
         yield {
             "head": name,
-            "named right": _share([item == name for item in said]),
-            "named wrong": _share([item in DTYPES and item != name for item in said]),
-            "one of": _share([item.startswith("one of") for item in said]),
-            "cannot tell": _share([item == "cannot tell" for item in said]),
+            "named right": _harness.share([item == name for item in said]),
+            "named wrong": _harness.share([item in DTYPES and item != name for item in said]),
+            "one of": _harness.share([item.startswith("one of") for item in said]),
+            "cannot tell": _harness.share([item == "cannot tell" for item in said]),
             "chance": 1 / 3,
         }
 
@@ -137,7 +136,9 @@ def calibration(pairs: Sequence[tuple[float, bool]]) -> list[dict[str, Any]]:
         inside = [(sure, right) for sure, right in pairs if low <= sure < high or (high == 1 and sure >= low)]
         if inside:
             mean = sum(sure for sure, _ in inside) / len(inside)
-            rows.append({"from": low, "to": high, "confidence": mean, "right": _share([right for _, right in inside])})
+            rows.append(
+                {"from": low, "to": high, "confidence": mean, "right": _harness.share([right for _, right in inside])}
+            )
     return rows
 
 
@@ -153,11 +154,6 @@ def confident(answers: Sequence[tuple[str, LogprobEvidence]]) -> list[tuple[floa
 def log_loss(answers: Sequence[tuple[str, LogprobEvidence]]) -> float:
     """Return the mean surprise at the truth, in nats."""
     return -sum(math.log(max(item.formats.posterior[truth], 1e-12)) for truth, item in answers) / len(answers)
-
-
-def _share(flags: Sequence[bool]) -> dict[str, float]:
-    found = Proportion.clopper_pearson(sum(flags), len(flags))
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import _harness
 from holdfast.data import probes
-from holdfast.execution import Proportion, Trace
+from holdfast.execution import Trace
 from holdfast.identification import LOCAL_PLATFORMS, Identifier, collect_platforms
 from holdfast.models import build_architecture
 from holdfast.seeds import derive
@@ -95,7 +95,9 @@ def stacks(count: int, *, own: bool) -> dict[str, Any]:
                 accepted, total = accepted + answer.known, total + 1
                 opened += not answer.known and answer.labels != ("unknown",)
     rows = {"named": named, "false_accept": accepted, "left_open": opened}
-    return {"probes": count, "own_processes": own} | {name: _share(value, total) for name, value in rows.items()}
+    return {"probes": count, "own_processes": own} | {
+        name: _harness.share_of(value, total) for name, value in rows.items()
+    }
 
 
 def _references(net: str, shape: tuple[int, ...], count: int, seed: int, *, own: bool) -> Mapping[str, Trace]:
@@ -104,22 +106,17 @@ def _references(net: str, shape: tuple[int, ...], count: int, seed: int, *, own:
     return collect_platforms(model, data, [name for name in LOCAL_PLATFORMS if name in HERE or (own and name in OWN)])
 
 
-def _share(successes: int, n: int) -> dict[str, float]:
-    found = Proportion.clopper_pearson(successes, n)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": n}
-
-
 def tables() -> dict[str, Any]:
     """Return everything beside the claim."""
     near = []
     for share in (0.5, 0.8, 0.9, 0.97, 0.99):
         rows = list(newcomers(share, 4))
-        ours, rule, opened = (_share(sum(row[k] for row in rows), len(rows)) for k in range(3))
+        ours, rule, opened = (_harness.share_of(sum(row[k] for row in rows), len(rows)) for k in range(3))
         near.append({"shares": share, "probes": 4, "accepted": ours, "accepted_by_rule": rule, "left_open": opened})
     real = [stacks(count, own=False) for count in (1, 4, 16)] + [stacks(16, own=True)]
     everything = sum(row["named"]["n"] for row in real)
     total = {
-        name: _share(round(sum(row[name]["value"] * row[name]["n"] for row in real)), everything)
+        name: _harness.share_of(round(sum(row[name]["value"] * row[name]["n"] for row in real)), everything)
         for name in ("named", "false_accept", "left_open")
     }
     return {"stacks": real, "all_stacks": total, "newcomers": near}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _harness
-from holdfast.execution import Proportion, Trace
+from holdfast.execution import Trace
 from holdfast.identification import UNKNOWN, Identifier, dtype_from_outputs, probe_tree
 from holdfast.identification.library import Library
 from holdfast.identification.library.files import output_digest
@@ -70,7 +70,7 @@ def agreement(runs: Sequence[Library]) -> dict[str, Any]:
         rows = {entry.platform: entry.outputs for entry in other.entries}
         both = [entry for entry in one.entries if entry.platform in rows]
         equal += [rows[e.platform].get(net) == digest for e in both for net, digest in e.outputs.items()]
-    return {"platforms per run": [len(run.entries) for run in runs], "equal outputs": share(equal)}
+    return {"platforms per run": [len(run.entries) for run in runs], "equal outputs": _harness.share(equal)}
 
 
 def traces(library: Library, net: str) -> Known:
@@ -97,7 +97,12 @@ def named(runs: Sequence[Library], nets: Sequence[str], probes: int) -> dict[str
                 right.append(found == classes[label])
                 rejected.append(UNKNOWN in found)
     processes = sum(len(run.entries) for run in runs[1:])
-    return {"probes": probes, "fresh processes": processes, "right": share(right), "rejected": share(rejected)}
+    return {
+        "probes": probes,
+        "fresh processes": processes,
+        "right": _harness.share(right),
+        "rejected": _harness.share(rejected),
+    }
 
 
 def answer(found: Any) -> frozenset[str]:
@@ -126,7 +131,7 @@ def held_out(runs: Sequence[Library], nets: Sequence[str], probes: int) -> dict[
             accepted.append(UNKNOWN not in found)
             if UNKNOWN not in found:
                 cases.append(f"{net}: {label} taken for {min(found)}")
-    return {"probes": probes, "false accepts": share(accepted), "cases": cases}
+    return {"probes": probes, "false accepts": _harness.share(accepted), "cases": cases}
 
 
 def by_tree(runs: Sequence[Library]) -> dict[str, Any]:
@@ -150,8 +155,8 @@ def by_tree(runs: Sequence[Library]) -> dict[str, Any]:
         "questions in the worst case": tree.worst,
         "optimal": tree.optimal,
         "different questions": [f"{net} {probe}" for net, probe in (questions[k] for k in tree.asked)],
-        "right": share(right),
-        "false accepts by the tree alone": share(accepted),
+        "right": _harness.share(right),
+        "false accepts by the tree alone": _harness.share(accepted),
     }
 
 
@@ -166,7 +171,7 @@ def on_all_nets(runs: Sequence[Library]) -> dict[str, Any]:
     right = [consistent(known, frozenset(), rows, label) == of[label] for rows in asked for label in rows[0]]
     tried = [(members, min(members & asked[0][0].keys(), default=None)) for members in classes]
     accepted = [bool(consistent(known, members, asked[0], label)) for members, label in tried if label is not None]
-    return {"right": share(right), "false accepts": share(accepted), "probes": 4 * len(nets)}
+    return {"right": _harness.share(right), "false accepts": _harness.share(accepted), "probes": 4 * len(nets)}
 
 
 def consistent(
@@ -211,12 +216,6 @@ def by_format(library: Library, nets: Sequence[str]) -> float:
         formats = [dtype_from_outputs(tables[min(members)].outputs).dtype for members in classes]
         shares += [1 / formats.count(item) for item in formats]
     return sum(shares) / len(shares)
-
-
-def share(flags: Sequence[bool]) -> dict[str, float]:
-    """Return a proportion with its interval."""
-    found = Proportion.clopper_pearson(sum(flags), len(flags))
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def measure(runs: Sequence[Library]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from scipy import stats
 
 import holdfast
 from benchmarks import _harness
-from holdfast.execution import Proportion, quantile
+from holdfast.execution import quantile
 from holdfast.identification import DriftMonitor, SharedSampling, logprob_drift, model_equality, token_divergence
 from holdfast.identification.equality import hamming_kernel
 from holdfast.models import load
@@ -69,7 +69,7 @@ def equality() -> Iterator[dict[str, Any]]:
                 model_equality(texts(k, "a", 0.0, n), texts(k, "b", tilt, n), permutations=PERMUTATIONS, seed=k)
                 for k in range(RUNS)
             ]
-            yield {"tilt": tilt, "answers": n, "prompts": 10, "alarms": _share([t.differ(0.05) for t in found])}
+            yield {"tilt": tilt, "answers": n, "prompts": 10, "alarms": _harness.share([t.differ(0.05) for t in found])}
 
 
 def tops(seed: int, side: str, n: int, shift: float) -> list[dict[str, float]]:
@@ -88,7 +88,7 @@ def drift() -> Iterator[dict[str, Any]]:
                 logprob_drift({0: tops(k, "a", n, 0.0)}, {0: tops(k, "b", n, shift)}, permutations=PERMUTATIONS, seed=k)
                 for k in range(RUNS)
             ]
-            yield {"shift": shift, "answers": n, "alarms": _share([t.differ(0.05) for t in found])}
+            yield {"shift": shift, "answers": n, "alarms": _harness.share([t.differ(0.05) for t in found])}
 
 
 def monitor() -> Iterator[dict[str, Any]]:
@@ -102,7 +102,7 @@ def monitor() -> Iterator[dict[str, Any]]:
             delays.append(float(next(seen, np.inf)))
         middle = asdict(quantile(delays, 0.5, least=1.0, most=np.inf))
         shown = {key: None if value == np.inf else value for key, value in middle.items()}
-        yield {"shift": shift, "alarms": _share([delay < np.inf for delay in delays]), "median_answers": shown}
+        yield {"shift": shift, "alarms": _harness.share([delay < np.inf for delay in delays]), "median_answers": shown}
 
 
 def tokens() -> Iterator[dict[str, Any]]:
@@ -132,11 +132,6 @@ def tokens() -> Iterator[dict[str, Any]]:
                 "auc": asdict(found.auc),
                 "p_value": found.p_value,
             }
-
-
-def _share(flags: list[bool]) -> dict[str, float]:
-    found = Proportion.clopper_pearson(sum(flags), len(flags))
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def main() -> None:

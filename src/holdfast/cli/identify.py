@@ -130,6 +130,8 @@ def _explain_answers(path: Path, against: str, level: float, error: float | None
     answer = identify_answers(seen, known, level=level) if known else None
     stopped = prompt_by_prompt(seen, known, error=error) if known and error is not None else None
     say(f"head: {head}; numbers {head.rounding_text}; {head.positions} positions of {head.answers} answers")
+    if head.open:
+        say("unlikely tokens would decide: collect again with --temperature 2 or --prompt-logprobs")
     if answer is None:
         say(f"{against} holds no other collection of answers: the number format is all there is to tell")
     for line in _lines(answer) if answer is not None else ():

@@ -43,7 +43,7 @@ from holdfast.identification.providers import (
     spoofed,
 )
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
-from holdfast.identification.served import Head, head_of, identify_answers
+from holdfast.identification.served import Head, head_of, head_of_answers, identify_answers
 from holdfast.identification.token_difr import SharedSampling, TokenDivergence, token_divergence
 
 __all__ = [
@@ -103,6 +103,7 @@ __all__ = [
     "emulated_trace",
     "grid_evidence",
     "head_of",
+    "head_of_answers",
     "identification_power",
     "identify_answers",
     "logprob_drift",

@@ -6,7 +6,7 @@ texts are two texts, and their log-probabilities belong to different questions (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -58,6 +58,11 @@ class Head:
         return self.dtype != CANNOT_TELL
 
     @property
+    def open(self) -> bool:
+        """Whether several formats are left: tokens further down the list would decide."""
+        return self.dtype.startswith("one of")
+
+    @property
     def rounding_text(self) -> str:
         """The rounding in words."""
         return f"rounded to {self.rounding.places} {self.rounding.kind}" if self.rounding.rounded else "in full"
@@ -85,30 +90,48 @@ def head_of(collection: Collection) -> Head:
     Raises:
         InvalidConfig: the server sent no top log-probabilities.
     """
-    rows: list[list[str]] = []
-    answers = 0
-    for _, positions in collection.logprobs():
-        useful = [list(row) for row in positions if len(row) > 1]
-        rows += useful[: _POSITIONS - len(rows)]
-        answers += 1
+    return head_of_answers(collection.answers(), temperature=float(collection.request.get("temperature", 0.0)))
+
+
+def head_of_answers(answers: Iterable[Answer], *, temperature: float = 0.0) -> Head:
+    """Tell the number format of the head behind some answers of one server, one is enough.
+
+    Positions of the prompt count too where they were asked for: their tokens stand further down the list, where the
+    grid of the logits gets finer and so shows how large they are. A high temperature does the same.
+
+    Args:
+        answers: read until there are 64 positions.
+        temperature: at which they were asked for.
+
+    Raises:
+        InvalidConfig: the server sent no top log-probabilities.
+    """
+    rows: list[tuple[str, ...]] = []
+    count = 0
+    for count, answer in enumerate(answers, 1):  # noqa: B007
+        rows += [row for row in _positions(answer) if len(row) > 1]
         if len(rows) >= _POSITIONS:
             break
     if not rows:
         raise InvalidConfig(
-            f"the answers in {collection.folder} hold no top log-probabilities",
+            f"{count} answers hold no top log-probabilities",
             hint="collect with top log-probabilities, or compare texts with holdfast compare",
         )
-    found = dtype_from_logprobs(rows, temperature=_divisors(collection))
+    rows = rows[:_POSITIONS]
+    found = dtype_from_logprobs(rows, temperature=_divisors(temperature))
     sure = found.formats.confidence if found.dtype != CANNOT_TELL else 0.0
-    return Head(found.dtype, sure, found.rounding, found.temperature, len(found.moved), len(rows), answers)
+    return Head(found.dtype, sure, found.rounding, found.temperature, len(found.moved), len(rows), count)
 
 
-def _divisors(collection: Collection) -> tuple[float, ...]:
+def _positions(answer: Answer) -> tuple[tuple[str, ...], ...]:
+    return answer.positions(of_prompt=True) + answer.positions()
+
+
+def _divisors(asked: float) -> tuple[float, ...]:
     """Return what the log-probabilities may have been divided by: servers give them before their temperature or after.
 
     At temperature 0 there is nothing to divide by, and they are those of 1.
     """
-    asked = float(collection.request.get("temperature", 0.0))
     return (1.0,) if asked in (0.0, 1.0) else (1.0, asked)
 
 
