@@ -116,6 +116,50 @@ def test_what_numpy_cannot_run_is_said() -> None:
         trace_on(platform, strange, probe_inputs(2))
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(3, padding=1, count_include_pad=False),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.BatchNorm2d(3, track_running_stats=False),
+    ],
+)
+def test_settings_of_layers_that_numpy_has_not_are_refused_and_not_left_out(pool: nn.Module) -> None:
+    platform = dataclasses.replace(LOCAL_PLATFORMS["numpy"], environment={})
+    with pytest.raises(Unavailable, match="has no numpy twin here"):
+        trace_on(platform, nn.Sequential(pool, nn.Flatten()), probe_inputs(2))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d(2, count_include_pad=False),
+        nn.AvgPool2d(3, padding=1),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.BatchNorm2d(3, affine=False),
+        nn.LayerNorm(16, elementwise_affine=False),
+        nn.LayerNorm(16, bias=False),
+        nn.LayerNorm((16, 16)),
+    ],
+)
+def test_settings_of_layers_that_numpy_has_compute_what_torch_does(layer: nn.Module) -> None:
+    platform = dataclasses.replace(LOCAL_PLATFORMS["numpy"], environment={})
+    model = nn.Sequential(layer, nn.Flatten())
+    found = trace_on(platform, model, probe_inputs(2)).outputs
+    assert torch.allclose(found, trace_on(LOCAL_PLATFORMS["default"], model, probe_inputs(2)).outputs, atol=1e-5)
+
+
+def test_chunks_are_cut_where_torch_cuts_them() -> None:
+    from holdfast.identification.platforms.numpy_layers import METHODS
+
+    numbers = torch.arange(10.0)
+    found = METHODS["chunk"](None, numbers.numpy(), 4)
+    assert [part.tolist() for part in found] == [part.tolist() for part in numbers.chunk(4)]
+
+
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 

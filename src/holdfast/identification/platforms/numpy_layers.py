@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import nn
 
+from holdfast.errors import Unavailable
 from holdfast.identification.probe_nets import Reductions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,8 +56,6 @@ def _windows(x: Array, size: Sequence[int], stride: Sequence[int], padding: Sequ
 
 
 def _conv(kernels: Kernels, layer: nn.Conv2d, x: Array) -> Array:
-    from holdfast.errors import Unavailable
-
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros" or _pair(layer.dilation) != (1, 1):
         raise Unavailable("dilated and specially padded convolutions have no numpy twin here")
     weight, groups = _array(layer.weight), layer.groups
@@ -69,32 +69,49 @@ def _conv(kernels: Kernels, layer: nn.Conv2d, x: Array) -> Array:
 
 
 def _batch_norm(_: Kernels, layer: nn.BatchNorm2d, x: Array) -> Array:
-    def shaped(value: Any) -> Array:
-        return _array(value).reshape(1, -1, 1, 1)
+    if layer.running_mean is None:
+        raise Unavailable("normalisation by the batch's own statistics has no numpy twin here")
 
-    scale = shaped(layer.weight) / np.sqrt(shaped(layer.running_var) + np.float32(layer.eps))
-    return x * scale + (shaped(layer.bias) - shaped(layer.running_mean) * scale)
+    mean, variance = (_array(value).reshape(1, -1, 1, 1) for value in (layer.running_mean, layer.running_var))
+    weight, bias = (
+        None if value is None else _array(value).reshape(1, -1, 1, 1) for value in (layer.weight, layer.bias)
+    )
+    scale = (np.float32(1) if weight is None else weight) / np.sqrt(variance + np.float32(layer.eps))
+    return x * scale + ((np.float32(0) if bias is None else bias) - mean * scale)
 
 
 def _layer_norm(_: Kernels, layer: nn.LayerNorm, x: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    scale = np.sqrt((centred * centred).mean(-1, keepdims=True) + np.float32(layer.eps))
-    return centred / scale * _array(layer.weight) + _array(layer.bias)  # type: ignore[no-any-return]
+    axes = tuple(range(-len(layer.normalized_shape), 0))
+    centred = x - x.mean(axes, keepdims=True)
+    y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + np.float32(layer.eps))
+    y = y if layer.weight is None else y * _array(layer.weight)
+    return y if layer.bias is None else y + _array(layer.bias)
+
+
+def _require(what: str, layer: nn.Module, **usual: Any) -> None:
+    """Refuse a setting that the twin does not compute."""
+    for name, value in usual.items():
+        found = getattr(layer, name)
+        if (_pair(found) if isinstance(value, tuple) else found) != value:
+            raise Unavailable(f"{what} with {name} {found} has no numpy twin here")
 
 
 def _max_pool(_: Kernels, layer: nn.MaxPool2d, x: Array) -> Array:
+    _require("max pooling", layer, dilation=(1, 1), ceil_mode=False, return_indices=False)
     windows = _windows(x, _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), -np.inf)
     return windows.max(axis=(4, 5))  # type: ignore[no-any-return]
 
 
 def _avg_pool(_: Kernels, layer: nn.AvgPool2d, x: Array) -> Array:
-    windows = _windows(x, _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), 0.0)
+    _require("average pooling", layer, ceil_mode=False, divisor_override=None)
+    padding = _pair(layer.padding)
+    if padding != (0, 0):
+        _require("padded average pooling", layer, count_include_pad=True)
+    windows = _windows(x, _pair(layer.kernel_size), _pair(layer.stride), padding, 0.0)
     return windows.mean(axis=(4, 5), dtype=np.float32)  # type: ignore[no-any-return]
 
 
 def _global_pool(_: Kernels, layer: nn.AdaptiveAvgPool2d, x: Array) -> Array:
-    from holdfast.errors import Unavailable
-
     if layer.output_size not in (1, (1, 1)):
         raise Unavailable(f"pooling to {layer.output_size} has no numpy twin here")
     return x.mean(axis=(2, 3), keepdims=True)  # type: ignore[no-any-return]
@@ -110,15 +127,15 @@ def gelu(_: Kernels, x: Array, approximate: str = "none") -> Array:
     return np.float32(0.5) * x * (1 + erf(x * np.float32(np.sqrt(0.5))))  # type: ignore[no-any-return]
 
 
-def softmax(_: Kernels, x: Array, dim: int = -1, **rest: object) -> Array:
-    """Return exponentials of the distance to the largest, over their sum."""
+def softmax(_: Kernels, x: Array, dim: int = -1, dtype: object = None, **rest: object) -> Array:
+    """Return exponentials of the distance to the largest, over their sum; raise ``Unavailable`` for another type."""
+    if dtype not in (None, torch.float32):
+        raise Unavailable(f"softmax in {dtype} has no numpy twin here")
     powers = np.exp(x - x.max(dim, keepdims=True))
     return powers / powers.sum(dim, keepdims=True)  # type: ignore[no-any-return]
 
 
 def _attention(kernels: Kernels, q: Array, k: Array, v: Array, **rest: object) -> Array:
-    from holdfast.errors import Unavailable
-
     if rest:
         raise Unavailable(f"attention with {', '.join(rest)} has no numpy twin here")
     scores = kernels.product(q, np.swapaxes(k, -1, -2)) * np.float32(q.shape[-1] ** -0.5)
@@ -169,7 +186,8 @@ def _reshape(_: Kernels, x: Array, *shape: Any) -> Array:
 
 
 def _chunk(_: Kernels, x: Array, chunks: int, dim: int = 0) -> list[Array]:
-    return np.array_split(x, chunks, axis=dim)
+    size = -(-x.shape[dim] // chunks)  # as torch cuts: equal parts and a shorter last one
+    return np.split(x, range(size, x.shape[dim], size), axis=dim)
 
 
 def _mean(_: Kernels, x: Array, dim: Any = None, keepdim: bool = False) -> Array:
