@@ -23,6 +23,7 @@ from holdfast.identification.grid import CANNOT_TELL
 from holdfast.identification.grid_logprobs import dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
 from holdfast.identification.matching import DistanceLaw, bins_of, distances
+from holdfast.identification.model_names import is_same_model
 from holdfast.identification.posterior import Identification, Posterior
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 
@@ -208,10 +209,9 @@ def _require_comparable(label: str, seen: Collection, other: Collection) -> None
 
 
 def _require_one_model(label: str, seen: Collection, other: Collection) -> None:
-    """Refuse another model; a vendor's or folder's name before it makes none."""
+    """Refuse another model; a vendor's or folder's name before it makes none, nor a date behind it."""
     mine, theirs = (str(item.request.get("model") or "") for item in (seen, other))
-    names = {name.rpartition("/")[2].casefold() for name in (mine, theirs) if name}
-    if len(names) > 1:
+    if mine and theirs and not is_same_model(mine, theirs):
         raise InvalidConfig(
             f"the collection {label} was asked of the model {theirs}, this one of {mine}",
             hint="platforms are told apart by one model; where it is one, serve it under one name",

@@ -40,10 +40,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """Why no whole reply came: a time-out, a connection that was refused or cut."""
+    """Why no whole reply came: a time-out, a connection that was refused or cut, a body that does not unpack."""
 
     reason: str
     sent: bool  # whether the server may have worked on it, and charge for it
+    final: bool = False  # whether asking again would bring the same
 
 
 def require_http() -> ModuleType:
@@ -88,7 +89,9 @@ class Client:
         for _ in range(_HOPS):
             try:
                 reply = await self._once(method, url, body, start)
-            except self._http.TransportError as error:
+            except self._http.InvalidURL as error:
+                raise InvalidConfig(f"{url[:200]!r} is no address: {error}", hint="http://127.0.0.1:8000/v1") from error
+            except (self._http.TransportError, self._http.DecodingError) as error:
                 sent = not isinstance(error, self._http.ConnectError | self._http.ConnectTimeout)
                 return NoReply(self._secret.strike_text(f"{type(error).__name__}: {error}".rstrip(": ")), sent)
             if not isinstance(reply, Reply) or reply.status not in _REDIRECTS:
@@ -103,15 +106,22 @@ class Client:
                 parts.append(part)
                 size += len(part)
                 if size > LARGEST:
-                    return NoReply(f"a reply of more than {LARGEST >> 20} MiB", sent=True)
+                    return NoReply(f"a reply of more than {LARGEST >> 20} MiB", sent=True, final=True)
             headers = {name.lower(): self._secret.strike_text(value) for name, value in response.headers.items()}
             data = self._secret.strike(b"".join(parts))
             return Reply(response.status_code, headers, data, time.perf_counter() - start)
 
     def _redirected(self, url: str, reply: Reply, method: str) -> str:
         """Return where a reply leads, on the same server; another one's answers are not this one's."""
-        target = urljoin(url, reply.headers.get("location", ""))
-        here, there = urlsplit(url), urlsplit(target)
+        location = reply.headers.get("location", "")
+        try:
+            target = urljoin(url, location)
+            here, there = urlsplit(url), urlsplit(target)
+        except ValueError as error:
+            raise InvalidConfig(
+                f"{urlsplit(url).netloc} redirects to {location[:200]!r}, which is no address",
+                hint="give the address it means",
+            ) from error
         if (here.scheme, here.netloc) != (there.scheme, there.netloc):
             raise InvalidConfig(
                 f"{here.netloc} redirects to {there.scheme}://{there.netloc}, which was sent nothing",

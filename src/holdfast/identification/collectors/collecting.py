@@ -19,7 +19,8 @@ from holdfast.identification.collectors.progress import Gate, Job, Progress, Sta
 from holdfast.identification.collectors.request import ServerRequest
 from holdfast.identification.collectors.retry import CROWDED, PASSING, Patience
 from holdfast.identification.collectors.secret import Secret
-from holdfast.identification.collectors.server_facts import is_same_model, require_admission
+from holdfast.identification.collectors.server_facts import require_admission
+from holdfast.identification.model_names import is_same_model
 
 _SYNC = 0.5  # seconds between two moments at which what was written is on the disk
 
@@ -118,7 +119,7 @@ class Collecting:
 
     def _check_model(self, said: str | None) -> None:
         """Refuse another model in the first answer; later ones are evidence of a mixed fleet, and noted."""
-        if said is None or is_same_model(self._asked.model, said):
+        if not said or is_same_model(self._asked.model, said):
             return
         if self._state.answered == 0:
             raise UnknownName(f"{self._asked.model} was asked for, and {said} answers", hint=f"--model {said}")
@@ -161,4 +162,4 @@ class Collecting:
 
 
 def _is_passing(reply: Reply | NoReply) -> bool:
-    return isinstance(reply, NoReply) or reply.status in PASSING
+    return not reply.final if isinstance(reply, NoReply) else reply.status in PASSING

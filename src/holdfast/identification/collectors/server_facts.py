@@ -148,9 +148,3 @@ def only_model(facts: ServerFacts) -> str:
         return models[0]
     listed = f"it serves {', '.join(models[:5])}" if models else "the server lists no models"
     raise InvalidConfig("which model is to answer?", hint=f"--model NAME; {listed}")
-
-
-def is_same_model(asked: str, said: str) -> bool:
-    """Return whether a reply may name the model so: services add dates to names, and cut paths off them."""
-    one, other = (name.rsplit("/", 1)[-1].lower() for name in (asked, said))
-    return one.startswith(other) or other.startswith(one)

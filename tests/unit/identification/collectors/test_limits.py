@@ -11,7 +11,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.identification.collectors import Budget, Patience, ServerRequest, read_prompts, word_prompts
 from holdfast.identification.collectors.budget import Spending
 from holdfast.identification.collectors.retry import retry_after
-from holdfast.identification.collectors.server_facts import is_same_model
+from holdfast.identification.model_names import is_same_model
 
 
 def test_requests_under_way_count_at_their_worst():
@@ -87,7 +87,32 @@ def test_requests_that_make_no_sense_are_refused(change: dict):
 def test_names_of_models_may_carry_a_date_or_a_path():
     assert is_same_model("gpt-4o", "gpt-4o-2024-08-06")
     assert is_same_model("/models/tiny.gguf", "tiny.gguf")
-    assert not is_same_model("llama-3-70b", "llama-3-8b")
+    assert is_same_model("Qwen/Qwen2.5-7B", "qwen2.5-7b")
+    assert is_same_model("mistral-large-latest", "mistral-large-2411")
+    assert is_same_model("gemini-1.5-pro", "gemini-1.5-pro-002")
+    assert is_same_model("llama3", "llama3:latest")
+    assert is_same_model("tiny@3f23c94", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("llama-3-70b", "llama-3-8b"),
+        ("gpt-4", "gpt-4o"),
+        ("gpt-4o", "gpt-4o-mini"),
+        ("gpt-4o", "gpt-4o-mini-2024-07-18"),
+        ("gpt-4", "gpt-4-1106-preview"),
+        ("llama-3", "llama-3.1-405b"),
+        ("llama-3", "llama-3-70b"),
+        ("gpt-4o-2024-05-13", "gpt-4o-2024-08-06"),
+        ("llama3:8b", "llama3:70b"),
+        ("tiny", ""),
+        ("tiny", "models/"),
+    ],
+)
+def test_a_name_that_only_begins_alike_is_another_model(asked: str, said: str):
+    assert not is_same_model(asked, said)
+    assert not is_same_model(said, asked)
 
 
 def test_prompts_of_words_are_known_and_a_prefix_of_more():

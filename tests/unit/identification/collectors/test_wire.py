@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import MissingExtra, Unavailable
+from holdfast.errors import InvalidConfig, MissingExtra, Unavailable
 from holdfast.identification.answers import Collection
 from holdfast.identification.collectors import (
     Budget,
@@ -96,6 +96,37 @@ def test_a_reply_without_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch:
     endless = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + b" " * (1 << 20)
     with raw_server(endless) as url, pytest.raises(Unavailable, match=r"a reply of more than|does not answer"):
         collect(url, tmp_path / "c")
+
+
+def replied(head: bytes, body: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+
+
+def test_a_body_that_does_not_unpack_is_no_answer(tmp_path: Path):
+    reply = replied(b"200 OK\r\nContent-Encoding: gzip\r\nContent-Type: application/json", b"not packed at all")
+    with raw_server(reply) as url, pytest.raises(Unavailable, match="does not answer: DecodingError"):
+        collect(url, tmp_path / "c")
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"//[x/y", b"http://127.0.0.1:bad/v1"])
+def test_a_redirect_to_what_is_no_address_is_a_clear_error(tmp_path: Path, location: bytes):
+    reply = replied(b"307 Temporary Redirect\r\nLocation: " + location)
+    with raw_server(reply) as url, pytest.raises(InvalidConfig, match=r"redirects to"):
+        collect(url, tmp_path / "c")
+
+
+def test_a_reply_that_is_too_large_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would come again, and each attempt counts at the worst that it can have cost."""
+    with SimulatedServer() as server:
+        monkeypatch.setattr(client, "LARGEST", 1 << 10)
+        with pytest.raises(Unavailable, match="a reply of more than"):
+            collect_many(server.url, tmp_path / "c")
+        assert len(server.asked) == 1
+
+
+def collect_many(url: str, out: Path):
+    options = CollectOptions(patience=Patience(attempts=4, first=0.01))
+    return collect_answers(ServerRequest(url=url, tokens=16, top=20), word_prompts(1), out, options=options)
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
