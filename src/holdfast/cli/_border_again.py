@@ -50,13 +50,15 @@ def _tell_naming(named: Naming) -> None:
     say(f"from labels alone {sum(named.right.values())} of {len(named.right)} platforms are named right")
 
 
-def check_elsewhere(folder: Path, others: Sequence[Path], json: bool) -> None:
-    """Ask other models about saved inputs and write ``transferability.yaml`` beside them."""
+def check_elsewhere(model: nn.Module, folder: Path, others: Sequence[Path], json: bool) -> None:
+    """Ask other models about saved inputs of ``model`` and write ``transferability.yaml`` beside them."""
     from holdfast._files import write_atomic
-    from holdfast.identification.border import BorderSet, transferred
+    from holdfast.identification.border import BorderSet, require_model, transferred
     from holdfast.models import load
 
-    found = transferred(BorderSet.load(folder), {str(path): load(path) for path in others})
+    kept = BorderSet.load(folder)
+    require_model(kept, model)
+    found = transferred(kept, {str(path): load(path) for path in others})
     value = found.to_json()
     # JSON is YAML: what reads the published file reads this one
     write_atomic(folder / "transferability.yaml", dumps(value, indent=2).encode())

@@ -20,6 +20,7 @@ from holdfast.cli._common import (
     say,
     stages,
 )
+from holdfast.cli._given import refuse
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 app = make_app()
 _METHODS = ("lattice", "pgd", "pgd-rest")
+_RANKS = ("world_size", "rendezvous", "backend", "timeout")
+_SEARCHES = ("data", "out", "all_pairs", "n", "method", "batch", "split", "tokenizer", "seed", "rank", *_RANKS)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Wanted:
     "# two machines: one --platform and --rank each, with --rendezvous tcp://HOST:29500"
 )
 def border(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model to find border inputs of.")],
     data: Annotated[str, typer.Option(help="Where to start: digits, cifar10:ROOT, or a text, wikitext2:ROOT.")] = "",
     platform: Annotated[
@@ -64,7 +68,7 @@ def border(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Search nothing: ask about the inputs of this folder again, on --platform or on all."),
+        typer.Option(help="Search nothing: ask MODEL about its inputs in this folder again, on --platform or on all."),
     ] = None,
     transfer: Annotated[
         list[Path] | None, typer.Option(help="With --check: ask other models, and write transferability.yaml.")
@@ -102,11 +106,18 @@ def border(
     if check is not None:
         from holdfast.cli._border_again import check_again, check_elsewhere
 
+        refuse(context, "saved inputs are asked about", _SEARCHES)
         if transfer:
-            check_elsewhere(check, transfer, json)
+            refuse(
+                context, "other models are asked on the two platforms of each input,", ("platform", "margin", "fresh")
+            )
+            check_elsewhere(load(model, arch=arch), check, transfer, json)
             return
         check_again(load(model, arch=arch), check, platform, Demands(margin=margin, fresh=fresh), json)
         return
+    refuse(context, "a search is made", ("transfer",))
+    if rank is None:
+        refuse(context, "a search in one process, which has no --rank, is made", _RANKS)
     if not data or not platform or out is None:
         raise UsageError("a search needs --data, --platform and --out", hint="or --check FOLDER, to search nothing")
     require_other(out, model)
@@ -118,13 +129,11 @@ def border(
     demands = Demands(margin=margin, fresh=fresh)
     wanted = _Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
     if is_text(data):
-        if ranks is not None or method != "lattice" or all_pairs:
-            raise UsageError(
-                "prompts are found among near-ties of two platforms of this machine",
-                hint="drop --rank, --method and --all-pairs",
-            )
+        near_ties = "prompts are found among near-ties of two platforms of this machine,"
+        refuse(context, near_ties, ("rank", "method", "all_pairs", "split"))
         _tell_prompts(wanted, tokenizer, json)
         return
+    refuse(context, "border inputs of images are found", ("tokenizer",))
     if all_pairs:
         if ranks is not None or n > 1:
             raise UsageError("all pairs are parted on this machine, by one input each", hint="drop --rank and -n")

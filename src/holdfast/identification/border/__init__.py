@@ -1,6 +1,6 @@
 """Border inputs: images and prompts that two platforms answer with different labels."""
 
-from holdfast.identification.border.again import Again, recheck
+from holdfast.identification.border.again import Again, recheck, require_model
 from holdfast.identification.border.checks import Demands, Standing
 from holdfast.identification.border.distributed import Ranks, Remote, joined
 from holdfast.identification.border.elsewhere import Naming, naming, transferred
@@ -59,6 +59,7 @@ __all__ = [
     "open_text_oracles",
     "probe_set",
     "recheck",
+    "require_model",
     "transfer",
     "transferred",
     "vote",

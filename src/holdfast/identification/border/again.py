@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from holdfast.execution.run import evaluating
 from holdfast.identification.border.checks import Demands, Standing, standings
 from holdfast.identification.border.inputs import BorderInput, BorderSet
 from holdfast.identification.border.oracle import Oracle, open_oracles
-from holdfast.identification.border.setting import platform_of
+from holdfast.identification.border.setting import recorded_setting, without_rank
 from holdfast.models import manifest_of
 
 
@@ -61,24 +60,26 @@ def recheck(
         InvalidConfig: a platform that is not recorded, or not a setting of this machine.
     """
     kept = BorderSet.load(folder)
-    if (digest := manifest_of(model).digest) != kept.model_digest:
-        raise DigestMismatch(f"{folder} is about model {kept.model_digest[:19]}, not {digest[:19]}")
-    recorded = _recorded(kept.inputs)
-    if missing := sorted(set(platforms) - set(recorded) - set(map(_without_rank, recorded))):
+    require_model(kept, model)
+    recorded = recorded_on(kept.inputs)
+    if missing := sorted(set(platforms) - set(recorded) - set(map(without_rank, recorded))):
         raise InvalidConfig(f"{folder} says nothing about {missing[0]}", hint=f"it knows {', '.join(recorded)}")
     result = list[Again]()
-    for name in [name for name in recorded if not platforms or {name, _without_rank(name)} & set(platforms)]:
-        setting = dataclasses.replace(platform_of(_without_rank(name)), batch_size=recorded[name][0][1].batch)
+    for name in [name for name in recorded if not platforms or {name, without_rank(name)} & set(platforms)]:
+        setting = recorded_setting(name, recorded[name][0][1].batch)
         with evaluating(model), open_oracles(model, [setting], kept.lattice) as (oracle,):
             result.extend(_asked(oracle, kept, recorded[name], demands or Demands(), seed))
     return sorted(result, key=lambda item: item.number)
 
 
-def _without_rank(name: str) -> str:
-    return name.partition("@")[0]
+def require_model(kept: BorderSet, model: nn.Module) -> None:
+    """Raise :class:`DigestMismatch` where border inputs are about another model than ``model``."""
+    if (digest := manifest_of(model).digest) != kept.model_digest:
+        raise DigestMismatch(f"the border inputs are about model {kept.model_digest[:19]}, not {digest[:19]}")
 
 
-def _recorded(inputs: Sequence[BorderInput]) -> dict[str, list[tuple[int, Standing]]]:
+def recorded_on(inputs: Sequence[BorderInput]) -> dict[str, list[tuple[int, Standing]]]:
+    """Return what each platform is recorded to have answered, with the number of the input."""
     found: dict[str, list[tuple[int, Standing]]] = {}
     for number, item in enumerate(inputs):
         for standing in item.standings:

@@ -9,25 +9,29 @@ import torch
 from torch import nn
 
 from holdfast.execution.run import evaluating
-from holdfast.identification.border.again import Again
+from holdfast.identification.border.again import Again, recorded_on
 from holdfast.identification.border.inputs import BorderSet
 from holdfast.identification.border.oracle import in_full_batches, open_oracles
 from holdfast.identification.border.probe_sets import ProbeSet, decision_tree, probe_set
+from holdfast.identification.border.setting import recorded_setting
 from holdfast.identification.border.votes import Transfer, transfer
 
 
 def transferred(kept: BorderSet, models: Mapping[str, nn.Module]) -> Transfer:
     """Ask other models, on the two platforms of each border input, and judge what the votes name.
 
+    As in :func:`recheck`, this machine answers for a platform that a rank brought, in batches of the recorded size.
+
     Raises:
         InvalidConfig: no models, or a platform that is no setting of this machine.
     """
-    names = sorted({name for item in kept.inputs for name in item.pair})
-    images, answers = torch.stack([item.image for item in kept.inputs]), {}
+    recorded = recorded_on(kept.inputs)
+    images, answers = torch.stack([item.image for item in kept.inputs]), dict[tuple[str, str], list[int]]()
     for title, model in models.items():
-        with evaluating(model), open_oracles(model, names, kept.lattice) as oracles:
-            for oracle in oracles:
-                answers[title, oracle.name] = in_full_batches(oracle, images, images).argmax(1).tolist()
+        for name in sorted({name for item in kept.inputs for name in item.pair}):
+            setting = recorded_setting(name, recorded[name][0][1].batch)
+            with evaluating(model), open_oracles(model, [setting], kept.lattice) as (oracle,):
+                answers[title, name] = in_full_batches(oracle, images, images).argmax(1).tolist()
     return transfer(kept.inputs, answers)
 
 

@@ -55,6 +55,20 @@ def platform_of(name: str) -> Setting:
     return EmulatedSetting(EMULATED[tag])
 
 
+def without_rank(name: str) -> str:
+    """Return the setting in the name of a platform that a rank brought: ``bf16`` of ``bf16@1``."""
+    return name.partition("@")[0]
+
+
+def recorded_setting(name: str, batch: int) -> Setting:
+    """Return the setting of this machine that answers for a recorded platform, in batches of the recorded size.
+
+    Raises:
+        UnknownName: this machine has no such setting.
+    """
+    return dataclasses.replace(platform_of(without_rank(name)), batch_size=batch)
+
+
 def setting_bytes(setting: Setting) -> bytes:
     """Return a setting as canonical JSON, for a worker."""
     return canonical.dumps(dataclasses.asdict(setting))

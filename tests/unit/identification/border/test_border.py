@@ -27,6 +27,7 @@ from holdfast.identification.border import (
     checked,
     open_oracles,
     recheck,
+    transferred,
 )
 from holdfast.identification.border.bisection import bisect
 from holdfast.identification.border.lattice import png_bytes, png_pixels
@@ -316,16 +317,33 @@ def test_an_emulated_format_is_the_same_in_a_fresh_process(model, data) -> None:
         assert torch.equal(oracle.logits(data.raw[:4]), oracle.fresh(data.raw[:4]))
 
 
-def test_what_ranks_wrote_is_checked_under_the_settings_they_had(model, data, tmp_path: Path) -> None:
-    """Ranks are recorded as PLATFORM@RANK; here the setting of that name answers for each."""
+def ranked(model: torch.nn.Module, data: Dataset, folder: Path, batch: int = 32) -> BorderSet:
+    """Write border inputs of two settings as if two ranks had brought them."""
     ranks = [
         dataclasses.replace(LOCAL_PLATFORMS[name], name=f"{name}@{rank}")
         for rank, name in enumerate(("default", "bf16"))
     ]
-    border(model, data, platforms=ranks, folder=tmp_path)
+    return border(model, data, platforms=ranks, batch=batch, folder=folder)
+
+
+def test_what_ranks_wrote_is_checked_under_the_settings_they_had(model, data, tmp_path: Path) -> None:
+    """Ranks are recorded as PLATFORM@RANK; here the setting of that name answers for each."""
+    ranked(model, data, tmp_path)
     found = recheck(tmp_path, model)
     assert [item.recorded.platform for item in found] == ["default@0", "bf16@1"]
     assert all(item.holds for item in found)
     assert [item.recorded.platform for item in recheck(tmp_path, model, platforms=["bf16"])] == ["bf16@1"]
     with pytest.raises(InvalidConfig, match="says nothing about fp16"):
         recheck(tmp_path, model, platforms=["fp16"])
+
+
+def test_what_ranks_wrote_is_asked_of_other_models_in_batches_of_the_recorded_size(model, data, tmp_path: Path) -> None:
+    """What is recorded names a rank, and in batches of another size the platform would be another one."""
+    kept = ranked(model, data, tmp_path, batch=4)
+    sizes = list[int]()
+    hook = model.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
+    found = transferred(kept, {"itself": model})
+    hook.remove()
+    assert set(sizes) == {4}
+    assert sorted(found.truth) == [("itself", "bf16@1"), ("itself", "default@0")]
+    assert found.ratio == 1.0
