@@ -99,10 +99,14 @@ class Library:
         self._skipped.pop((*key, ""), None)
 
     def skip(self, platform: str, machine: Machine, reason: str, subject: str = "") -> None:
-        """Keep why a platform did not run, for one subject or for all; the reason becomes one line that prints."""
+        """Keep why a platform did not run, for one subject or for all; the reason becomes one line that prints.
+
+        What is said of one subject replaces what was said of all.
+        """
         reading.require_label(platform)
         self.machines[machine.name] = reading.require_machine(machine)
         line = "".join(letter if letter.isprintable() else " " for letter in " ".join(reason.split()))
+        self._skipped.pop((platform, machine.name, ""), None)
         self._skipped[platform, machine.name, subject] = Skipped(platform, machine.name, line, subject)
 
     def merge(self, other: Library) -> int:
@@ -118,30 +122,19 @@ class Library:
             traces = {name: other._trace(entry, other._subjects[name]) for name in entry.outputs}
             self.add(entry.platform, other.machines[entry.machine], traces)
         for item in other.skipped:
-            if (item.platform, item.machine) not in self._entries or item.subject:
+            if not self._ran(item):
                 self.skip(item.platform, other.machines[item.machine], item.reason, item.subject)
         return len(self.classes()) - before
 
-    def references(self, trace: Trace, *, at_least: int = 1) -> list[tuple[str, Trace]]:
-        """Return label and trace of every platform that can be compared with ``trace``.
-
-        Args:
-            trace: what is to be explained.
-            at_least: distinct classes that the comparison needs.
+    def references(self, trace: Trace) -> list[tuple[str, Trace]]:
+        """Return label and trace of every platform that can be compared with ``trace``, which is to be explained.
 
         Raises:
-            InvalidConfig: the library has no such model or not with these probes (which of them is said), or fewer
-                classes of it than needed.
+            InvalidConfig: the library has no such model or not with these probes; which of them is said.
         """
         subject = self._subject_of(trace)
         labels = self.labels()
         found = [entry for entry in self.entries if subject.name in entry.outputs]
-        classes = len({entry.outputs[subject.name] for entry in found})
-        if classes < at_least:
-            raise InvalidConfig(
-                f"the library has {classes} classes of {subject.name}, and {at_least} are needed",
-                hint="add platforms with holdfast platforms build",
-            )
         return [(labels[entry.platform, entry.machine], self._trace(entry, subject)) for entry in found]
 
     def classes(self, subject: str | None = None) -> tuple[EquivalenceClass, ...]:
@@ -160,9 +153,9 @@ class Library:
                 rows[labels[entry.platform, entry.machine]] = row
         return equivalence_classes(rows)
 
-    def outputs(self, digest: str) -> Tensor:
-        """Return outputs (n, classes) by digest."""
-        return self._outputs[digest]
+    def answered(self, platform: str, machine: Machine) -> bool:
+        """Whether a platform answered any subject."""
+        return (platform, machine.name) in self._entries
 
     def has(self, platform: str, machine: Machine, subjects: Iterable[str]) -> bool:
         """Whether a platform answered, or is known not to take, all of these subjects."""
@@ -171,6 +164,11 @@ class Library:
         return entry is not None and all(
             name in given or (platform, machine.name, name) in self._skipped for name in subjects
         )
+
+    def _ran(self, item: Skipped) -> bool:
+        """Whether there is an answer to what ``item`` says did not run."""
+        entry = self._entries.get((item.platform, item.machine))
+        return entry is not None and (not item.subject or item.subject in entry.outputs)
 
     def require_same(self, name: str, model: nn.Module, probes: Dataset) -> None:
         """Raise :class:`InvalidConfig` when the library knows ``name`` as another model or with other probes."""

@@ -87,7 +87,8 @@ def sweep(
         if library.has(platform.name, machine_here(platform.runtime), [case.name for case in cases]):
             kept.append(platform.name)
         elif platform.slow and platform.name not in named:
-            library.skip(platform.name, machine_here(platform.runtime), SLOW)
+            if not library.answered(platform.name, machine_here(platform.runtime)):
+                library.skip(platform.name, machine_here(platform.runtime), SLOW)
             skipped.append(platform.name)
         else:
             (ran if _run(library, platform, cases) else skipped).append(platform.name)
@@ -103,9 +104,10 @@ def require_answers(library: Library, swept: Swept, subjects: Sequence[str]) -> 
     if swept.ran or swept.kept:
         return
     reasons: dict[str, list[str]] = {}
-    for item in library.skipped:
-        if item.platform in swept.skipped and item.subject in ("", *subjects):
-            reasons.setdefault(item.reason, []).append(item.platform)
+    for name in swept.skipped:
+        told = [item for item in library.skipped if item.platform == name and item.subject in ("", *subjects)]
+        for reason in {item.reason for item in told} or {SLOW}:  # of a slow one that answered others before, nothing
+            reasons.setdefault(reason, []).append(name)
     first, *others = sorted(reasons, key=lambda reason: -len(reasons[reason]))
     more = f"; {len(others)} other reasons" if others else ""
     raise InvalidConfig(
@@ -126,7 +128,7 @@ def _run(library: Library, platform: LocalPlatform, cases: Sequence[Case]) -> bo
     if traces:
         library.add(platform.name, machine, traces)
     reasons = {f"{error}" + (f" ({error.hint})" if error.hint else "") for error in refused.values()}
-    if not traces and len(reasons) == 1:
+    if not library.answered(platform.name, machine) and len(reasons) == 1:  # it runs for nobody
         library.skip(platform.name, machine, reasons.pop())
         return False
     for name, error in refused.items():

@@ -76,8 +76,6 @@ def test_references_are_those_of_the_same_model_and_probes() -> None:
         known.references(trace(0.0, probes="q"))
     with pytest.raises(InvalidConfig, match="no trace of this model"):
         known.references(trace(0.0, model="x"))
-    with pytest.raises(InvalidConfig, match="2 classes of mlp, and 3 are needed"):
-        known.references(trace(0.0), at_least=3)
 
 
 def test_merging_adds_classes_and_names_machines_once_there_are_several() -> None:
@@ -92,6 +90,19 @@ def test_merging_adds_classes_and_names_machines_once_there_are_several() -> Non
     wrong.add("default", THERE, {"mlp": trace(1.0, 2.0, model="x")})
     with pytest.raises(InvalidConfig, match="another model"):
         known.merge(wrong)
+
+
+def test_a_refusal_elsewhere_is_no_refusal_of_what_answered_here() -> None:
+    known, other = library(), Library()
+    known.skip("bf16", HERE, "nothing of it ran")
+    other.add("default", HERE, {"cnn": trace(7.0, model="n")})
+    other.skip("default", HERE, "it took more than 300 s", "mlp")
+    other.skip("default", HERE, "no such layer", "resnet")
+    known.merge(other)
+    told = {(item.platform, item.subject): item.reason for item in known.skipped if item.platform == "default"}
+    assert told == {("default", "resnet"): "no such layer"}
+    known.skip("bf16", HERE, "no such layer", "cnn")
+    assert [item.subject for item in known.skipped if item.platform == "bf16"] == ["cnn"]
 
 
 def rewritten(folder, change) -> None:

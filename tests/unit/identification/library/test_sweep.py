@@ -11,7 +11,7 @@ from holdfast.execution import Trace
 from holdfast.identification import LOCAL_PLATFORMS, LocalPlatform
 from holdfast.identification.library import Library, Machine
 from holdfast.identification.library import sweep as module
-from holdfast.identification.library.sweep import SLOW, chosen_platforms, probe_cases, sweep
+from holdfast.identification.library.sweep import SLOW, chosen_platforms, probe_cases, require_answers, sweep
 from holdfast.identification.platforms.process import Case
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.probe_nets import probe_inputs, probe_net
@@ -83,6 +83,30 @@ def test_what_cannot_run_says_why_and_is_tried_again(started) -> None:
     del started[:]
     sweep(library, cases(), chosen_platforms(["ort", "bf16"]))
     assert started == [("ort", ("mlp", "cnn"))]
+
+
+def test_a_platform_that_answered_before_is_not_one_that_runs_for_nobody(started, tmp_path) -> None:
+    """It is refused what it does not take, once, and not asked for that again."""
+    library = Library()
+    sweep(library, cases("mlp"), chosen_platforms(["bf16"]))
+    assert sweep(library, cases("mlp", "cnn"), chosen_platforms(["bf16"])).skipped == ("bf16",)
+    assert [(item.subject, item.reason) for item in library.skipped] == [("cnn", "no bf16 convolution here")]
+    del started[:]
+    assert sweep(library, cases("mlp", "cnn"), chosen_platforms(["bf16"])).kept == ("bf16",)
+    assert not started
+
+
+def test_a_slow_platform_that_answered_others_is_told_to_be_slow_and_not_to_run_for_nobody(
+    started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOCAL_PLATFORMS, "sluggish", LocalPlatform("sluggish", slow=True))
+    library = Library()
+    sweep(library, cases("mlp"), chosen_platforms(["sluggish"]), named=["sluggish"])
+    swept = sweep(library, cases("cnn"), chosen_platforms(["slug*"]), named=["slug*"])
+    assert swept.skipped == ("sluggish",)
+    assert not library.skipped
+    with pytest.raises(InvalidConfig, match="takes minutes"):
+        require_answers(library, swept, ["cnn"])
 
 
 def test_slow_platforms_run_when_they_are_named(started, monkeypatch: pytest.MonkeyPatch) -> None:
