@@ -16,7 +16,7 @@ from holdfast.execution.fit import require_fit
 from holdfast.execution.run import evaluating
 from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.found import Found, Search
-from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet, checked
+from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet, checked, write_checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Oracle, in_full_batches, open_oracles
@@ -123,8 +123,13 @@ class _Hunt:
         return checked(item.image, self.oracles, self.found.lattice, self.demands, self.seed, against=item.against)
 
     def _keep(self, item: BorderInput) -> None:
-        more = replace(self.found, inputs=(*self.found.inputs, item))
-        self.found = more if self.folder is None else more.save(self.folder, self.oracles, self.demands, seed=self.seed)
+        """Take over an input; where there is a folder, after one more check of this one alone, and write it."""
+        more = replace(self.found, inputs=(item,))
+        if self.folder is not None:
+            more = more.rechecked(self.oracles, self.demands, seed=self.seed)
+        self.found = replace(self.found, inputs=(*self.found.inputs, *more.inputs))
+        if self.folder is not None:
+            write_checked(self.found, Path(self.folder))
 
     def _too_few(self, wanted: int, trouble: str, data: Dataset) -> VerificationError:
         one, two = (oracle.name for oracle in self.oracles[:2])

@@ -14,7 +14,7 @@ from holdfast.data import Preprocessing
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion, VerificationError
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.identification.border.checks import Demands, Standing, standing
+from holdfast.identification.border.checks import Demands, Standing, standing, standings
 from holdfast.identification.border.lattice import Lattice, png_bytes, png_pixels
 from holdfast.identification.border.oracle import Oracle
 from holdfast.seeds import Seed
@@ -74,7 +74,11 @@ def checked(
         VerificationError: one of these does not keep its label in every check, or one gives the label of the first.
     """
     image = png_pixels(png_bytes(image))
-    found = tuple(standing(oracle, image, lattice, demands, seed) for oracle in oracles)
+    return _judged(image, tuple(standing(oracle, image, lattice, demands, seed) for oracle in oracles), against)
+
+
+def _judged(image: Tensor, found: tuple[Standing, ...], against: int) -> BorderInput:
+    """Return a border input of what was asked, or raise :class:`VerificationError`."""
     complaints = [item.complaint for item in found[: 1 + against] if item.complaint]
     if complaints:
         raise VerificationError(f"no border input: {'; '.join(complaints)}")
@@ -105,18 +109,27 @@ class BorderSet:
             InvalidConfig: a platform it separates is missing.
         """
         known = {oracle.name: oracle for oracle in oracles}
-        result = []
         for number, item in enumerate(self.inputs):
             needed = [standing.platform for standing in item.standings[: 1 + item.against]]
             if missing := [name for name in needed if name not in known]:
                 raise InvalidConfig(f"input {number} is about {missing[0]}, which is not among the platforms")
-            asked = [known[name] for name in item.labels if name in known]
+        now = {name: self._asked(oracle, demands or Demands(), seed) for name, oracle in known.items()}
+        result = []
+        for number, item in enumerate(self.inputs):
+            found = tuple(now[name][number] for name in item.labels if name in now)
             try:
-                again = checked(item.image, asked, self.lattice, demands or Demands(), seed, against=item.against)
+                again = _judged(png_pixels(png_bytes(item.image)), found, item.against)
             except VerificationError as error:
                 raise VerificationError(f"input {number}: {error}") from error
             result.append(replace(again, evaluations=item.evaluations, method=item.method))
         return replace(self, inputs=tuple(result))
+
+    def _asked(self, oracle: Oracle, demands: Demands, seed: int) -> dict[int, Standing]:
+        """Return what one platform says of all inputs that it is recorded for, from the bytes of their files."""
+        numbers = [number for number, item in enumerate(self.inputs) if oracle.name in item.labels]
+        images = [png_pixels(png_bytes(self.inputs[number].image)) for number in numbers]
+        found = standings(oracle, images, self.lattice, demands, seed) if images else []
+        return dict(zip(numbers, found, strict=True))
 
     def save(
         self, folder: Path | str, oracles: Sequence[Oracle], demands: Demands | None = None, *, seed: int = 0
@@ -127,17 +140,7 @@ class BorderSet:
             VerificationError: an input failed the check; nothing was written.
         """
         final = self.rechecked(oracles, demands, seed=seed)
-        entries = [_entry(number, item) for number, item in enumerate(final.inputs)]
-        for number, item in enumerate(final.inputs):
-            write_atomic(Path(folder) / _name(number), png_bytes(item.image))
-        body = {
-            "model": final.model_digest,
-            "shape": list(final.lattice.shape),
-            "preprocessing": final.lattice.preprocessing.to_json(),
-            "inputs": entries,
-        }
-        value = {"type": BORDER_TYPE, "digest": digest_bytes(canonical.dumps(body)), "border": body}
-        write_atomic(Path(folder) / INDEX, canonical.dumps(value))
+        write_checked(final, Path(folder))
         return final
 
     @classmethod
@@ -163,6 +166,21 @@ class BorderSet:
             if isinstance(error, InvalidConfig):
                 raise
             raise UnreadableArtifact(f"{INDEX} in {folder} lacks something: {error}") from error
+
+
+def write_checked(kept: BorderSet, folder: Path) -> None:
+    """Write border inputs that were checked just now, from the bytes of their files."""
+    entries = [_entry(number, item) for number, item in enumerate(kept.inputs)]
+    for number, item in enumerate(kept.inputs):
+        write_atomic(folder / _name(number), png_bytes(item.image))
+    body = {
+        "model": kept.model_digest,
+        "shape": list(kept.lattice.shape),
+        "preprocessing": kept.lattice.preprocessing.to_json(),
+        "inputs": entries,
+    }
+    value = {"type": BORDER_TYPE, "digest": digest_bytes(canonical.dumps(body)), "border": body}
+    write_atomic(folder / INDEX, canonical.dumps(value))
 
 
 def _body(folder: Path, value: dict[str, Any]) -> dict[str, Any]:

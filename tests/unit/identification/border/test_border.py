@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from holdfast.identification.border import (
     BorderInput,
     BorderSet,
     Demands,
+    Found,
     Lattice,
     Service,
     border,
@@ -294,6 +296,49 @@ def test_a_search_goes_on_from_what_its_folder_holds(model, data, tmp_path: Path
     assert not torch.equal(both.inputs[1].image, first.inputs[0].image)
     with pytest.raises(InvalidConfig, match="another model"):
         border(model, data, platforms=("default", "fp16"), folder=tmp_path)
+
+
+@dataclasses.dataclass
+class Counted:
+    """A platform of this machine that counts how often it is asked, and how many processes it starts."""
+
+    inner: object
+    asked: int = 0
+    started: int = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return self.inner.logits(images)
+
+    def fresh(self, images: torch.Tensor) -> torch.Tensor:
+        self.started += 1
+        return self.inner.logits(images)
+
+
+class Known:
+    """A search that knows border inputs already."""
+
+    def __init__(self, found: BorderSet) -> None:
+        self.found = found
+
+    def search(self, oracles, model, data, seed) -> Iterator[Found]:
+        for item in self.found.inputs:
+            yield Found(item.image, (0, 1), item.margin, 1)
+
+
+def test_each_input_is_checked_twice_before_it_is_written_however_many_there_are(model, data, tmp_path: Path) -> None:
+    known = border(model, data, platforms=("default", "bf16"), n=4, batch=4)
+    with open_oracles(model, ("default", "bf16"), known.lattice, batch=4) as oracles:
+        counted = [Counted(oracle) for oracle in oracles]
+        demands = Demands(repeats=1, fresh=1)
+        border(model, data, platforms=counted, n=4, search=Known(known), demands=demands, folder=tmp_path)
+        assert [(item.asked, item.started) for item in counted] == [(8, 8)] * 2
+        again = [Counted(oracle) for oracle in oracles]
+        BorderSet.load(tmp_path).rechecked(again, demands)
+        assert [(item.asked, item.started) for item in again] == [(1, 1)] * 2
 
 
 @pytest.mark.parametrize("tag", ["int8-dynamic", "fp8-e4m3", "fp8-e3m4", "mxint8", "bm8", "bl8", "log8"])
