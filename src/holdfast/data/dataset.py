@@ -12,7 +12,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.evidence import canonical
 from holdfast.numerics import bits
 from holdfast.seeds import derive
@@ -40,6 +40,24 @@ class Preprocessing:
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
         return {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Preprocessing:
+        """Read the JSON form.
+
+        Raises:
+            UnreadableArtifact: a field that is missing, of another kind or none of its own; it is named.
+        """
+        if not isinstance(value, dict) or set(value) != {"scale", "mean", "std"}:
+            raise UnreadableArtifact(f"{value!r:.100} is no preprocessing: scale, mean and std")
+        for name, found in value.items():
+            numbers = [found] if name == "scale" else found
+            if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
+                raise UnreadableArtifact(f"{name} of a preprocessing is {found!r:.100}")
+        try:
+            return cls(float(value["scale"]), tuple(map(float, value["mean"])), tuple(map(float, value["std"])))
+        except (InvalidConfig, OverflowError) as error:
+            raise UnreadableArtifact(f"{value!r:.100} is no preprocessing: {error}") from error
 
 
 def labels_within(labels: Tensor, count: int, source: Path | str) -> Tensor:

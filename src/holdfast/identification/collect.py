@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> None:
 def _probes(folder: Path) -> Dataset:
     tensors = load_file(folder / "probes.safetensors")
     value = canonical.loads(read_bytes(folder / "probes.json", "probes"), what="probes.json")
-    preprocessing = Preprocessing(value["scale"], tuple(value["mean"]), tuple(value["std"]))
-    return Dataset("probes", tensors["raw"], tensors["labels"], (), preprocessing)
+    return Dataset("probes", tensors["raw"], tensors["labels"], (), Preprocessing.from_json(value))
 
 
 def _refusal(error: Exception) -> dict[str, str]:

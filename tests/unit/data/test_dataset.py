@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from holdfast.data import Dataset, Preprocessing, dataset, probes
-from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.errors import InvalidConfig, UnknownName, UnreadableArtifact
 
 
 def small(**changes: object) -> Dataset:
@@ -33,6 +33,23 @@ def test_digest_binds_everything() -> None:
     assert len(digests) == len(variants) + 1
     assert small().digest == base.digest
     assert small(name="another name").digest == base.digest
+
+
+def test_a_preprocessing_is_read_back_and_what_is_none_is_named() -> None:
+    known = Preprocessing(1 / 255, (0.5, 0.25), (1.0, 2.0))
+    assert Preprocessing.from_json(known.to_json()) == known
+    for change, what in (
+        ({"scale": "1"}, "scale of a preprocessing is '1'"),
+        ({"mean": 0.5}, "mean of a preprocessing is 0.5"),
+        ({"std": [True, 1.0]}, "std of a preprocessing"),
+        ({"std": [0.0, 1.0]}, "positive std"),
+        ({"mean": [0.5]}, "one mean and one positive std"),
+        ({"more": 1}, "is no preprocessing"),
+    ):
+        with pytest.raises(UnreadableArtifact, match=what):
+            Preprocessing.from_json(known.to_json() | change)
+    with pytest.raises(UnreadableArtifact, match="is no preprocessing"):
+        Preprocessing.from_json([1.0])
 
 
 def test_batch_applies_preprocessing_per_channel() -> None:

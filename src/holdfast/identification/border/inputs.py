@@ -157,8 +157,7 @@ class BorderSet:
             raise UnsupportedVersion(f"{folder} holds no {BORDER_TYPE}")
         value = _body(Path(folder), value)
         try:
-            given = value["preprocessing"]
-            preprocessing = Preprocessing(given["scale"], tuple(given["mean"]), tuple(given["std"]))
+            preprocessing = Preprocessing.from_json(value["preprocessing"])
             channels, height, width = value["shape"]
             inputs = tuple(_read(Path(folder), entry) for entry in value["inputs"])
             return cls(inputs, Lattice((channels, height, width), preprocessing), str(value["model"]))

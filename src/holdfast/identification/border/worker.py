@@ -25,11 +25,10 @@ from holdfast.data.dataset import UNLABELLED
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
 from holdfast.identification.border.setting import Setting, answers, host_of, next_logits, setting_bytes, setting_from
-from holdfast.identification.platforms.process import environment_for
+from holdfast.identification.platforms.process import environment_for, timeout_of
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
 
-_TIMEOUT = 300.0  # seconds for one answer
 _LIMIT = 1 << 31
 
 
@@ -40,7 +39,7 @@ class Worker:
     name: str
     process: subprocess.Popen[bytes]
     said: Path  # what it wrote on stderr
-    timeout: float = _TIMEOUT
+    timeout: float  # seconds for one answer
 
     @classmethod
     @contextmanager
@@ -56,7 +55,7 @@ class Worker:
             with said.open("wb") as words:  # a file: nobody has to read it for the worker to go on
                 process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=words)  # noqa: S603
             try:
-                yield cls(platform.name, process, said)
+                yield cls(platform.name, process, said, timeout_of(host_of(platform)))
             finally:
                 process.kill()
                 process.communicate()
@@ -107,9 +106,8 @@ def main(folder: Path, questions: BinaryIO, replies: BinaryIO) -> None:
 
 def _data(parts: dict[str, Tensor]) -> Dataset:
     value = canonical.loads(bytes(parts["preprocessing"].tolist()), what="preprocessing")
-    preprocessing = Preprocessing(value["scale"], tuple(value["mean"]), tuple(value["std"]))
     labels = torch.full((len(parts["raw"]),), UNLABELLED)
-    return Dataset("question", parts["raw"], labels, (), preprocessing)
+    return Dataset("question", parts["raw"], labels, (), Preprocessing.from_json(value))
 
 
 def _octets(preprocessing: Preprocessing) -> Tensor:

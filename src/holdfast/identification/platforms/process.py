@@ -22,8 +22,7 @@ from holdfast.execution.platform import KNOBS
 from holdfast.identification.platforms.setting import LocalPlatform
 from holdfast.models import save
 
-TIMEOUT = 300  # seconds
-_SLOW_TIMEOUT = 3600
+_TIMEOUT, _SLOW_TIMEOUT = 300, 3600  # seconds
 _SCRUBBED = (*KNOBS, "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_NUM_THREADS")
 
 
@@ -55,6 +54,11 @@ def environment_for(platform: LocalPlatform) -> dict[str, str]:
     return inherited | {"OMP_NUM_THREADS": str(platform.threads)} | environment_of(platform)
 
 
+def timeout_of(platform: LocalPlatform) -> int:
+    """Return the seconds after which a platform is taken not to answer any more."""
+    return _SLOW_TIMEOUT if platform.slow else _TIMEOUT
+
+
 def _write(folder: Path, case: Case) -> None:
     save(case.model, folder / "model")
     probes = case.probes
@@ -65,7 +69,7 @@ def _write(folder: Path, case: Case) -> None:
 def _run(platform: LocalPlatform, folder: Path) -> str:
     """Run the process and return its last words, empty when it ended well."""
     command = [sys.executable, "-m", "holdfast.identification.collect", str(folder)]
-    limit = _SLOW_TIMEOUT if platform.slow else TIMEOUT
+    limit = timeout_of(platform)
     try:
         done = subprocess.run(  # noqa: S603
             command, check=False, env=environment_for(platform), capture_output=True, timeout=limit

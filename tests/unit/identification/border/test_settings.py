@@ -84,6 +84,21 @@ def test_a_worker_does_not_inherit_the_knobs_of_the_caller(name: str, monkeypatc
     assert seen["OMP_NUM_THREADS"] == ("2" if name == "threads-2" else "1")
 
 
+@pytest.mark.parametrize(("slow", "seconds"), [(False, 300), (True, 3600)])
+def test_a_platform_that_takes_minutes_is_waited_for(slow: bool, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a trace: what compiles for minutes answers late, and is not dead."""
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: Idle())
+    with Worker.start(LocalPlatform("sluggish", slow=slow), nn.Linear(2, 2)) as worker:
+        assert worker.timeout == seconds
+
+
+class Idle:
+    def kill(self) -> None:
+        return None
+
+    communicate = kill
+
+
 def test_an_emulated_format_is_computed_by_the_default_platform() -> None:
     setting = platform_of("emulated:mxint8")
     assert isinstance(setting, EmulatedSetting)
