@@ -13,7 +13,7 @@ import pytest
 from holdfast.cli import main
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.identification.border import BorderSet
+from holdfast.identification.border import BorderPrompts, BorderSet
 from holdfast.models import save
 from tests.nets import trained_digits
 
@@ -106,7 +106,11 @@ def test_prompts_of_a_language_model(shared_data: Path, tmp_path: Path, capsys) 
     assert main([*given, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["prompts"][0]
     assert said["continuations"]["default"][0] != said["continuations"]["bf16"][0]
-    assert (tmp_path / "out" / "prompts.json").exists()
+    first = BorderPrompts.load(tmp_path / "out")
+    assert len(first.prompts) == 1
+    assert main([*given, "-n", "2", "--json"]) == 0  # goes on
+    assert BorderPrompts.load(tmp_path / "out").prompts[0] == first.prompts[0]
+    assert len(json.loads(capsys.readouterr().out)["prompts"]) == 2
     assert main([*given, "--rank", "1", "--rendezvous", "tcp://127.0.0.1:1"]) == 2
 
 

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli._common import (
-    Architecture,
-    Json,
-    Seed,
-    counted,
-    emit,
-    make_app,
-    require_other,
-    require_writable,
-    say,
-    stages,
-)
+from holdfast.cli._border_found import Wanted, find_images, find_pairs, find_prompts
+from holdfast.cli._common import Architecture, Json, Seed, make_app, require_other, require_writable
 from holdfast.cli._given import refuse
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import nn
-
-    from holdfast.data import Dataset
-    from holdfast.identification.border import BorderSet, Demands, Oracle, Ranks, Search
+    from holdfast.identification.border import Search
 
 app = make_app()
 _METHODS = ("lattice", "pgd", "pgd-rest")
 _RANKS = ("world_size", "rendezvous", "backend", "timeout")
 _SEARCHES = ("data", "out", "all_pairs", "n", "method", "batch", "split", "tokenizer", "seed", "rank", *_RANKS)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What one call asks for."""
-
-    model: nn.Module
-    data: str
-    platforms: list[str]
-    out: Path
-    n: int
-    batch: int | None
-    demands: Demands
-    seed: int
 
 
 @app.command(
@@ -127,23 +97,19 @@ def border(
     if rank is not None:
         ranks = Ranks(rank=rank, world_size=world_size, rendezvous=rendezvous, backend=backend, timeout=timeout)
     demands = Demands(margin=margin, fresh=fresh)
-    wanted = _Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
+    wanted = Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
     if is_text(data):
         near_ties = "prompts are found among near-ties of two platforms of this machine,"
         refuse(context, near_ties, ("rank", "method", "all_pairs", "split"))
-        _tell_prompts(wanted, tokenizer, json)
+        find_prompts(wanted, tokenizer, json)
         return
     refuse(context, "border inputs of images are found", ("tokenizer",))
     if all_pairs:
         if ranks is not None or n > 1:
             raise UsageError("all pairs are parted on this machine, by one input each", hint="drop --rank and -n")
-        _tell_pairs(wanted, split, search, json)
+        find_pairs(wanted, split, search, json)
         return
-    found = _images(wanted, split, search, ranks)
-    if found is None:
-        say(f"rank {rank} has answered for {platform[0]}")
-    else:
-        _tell_images(wanted, found, json)
+    find_images(wanted, split, search, ranks, json)
 
 
 def _search(method: str, n: int) -> Search:
@@ -155,101 +121,3 @@ def _search(method: str, n: int) -> Search:
         return LatticeSearch(attempts=8 * n)
     # checked every tenth of the way: a try that has succeeded need not run to its end
     return SignPGD(objective="one-vs-rest" if method == "pgd-rest" else "one-vs-one", check_every=0.1)
-
-
-def _images(wanted: _Wanted, split: str, search: Search, ranks: Ranks | None) -> BorderSet | None:
-    from holdfast.data import dataset
-    from holdfast.identification.border import Lattice, joined
-
-    start = dataset(wanted.data, split=split)
-    if ranks is None:
-        return _found(wanted, start, wanted.platforms, search)
-    if len(wanted.platforms) != 1:
-        raise UsageError("each rank brings one platform", hint="give --platform once")
-    with joined(ranks, wanted.model, wanted.platforms[0], Lattice.of(start), batch=wanted.batch) as oracles:
-        return None if oracles is None else _found(wanted, start, oracles, search)
-
-
-def _found(wanted: _Wanted, start: Dataset, platforms: Sequence[str | Oracle], search: Search) -> BorderSet:
-    from holdfast.identification.border import border as find
-
-    with stages() as announce:
-        return find(
-            wanted.model,
-            start,
-            platforms=platforms,
-            n=wanted.n,
-            search=search,
-            demands=wanted.demands,
-            batch=wanted.batch,
-            seed=wanted.seed,
-            folder=wanted.out,
-            progress=announce("searching"),
-        )
-
-
-def _tell_images(wanted: _Wanted, found: BorderSet, json: bool) -> None:
-    for number, item in enumerate(found.inputs):
-        said = [
-            f"{name} {'keeps no label' if label is None else f'says {label}'}" for name, label in item.labels.items()
-        ]
-        say(f"border-{number:03d}.png: {', '.join(said)}; margin {item.margin:.3g}")
-    say(f"wrote {wanted.out}: {len(found.inputs)} border inputs")
-    if json:
-        inputs = [{"labels": item.labels, "margin": item.margin, "method": item.method} for item in found.inputs]
-        emit({"folder": str(wanted.out), "model": found.model_digest, "inputs": inputs})
-
-
-def _tell_pairs(wanted: _Wanted, split: str, search: Search, json: bool) -> None:
-    from holdfast.data import dataset
-    from holdfast.identification.border import border_pairs
-
-    start = dataset(wanted.data, split=split)
-    with stages() as announce:
-        found = border_pairs(
-            wanted.model,
-            start,
-            platforms=wanted.platforms,
-            search=search,
-            demands=wanted.demands,
-            batch=wanted.batch,
-            seed=wanted.seed,
-            folder=wanted.out,
-            progress=announce("pairs"),
-        )
-    for pair, reason in found.alike.items():
-        say(f"not parted: {' and '.join(pair)}: {reason}")
-    groups = "; ".join(" = ".join(group) for group in found.chosen.classes)
-    say(f"wrote {wanted.out}: {counted(len(found.inputs), 'input')}; {len(found.chosen.inputs)} tell apart: {groups}")
-    say(f"labels of fresh processes name {sum(found.right.values())} of {len(found.right)} platforms right")
-    if json:
-        emit(found.to_json() | {"folder": str(wanted.out)})
-
-
-def _tell_prompts(wanted: _Wanted, tokenizer: Path | None, json: bool) -> None:
-    from holdfast.data.text import text
-    from holdfast.identification.border import border_text, open_text_oracles
-    from holdfast.models import card
-
-    corpus = text(wanted.data, tokenizer=tokenizer)
-    context = min((card(wanted.model).input_shape or (64,))[0], 64)
-    found = border_text(
-        wanted.model,
-        corpus.windows(context, 64),
-        platforms=wanted.platforms,
-        tokenizer=corpus.tokenizer,
-        n=wanted.n,
-        demands=wanted.demands,
-        batch=wanted.batch,
-        seed=wanted.seed,
-    )
-    with open_text_oracles(wanted.model, wanted.platforms, batch=wanted.batch) as oracles:
-        found.save(wanted.out, oracles, wanted.demands)
-    for item in found.prompts:
-        decode = corpus.tokenizer.decode if corpus.tokenizer is not None else str
-        said = [f"{name} goes on {decode(tokens)!r}" for name, tokens in item.continuations.items()]
-        say("\n  ".join((repr(item.text), *said)))
-    say(f"wrote {wanted.out}: {len(found.prompts)} border prompts")
-    if json:
-        prompts = [{"text": item.text, "continuations": item.continuations} for item in found.prompts]
-        emit({"folder": str(wanted.out), "model": found.model_digest, "prompts": prompts})

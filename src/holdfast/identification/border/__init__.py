@@ -13,8 +13,9 @@ from holdfast.identification.border.oracle import Local, Oracle, Service, open_o
 from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
 from holdfast.identification.border.probe_sets import ProbeSet, Question, decision_tree, probe_set
+from holdfast.identification.border.prompt_set import BorderPrompt, BorderPrompts
 from holdfast.identification.border.setting import EmulatedSetting
-from holdfast.identification.border.text import BorderPrompt, BorderPrompts, NearTies, border_text
+from holdfast.identification.border.text import NearTies, border_text, windows_for
 from holdfast.identification.border.text_oracle import TextService, open_text_oracles
 from holdfast.identification.border.votes import Transfer, Votes, best_transferring, transfer, vote
 
@@ -63,4 +64,5 @@ __all__ = [
     "transfer",
     "transferred",
     "vote",
+    "windows_for",
 ]

@@ -8,26 +8,33 @@ where both platforms still agree, single tokens are exchanged for those that clo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast._files import write_atomic
+from holdfast.data.text import Text
 from holdfast.data.tokenizer import Tokenizer
 from holdfast.errors import InvalidConfig, VerificationError
-from holdfast.evidence import canonical
+from holdfast.execution import Progress
 from holdfast.execution.run import evaluating
-from holdfast.identification.border.checks import Asked, Demands, Standing, standing
+from holdfast.identification.border.checks import Asked, Demands
 from holdfast.identification.border.gap import Answers, margins
+from holdfast.identification.border.prompt_set import (
+    PROMPTS,
+    BorderPrompt,
+    BorderPrompts,
+    checked_prompt,
+    write_checked,
+)
 from holdfast.identification.border.setting import Setting
-from holdfast.identification.border.text_oracle import Vocabulary, in_full_batches, open_text_oracles
-from holdfast.models import manifest_of
+from holdfast.identification.border.text_oracle import in_full_batches, open_text_oracles
+from holdfast.models import card, manifest_of
 from holdfast.seeds import Seed, derive
 
-TEXT_TYPE = "holdfast.border-prompts/v1"
+_WINDOWS, _LONGEST = 64, 64  # windows of a text that are looked in, and tokens of one
 Typed = Callable[[list[int]], bool]  # whether somebody who types the text of tokens gets these tokens
 
 
@@ -100,68 +107,9 @@ def _gaps(output: Any) -> Tensor:
     return top[:, :, 0] - top[:, :, 1]
 
 
-@dataclass(frozen=True)
-class BorderPrompt:
-    """A prompt with two continuations, checked.
-
-    Attributes:
-        tokens: of the prompt.
-        text: the same, as one types it; empty without a tokenizer.
-        standings: what each platform answered: its label is the next token.
-        continuations: greedy tokens of each platform, by name; they part at the first.
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    standings: tuple[Standing, ...]
-    continuations: dict[str, list[int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self) | {"tokens": list(self.tokens), "standings": [item.to_json() for item in self.standings]}
-
-
-@dataclass(frozen=True)
-class BorderPrompts:
-    """Border prompts of one language model."""
-
-    prompts: tuple[BorderPrompt, ...]
-    model_digest: str
-    tokenizer: str  # digest, or empty
-
-    def save(self, folder: Path | str, oracles: Sequence[Asked], demands: Demands | None = None) -> None:
-        """Check every prompt once more and write ``prompts.json``.
-
-        Raises:
-            VerificationError: one is no border prompt any more; nothing was written.
-        """
-        for item in self.prompts:
-            checked_prompt(torch.tensor(item.tokens), oracles, demands or Demands(), 0)
-        value = {
-            "type": TEXT_TYPE,
-            "model": self.model_digest,
-            "tokenizer": self.tokenizer,
-            "prompts": [item.to_json() for item in self.prompts],
-        }
-        write_atomic(Path(folder) / "prompts.json", canonical.dumps(value))
-
-
-def checked_prompt(
-    prompt: Tensor, oracles: Sequence[Asked], demands: Demands, seed: Seed | int
-) -> tuple[Standing, ...]:
-    """Return what each platform says after ``prompt`` (t,), the first two of which must differ.
-
-    Raises:
-        VerificationError: one of the two does not keep its token in every check, or both give the same.
-    """
-    size = int(oracles[0].logits(prompt.expand(oracles[0].batch, -1)).shape[1])
-    space = Vocabulary(size, len(prompt))
-    found = tuple(standing(oracle, prompt, space, demands, seed) for oracle in oracles)
-    if complaints := [item.complaint for item in found[:2] if item.complaint]:
-        raise VerificationError(f"no border prompt: {'; '.join(complaints)}")
-    if found[0].label == found[1].label:
-        raise VerificationError(f"no border prompt: both platforms go on with token {found[0].label}")
-    return found
+def windows_for(model: nn.Module, corpus: Text) -> Tensor:
+    """Return the first windows of a text, int64 (w, context), no longer than what the model takes."""
+    return corpus.windows(min((card(model).input_shape or (_LONGEST,))[0], _LONGEST), _WINDOWS)
 
 
 def border_text(
@@ -176,6 +124,8 @@ def border_text(
     batch: int | None = None,
     continuation: int = 8,
     seed: int = 0,
+    folder: Path | str | None = None,
+    progress: Progress | None = None,
 ) -> BorderPrompts:
     """Find ``n`` prompts that two platforms continue with different greedy tokens.
 
@@ -190,30 +140,81 @@ def border_text(
         batch: prompts in one pass of each local platform.
         continuation: greedy tokens kept of each platform.
         seed: of exchanged tokens and neighbours.
+        folder: where every prompt is written as soon as it is found, after one more check; what is there already, of
+            the same model, tokenizer and platforms, is checked again and counts, so a killed search goes on.
+        progress: called with prompts found and wanted.
 
     Raises:
-        InvalidConfig: fewer than two platforms, or no language model.
+        InvalidConfig: fewer than two platforms, no language model, or a folder with something else.
         VerificationError: fewer were found than wanted.
     """
     if len(platforms) < 2 or n < 1 or windows.dim() != 2:
         raise InvalidConfig("border prompts are looked for in windows (w, context), for two platforms or more")
-    typed = _typed_by(tokenizer)
-    kept, trouble = dict[tuple[int, ...], BorderPrompt](), "no near-tie was near enough"
+    found = BorderPrompts((), manifest_of(model).digest, tokenizer.digest if tokenizer is not None else "")
     with open_text_oracles(model, platforms, batch=batch) as oracles:
-        for prompt in (search or NearTies()).search((oracles[0], oracles[1]), model, windows, typed, seed):
+        hunt = _Hunt(oracles, found, tokenizer, demands or Demands(), continuation, seed, folder)
+        hunt.resume()
+        pair = oracles[0], oracles[1]
+        hunt.run((search or NearTies()).search(pair, model, windows, _typed_by(tokenizer), seed), n, progress)
+        return hunt.found
+
+
+@dataclass
+class _Hunt:
+    """Checks what a search yields and keeps what holds."""
+
+    oracles: Sequence[Asked]
+    found: BorderPrompts
+    tokenizer: Tokenizer | None
+    demands: Demands
+    continuation: int
+    seed: int
+    folder: Path | str | None
+
+    def resume(self) -> None:
+        """Take over what lies in the folder."""
+        if self.folder is None or not (Path(self.folder) / PROMPTS).exists():
+            return
+        there, names = BorderPrompts.load(self.folder), [oracle.name for oracle in self.oracles]
+        same = (there.model_digest, there.tokenizer) == (self.found.model_digest, self.found.tokenizer)
+        if not same or any([said.platform for said in item.standings] != names for item in there.prompts):
+            raise InvalidConfig(
+                f"{self.folder} holds border prompts of another model, tokenizer or platforms",
+                hint="give the result another folder",
+            )
+        self.found = there.rechecked(self.oracles, self.demands, seed=self.seed)
+
+    def run(self, search: Iterator[Tensor], wanted: int, progress: Progress | None) -> None:
+        """Search until there are ``wanted`` different prompts; one that is there already is met again and passed."""
+        trouble = "no near-tie was near enough"
+        while (done := len(self.found.prompts)) < wanted:
+            prompt = next(search, None)
+            if prompt is None:
+                hint = "give more text or more places"
+                raise VerificationError(f"{done} of {wanted} border prompts found: {trouble}", hint=hint)
+            if tuple(prompt.tolist()) in {item.tokens for item in self.found.prompts}:
+                continue
             try:
-                found = checked_prompt(prompt, oracles, demands or Demands(), seed)
+                self._keep(self._checked(prompt))
             except VerificationError as error:
                 trouble = str(error)
-                continue
-            tokens = tuple(prompt.tolist())
-            text = tokenizer.decode(list(tokens)) if tokenizer is not None else ""
-            going_on = {oracle.name: _continued(oracle, prompt, continuation) for oracle in oracles}
-            kept[tokens] = BorderPrompt(tokens, text, found, going_on)
-            if len(kept) == n:
-                digest = tokenizer.digest if tokenizer is not None else ""
-                return BorderPrompts(tuple(kept.values()), manifest_of(model).digest, digest)
-    raise VerificationError(f"{len(kept)} of {n} border prompts found: {trouble}", hint="give more text or more places")
+            if progress is not None:
+                progress(len(self.found.prompts), wanted)
+
+    def _checked(self, prompt: Tensor) -> BorderPrompt:
+        found = checked_prompt(prompt, self.oracles, self.demands, self.seed)
+        tokens = prompt.tolist()
+        text = self.tokenizer.decode(tokens) if self.tokenizer is not None else ""
+        going_on = {oracle.name: _continued(oracle, prompt, self.continuation) for oracle in self.oracles}
+        return BorderPrompt(tuple(tokens), text, found, going_on)
+
+    def _keep(self, item: BorderPrompt) -> None:
+        """Take over a prompt; where there is a folder, after one more check of this one, and write it."""
+        if self.folder is not None:
+            item = item.rechecked(self.oracles, self.demands, self.seed)
+        self.found = replace(self.found, prompts=(*self.found.prompts, item))
+        if self.folder is not None:
+            write_checked(self.found, Path(self.folder))
 
 
 def _typed_by(tokenizer: Tokenizer | None) -> Typed:

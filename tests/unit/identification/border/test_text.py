@@ -9,9 +9,22 @@ import pytest
 import torch
 
 from holdfast.data.text import text
-from holdfast.errors import InvalidConfig, VerificationError
-from holdfast.identification.border import Demands, NearTies, TextService, border_text, open_text_oracles
-from holdfast.identification.border.text import checked_prompt
+from holdfast.errors import (
+    DigestMismatch,
+    InvalidConfig,
+    UnreadableArtifact,
+    UnsupportedVersion,
+    VerificationError,
+)
+from holdfast.identification.border import (
+    BorderPrompts,
+    Demands,
+    NearTies,
+    TextService,
+    border_text,
+    open_text_oracles,
+)
+from holdfast.identification.border.prompt_set import checked_prompt
 from holdfast.models import build_architecture, load
 
 
@@ -38,7 +51,7 @@ def test_a_prompt_parts_two_number_formats(llama, windows, other: str, tmp_path:
         plain = llama(torch.tensor([prompt.tokens, prompt.tokens]))[0, -1]
     assert int(plain.argmax()) == first[0]
     with open_text_oracles(llama, ["default", other], batch=2) as oracles:
-        found.save(tmp_path, oracles)
+        assert found.save(tmp_path, oracles) == found == BorderPrompts.load(tmp_path)
     written = json.loads((tmp_path / "prompts.json").read_text())
     assert written["prompts"][0]["tokens"] == list(prompt.tokens)
     assert written["model"] == found.model_digest
@@ -54,6 +67,46 @@ def test_a_trained_model_is_parted_by_text_that_can_be_typed(shared_data: Path) 
     prompt = found.prompts[0]
     assert [1, *tokenizer.encode(prompt.text)] == list(prompt.tokens)
     assert prompt.continuations["default"][0] != prompt.continuations["bf16"][0]
+
+
+def test_a_killed_search_goes_on_from_what_its_folder_holds(llama, windows, tmp_path: Path) -> None:
+    """Each prompt is written when it is found, and one that is there is not looked for again."""
+    whole = border_text(llama, windows, platforms=("default", "bf16"), n=3, batch=2, folder=tmp_path / "whole")
+    assert BorderPrompts.load(tmp_path / "whole") == whole
+
+    def killed(done: int, wanted: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    call = {"platforms": ("default", "bf16"), "n": 3, "batch": 2, "folder": tmp_path / "killed"}
+    with pytest.raises(KeyboardInterrupt):
+        border_text(llama, windows, **call, progress=killed)
+    assert BorderPrompts.load(tmp_path / "killed").prompts == whole.prompts[:2]
+    assert border_text(llama, windows, **call) == whole
+    assert len(BorderPrompts.load(tmp_path / "killed").prompts) == 3
+    with pytest.raises(InvalidConfig, match="another model, tokenizer or platforms"):
+        border_text(llama, windows, platforms=("default", "fp16"), batch=2, folder=tmp_path / "killed")
+
+
+def test_a_description_that_was_changed_is_noticed_and_one_of_before_is_read(llama, windows, tmp_path: Path) -> None:
+    found = border_text(llama, windows, platforms=("default", "bf16"), batch=2, folder=tmp_path)
+    place = tmp_path / "prompts.json"
+    value = json.loads(place.read_text())
+    value["prompts"][0]["text"] = "another"
+    place.write_text(json.dumps(value))
+    with pytest.raises(DigestMismatch, match="changed after it was written"):
+        BorderPrompts.load(tmp_path)
+    value["prompts"][0]["text"] = ""
+    del value["digest"]
+    place.write_text(json.dumps(value | {"type": "holdfast.border-prompts/v1"}))
+    assert BorderPrompts.load(tmp_path) == found
+    for wrong in ({"prompts": [{}]}, {"model": 7}, {"prompts": [value["prompts"][0] | {"tokens": ["a"]}]}):
+        place.write_text(json.dumps(value | {"type": "holdfast.border-prompts/v1"} | wrong))
+        with pytest.raises(UnreadableArtifact):
+            BorderPrompts.load(tmp_path)
+    place.write_text(json.dumps(value | {"type": "holdfast.border-prompts/v9"}))
+    with pytest.raises(UnsupportedVersion):
+        BorderPrompts.load(tmp_path)
 
 
 def test_what_is_no_border_prompt_is_never_written(llama, windows, tmp_path: Path) -> None:
