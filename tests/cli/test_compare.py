@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import holdfast
 from holdfast.cli import main
 from holdfast.data.tokenizer import read_tokenizer
 from holdfast.identification.answers import TokenAnswer
+from holdfast.identification.comparison import Comparison, compare_answers
 from holdfast.identification.token_difr import SharedSampling
 from holdfast.models import load
 from tests.answered import answer_of, collect, stack, write
@@ -70,6 +72,32 @@ def test_what_cannot_be_compared_exits_2(
     collect(tmp_path / "two", **({"repeat": 4} | changes))
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), *more]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_too_few_permutations_are_refused_before_any_test_is_made(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two tests each has half of the error, and 99 permutations show no more than 0.01."""
+    collect(tmp_path / "one", repeat=4)
+
+    def tested(*sides: object, **options: object) -> None:
+        raise AssertionError("a test was made")
+
+    for module in ("equality", "drift", "comparison"):
+        for test in ("model_equality", "logprob_drift"):
+            monkeypatch.setattr(f"holdfast.identification.{module}.{test}", tested, raising=False)
+    call = ["compare", str(tmp_path / "one"), str(tmp_path / "one"), "--permutations", "99", "--error", "0.0199"]
+    assert main(call) == 2
+    assert "99 permutations cannot show an error of 0.00995" in capsys.readouterr().err
+
+
+def test_one_error_is_kept_over_all_tests(tmp_path: Path) -> None:
+    sides = [collect(tmp_path / name, repeat=4) for name in ("one", "two")]
+    found = compare_answers(*sides, error=0.04)
+    assert (set(found.tests), found.share, found.differ) == ({"texts", "logprobs"}, 0.02, False)
+    close = dataclasses.replace(found.tests["texts"], p_value=0.03)
+    assert not Comparison({"texts": close, "logprobs": found.tests["logprobs"]}, 0.04).differ
+    assert Comparison({"texts": close}, 0.04).differ
 
 
 def greedy_answers(folder: Path, model: torch.nn.Module, tokenizer: Path, *, ids: bool = True) -> Path:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
-from holdfast.errors import InvalidConfig, UsageError
+from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from holdfast.identification.answers import Collection
     from holdfast.identification.equality import TwoSample
     from holdfast.identification.token_difr import TokenDivergence
 
 app = make_app()
 
-_BOS = 1  # LLaMA's first token, which servers put before a prompt
 _SAYS = {
     "texts": "model equality (MMD of texts)",
     "logprobs": "log-probability drift (mean of the first token's)",
@@ -51,6 +46,7 @@ def compare(
     Beside a model, the tokens of greedy answers are scored by how far that model is from saying them (Token-DiFR).
     """
     from holdfast.identification.answers import DESCRIPTION, Collection
+    from holdfast.identification.comparison import compare_answers
     from holdfast.identification.samples import require_same_question, shared_seeds
 
     if not 0 < error < 1:
@@ -68,36 +64,16 @@ def compare(
     require_same_question(*sides)
     if shared := shared_seeds(*sides):
         say(f"warning: {shared} seeds of sampling are the same on both sides: answers are copies, and texts say little")
-    found = _tests(*sides, permutations=permutations, tokens=tokens, seed=seed)
-    share = error / len(found)
-    if 1 / (permutations + 1) > share:
-        raise UsageError(f"{permutations} permutations cannot show an error of {share:g}", hint="more --permutations")
-    differ = any(test.differ(share) for test in found.values())
-    for kind, test in found.items():
+    found = compare_answers(*sides, error=error, permutations=permutations, tokens=tokens, seed=seed)
+    for kind, test in found.tests.items():
         say(f"{_SAYS[kind]}: {_line(test)}")
-    say(f"{'different services' if differ else 'no difference found'} at error {error:g} over {len(found)} test(s)")
+    verdict = "different services" if found.differ else "no difference found"
+    say(f"{verdict} at error {error:g} over {len(found.tests)} test(s)")
     if json:
-        emit({"differ": differ, "error": error, "tests": {kind: _told(test) for kind, test in found.items()}})
-    if differ:
+        tests = {kind: _told(test) for kind, test in found.tests.items()}
+        emit({"differ": found.differ, "error": error, "tests": tests})
+    if found.differ:
         raise typer.Exit(1)
-
-
-def _tests(
-    one: Collection, other: Collection, *, permutations: int, tokens: int | None, seed: int
-) -> Mapping[str, TwoSample]:
-    """Return the tests that the collections allow: of texts sampled or not, and of log-probabilities if any."""
-    from holdfast.identification.drift import logprob_drift
-    from holdfast.identification.equality import model_equality
-    from holdfast.identification.samples import texts_of, tops_of
-
-    texts = texts_of(one), texts_of(other)
-    found = {"texts": model_equality(*texts, length=tokens, permutations=permutations, seed=seed)}
-    tops = tops_of(one), tops_of(other)
-    if bool(tops[0]) != bool(tops[1]):
-        raise InvalidConfig("only one of the two collections has log-probabilities", hint="collect both alike")
-    if tops[0]:
-        found["logprobs"] = logprob_drift(*tops, permutations=permutations, seed=seed)
-    return found
 
 
 def _line(test: TwoSample) -> str:
@@ -120,15 +96,13 @@ def _audit(
     answers: Path, model: Path, error: float, *, tokenizer: Path | None, arch: str | None, seed: int, json: bool
 ) -> None:
     """Say whether greedy answers are those of a model."""
+    from holdfast.data.tokenizer import read_tokenizer
     from holdfast.identification.answers import Collection
-    from holdfast.identification.audit import audit_answers
+    from holdfast.identification.audit import audit_model
     from holdfast.models import load
 
-    reference = load(model, arch=arch).eval()
-    encode = None if tokenizer is None else _encoder(tokenizer)
-    found = audit_answers(
-        Collection.load(answers), _logits(reference), _logits(_in_bf16(reference)), encode=encode, seed=seed
-    )
+    words = None if tokenizer is None else read_tokenizer(tokenizer)
+    found = audit_model(Collection.load(answers), load(model, arch=arch).eval(), tokenizer=words, seed=seed)
     differ = found.diverges(error)
     for name, share, margin in (
         ("answers", found.agreement, found.margin),
@@ -146,37 +120,7 @@ def _audit(
         raise typer.Exit(1)
 
 
-def _logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    def call(tokens: Tensor) -> Tensor:
-        output = model(tokens)
-        return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
-
-    return call
-
-
-def _in_bf16(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).bfloat16()
-
-
-def _encoder(path: Path) -> Callable[[str], list[int]]:
-    from holdfast.data.tokenizer import read_tokenizer
-
-    tokenizer = read_tokenizer(path)
-    return lambda text: [_BOS, *tokenizer.encode(text)]
-
-
 def _told_divergence(found: TokenDivergence) -> dict[str, Any]:
-    def interval(item: Any) -> dict[str, float]:
-        return {"value": item.value, "low": item.low, "high": item.high, "n": item.n}
-
-    return {
-        "p_value": found.p_value,
-        "agreement": interval(found.agreement),
-        "honest_agreement": interval(found.honest_agreement),
-        "margin": interval(found.margin),
-        "honest_margin": interval(found.honest_margin),
-        "auc": interval(found.auc),
-        "tokens": found.tokens,
-    }
+    parts = ("agreement", "honest_agreement", "margin", "honest_margin", "auc")
+    told = {name: getattr(found, name).measurement().to_json() for name in parts}
+    return {"p_value": found.p_value, "tokens": found.tokens} | told

@@ -15,6 +15,7 @@ from holdfast.execution.condition import Fault, Flips, Population, require_untim
 from holdfast.execution.injection import changed_by_pass, drawn_in_window
 from holdfast.execution.run import evaluating
 from holdfast.models import KeyValueCache, select, stored
+from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive
 
 
@@ -35,7 +36,7 @@ def generate(model: nn.Module, prompts: Tensor, count: int) -> Tensor:
     with torch.no_grad(), evaluating(model):
         for _ in range(count):
             output = model(tokens, **cache)
-            logits = getattr(output, "logits", output)
+            logits = logits_of(output)
             if not isinstance(logits, Tensor) or logits.dim() != 3:
                 raise InvalidConfig("a language model returns (batch, tokens, vocabulary)")
             tokens = logits[:, -1:].argmax(-1)

@@ -22,6 +22,7 @@ from holdfast.execution.run import Progress, evaluating, one_thread
 from holdfast.execution.sensitivity import Restricted, groups
 from holdfast.execution.statistics import MeanEstimate
 from holdfast.models import card
+from holdfast.models.outputs import logits_of
 from holdfast.models.sites import TRACED
 
 
@@ -107,7 +108,7 @@ def _logits(model: nn.Module, tokens: Tensor, vocabulary: int) -> Tensor:
     """Return (batch, tokens, vocabulary), from a tensor or from the ``logits`` of a transformers output."""
     with torch.no_grad():
         output = model(tokens)
-    logits = getattr(output, "logits", output)
+    logits = logits_of(output)
     if not isinstance(logits, Tensor) or logits.shape[:2] != tokens.shape or logits.dim() != 3:
         raise InvalidConfig("a language model returns (batch, tokens, vocabulary)", hint="or an object with .logits")
     if logits.shape[2] < vocabulary:

@@ -25,6 +25,7 @@ from holdfast.execution.row import Verdict
 from holdfast.execution.run import evaluating
 from holdfast.execution.tasks import Again, Answer, Exam, tasks
 from holdfast.models import card
+from holdfast.models.outputs import logits_of
 from holdfast.numerics import bits
 
 _REASON = 200  # characters of torch's own words
@@ -111,7 +112,7 @@ class _Windows:
         return self._rows[torch.tensor(numbers)]
 
     def read(self, output: object) -> Tensor:
-        logits = getattr(output, "logits", output)
+        logits = logits_of(output)
         if not isinstance(logits, Tensor) or logits.dim() != 3:
             raise InvalidConfig(
                 "a language model returns (batch, tokens, vocabulary)", hint="or an object with .logits"

@@ -1,7 +1,9 @@
 """Which platform computed these outputs: the inverse problem, solved with known probes and reference traces."""
 
 from holdfast.identification.answers import Answer, Collection, TokenAnswer
+from holdfast.identification.audit import audit_model
 from holdfast.identification.collectors import ServerRequest, collect_answers
+from holdfast.identification.comparison import Comparison, compare_answers
 from holdfast.identification.defence import (
     Defence,
     Noise,
@@ -57,6 +59,7 @@ __all__ = [
     "Claim",
     "ClaimTest",
     "Collection",
+    "Comparison",
     "Decision",
     "Defence",
     "DistanceLaw",
@@ -92,8 +95,10 @@ __all__ = [
     "Utility",
     "Watched",
     "WideReductions",
+    "audit_model",
     "collect_answers",
     "collect_platforms",
+    "compare_answers",
     "defend",
     "describe_order",
     "digests",

@@ -6,18 +6,44 @@ itself in another number format, which does to near ties what other hardware doe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from holdfast.data.tokenizer import START, Tokenizer
 from holdfast.errors import InvalidConfig
 from holdfast.identification.answers import Answer, Collection
 from holdfast.identification.token_difr import Logits, SharedSampling, TokenDivergence, token_divergence
+from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed
 
 Encode = Callable[[str], list[int]]
 _GREEDY = SharedSampling(temperature=0.0)
+
+
+def audit_model(
+    collection: Collection, model: nn.Module, *, tokenizer: Tokenizer | None = None, seed: Seed | int = 0
+) -> TokenDivergence:
+    """Hold greedy answers against ``model``; the honest provider beside it is a copy of it in bf16.
+
+    Args:
+        collection: as for :func:`audit_answers`.
+        model: a causal language model, int64 (batch, t) to logits (batch, t, vocabulary), or an output with ``logits``.
+        tokenizer: for servers that do not say the prompts' own tokens; they put the start token before a prompt.
+        seed: of the permutations.
+
+    Raises:
+        InvalidConfig: as for :func:`audit_answers`.
+    """
+    encode = None if tokenizer is None else lambda text: [START, *tokenizer.encode(text)]
+    honest = copy.deepcopy(model).bfloat16()
+    return audit_answers(collection, _logits(model), _logits(honest), encode=encode, seed=seed)
+
+
+def _logits(model: nn.Module) -> Logits:
+    return lambda tokens: logits_of(model(tokens)).float()
 
 
 def audit_answers(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.equality import TwoSample, outcome
-from holdfast.identification.samples import answered_twice
+from holdfast.identification.samples import answered_twice, sides
 from holdfast.seeds import Seed, derive
 
 Top = Mapping[str, float]  # token -> log-probability at one position
@@ -66,10 +66,7 @@ def table(answers: Sequence[Top]) -> _Rows:
 def _shifts(rows: _Rows, first: int, permutations: int, generator: np.random.Generator) -> _Rows:
     """Return the mean over tokens of the absolute difference of averages, observed and under relabellings."""
     total = len(rows)
-    side = np.zeros((permutations + 1, total))
-    side[0, :first] = 1
-    chosen = generator.random((permutations, total)).argpartition(first - 1, axis=1)[:, :first]
-    np.put_along_axis(side[1:], chosen, 1.0, axis=1)
+    side = sides(total, first, permutations, generator)
     centred = rows - rows[0]  # so that answers that are all equal give exactly zero
     return np.asarray(np.abs(side @ centred / first - (1 - side) @ centred / (total - first)).mean(axis=1))
 

@@ -31,6 +31,7 @@ from holdfast.errors import InvalidConfig, NoSuchSite, UnsupportedFormat
 from holdfast.execution import Trace, describe_platform, predict
 from holdfast.execution.run import one_thread
 from holdfast.models import manifest_of
+from holdfast.models.outputs import logits_of
 from holdfast.numerics.formats import Format, formats
 
 _LAYERS = (nn.Conv2d, nn.Linear)
@@ -109,7 +110,7 @@ class Emulation(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output = self.model(inputs.to(self._dtype) if inputs.is_floating_point() else inputs)
-        return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
+        return logits_of(output).float()  # type: ignore[no-any-return]
 
 
 class Rounding:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.execution import Proportion
-from holdfast.identification.samples import answered_twice
+from holdfast.identification.samples import answered_twice, sides
 from holdfast.seeds import Seed, derive
 
 Text = Sequence[Hashable]  # tokens, or characters
@@ -105,10 +105,7 @@ def _discrepancies(
     For Hamming similarity its expectation is the squared distance of the token distributions, summed over positions.
     """
     total = len(kernel)
-    side = np.zeros((permutations + 1, total))
-    side[0, :first] = 1
-    chosen = generator.random((permutations, total)).argpartition(first - 1, axis=1)[:, :first]
-    np.put_along_axis(side[1:], chosen, 1.0, axis=1)
+    side = sides(total, first, permutations, generator)
     second, inner = total - first, kernel - np.diag(np.diag(kernel))
     mine, theirs = side @ inner, (1 - side) @ inner
     return np.asarray(

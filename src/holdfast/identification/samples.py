@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sized
 
+import numpy as np
+import numpy.typing as npt
+
 from holdfast.errors import InvalidConfig
 from holdfast.identification.answers import Collection
 
@@ -39,6 +42,19 @@ def answered_twice(one: Mapping[int, Sized], other: Mapping[int, Sized], tested:
             f"{tested} is tested on prompts that each side answered twice or more", hint="collect with --repeat 10"
         )
     return shared
+
+
+def relabelled(total: int, first: int, permutations: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return which ``first`` of ``total`` answers each relabelling gives to the first side, (permutations, first)."""
+    return generator.random((permutations, total)).argpartition(first - 1, axis=1)[:, :first]
+
+
+def sides(total: int, first: int, permutations: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return 1 where an answer is on the first side, (permutations + 1, total): as observed, then as relabelled."""
+    side = np.zeros((permutations + 1, total))
+    side[0, :first] = 1
+    np.put_along_axis(side[1:], relabelled(total, first, permutations, generator), 1.0, axis=1)
+    return side
 
 
 def require_same_question(one: Collection, other: Collection) -> None:

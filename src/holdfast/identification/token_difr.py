@@ -20,6 +20,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution import Estimate, MeanEstimate, Proportion
+from holdfast.identification.samples import relabelled
 from holdfast.seeds import Seed, derive
 
 Logits = Callable[[Tensor], Tensor]  # int64 tokens (sequences, t) -> float logits (sequences, t, vocabulary)
@@ -177,7 +178,7 @@ def _permuted(mine: _Values, theirs: _Values, permutations: int, seed: Seed | in
     generator = derive(seed, "token-divergence").numpy()
     both, count = np.concatenate([mine, theirs]), len(mine)
     seen = mine.mean()
-    chosen = generator.random((permutations, len(both))).argpartition(count - 1, axis=1)[:, :count]
+    chosen = relabelled(len(both), count, permutations, generator)
     return float((1 + (both[chosen].mean(axis=1) >= seen - 1e-12).sum()) / (permutations + 1))
 
 

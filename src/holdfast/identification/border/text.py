@@ -32,6 +32,7 @@ from holdfast.identification.border.prompt_set import (
 from holdfast.identification.border.setting import Setting
 from holdfast.identification.border.text_oracle import in_full_batches, open_text_oracles
 from holdfast.models import card, manifest_of
+from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive
 
 _WINDOWS, _LONGEST = 64, 64  # windows of a text that are looked in, and tokens of one
@@ -100,7 +101,7 @@ class NearTies:
 
 
 def _gaps(output: Any) -> Tensor:
-    logits = getattr(output, "logits", output)
+    logits = logits_of(output)
     if not isinstance(logits, Tensor) or logits.dim() != 3:
         raise InvalidConfig("a language model returns (batch, tokens, vocabulary)")
     top = logits.float().topk(2, dim=2).values

@@ -85,7 +85,7 @@ def _layer_norm(_: Kernels, layer: nn.LayerNorm, x: Array) -> Array:
     centred = x - x.mean(axes, keepdims=True)
     y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + np.float32(layer.eps))
     y = y if layer.weight is None else y * _array(layer.weight)
-    return y if layer.bias is None else y + _array(layer.bias)
+    return y if layer.bias is None else y + _array(layer.bias)  # type: ignore[no-any-return]
 
 
 def _require(what: str, layer: nn.Module, **usual: Any) -> None:

@@ -16,6 +16,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, Unavailable
 from holdfast.execution import describe_platform, predict
 from holdfast.identification.platforms.setting import LocalPlatform
+from holdfast.models.outputs import logits_of
 
 T = TypeVar("T")
 _ATTENTION = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
@@ -62,7 +63,7 @@ class Placed(nn.Module):
             if fitting.shape not in self._compiled:  # what is compiled holds for one shape
                 self._compiled[fitting.shape] = self._made(fitting)
             output = self._compiled[fitting.shape](fitting)
-            found: Tensor = getattr(output, "logits", output).float()
+            found: Tensor = logits_of(output).float()
         return found if wanted else found.detach()
 
     def _fitting(self, inputs: Tensor) -> Tensor:
