@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,10 +65,9 @@ def _explain_trace(path: Path, against: str, level: float, error: float | None, 
     known = references(against, seen)
     identifier = Identifier(level=level).fit(known)
     answer = identifier.predict(seen)
-    stopped = None if error is None else identifier.probe_by_probe(seen, error=error)
+    stopped = None if error is None else identifier.probe_by_probe(seen, error=error).beside(answer)
     for line in _lines(answer):
         say(line)
-    stopped = _reconciled(stopped, answer)
     if stopped is not None:
         say(_stop(stopped, len(seen.outputs)))
     if json:
@@ -121,14 +119,17 @@ def references(against: str, trace: Trace) -> list[tuple[str, Trace]]:
 
 
 def _explain_answers(path: Path, against: str, level: float, error: float | None, *, json: bool) -> bool:
+    from holdfast.identification import ServedAnswers, head_of
     from holdfast.identification.answers import Collection
-    from holdfast.identification.served import head_of, identify_answers, prompt_by_prompt
 
     _require_probabilities(level, error)
     seen, known = Collection.load(path), list(_collections(against, path))
-    head = head_of(seen)
-    answer = identify_answers(seen, known, level=level) if known else None
-    stopped = prompt_by_prompt(seen, known, error=error) if known and error is not None else None
+    served = ServedAnswers(seen, known) if known else None
+    head = head_of(seen) if served is None else served.head
+    answer = None if served is None else served.identify(level=level)
+    stopped = None
+    if served is not None and answer is not None and error is not None:
+        stopped = served.prompt_by_prompt(error=error).beside(answer)
     say(f"head: {head}; numbers {head.rounding_text}; {head.positions} positions of {head.answers} answers")
     if head.open:
         say("unlikely tokens would decide: collect again with --temperature 2 or --prompt-logprobs")
@@ -136,7 +137,6 @@ def _explain_answers(path: Path, against: str, level: float, error: float | None
         say(f"{against} holds no other collection of answers: the number format is all there is to tell")
     for line in _lines(answer) if answer is not None else ():
         say(line)
-    stopped = stopped if answer is None else _reconciled(stopped, answer)
     if stopped is not None:
         say(_stop(stopped, len(seen.prompts), "prompt"))
     if json:
@@ -200,15 +200,6 @@ def _stop(decision: Decision, count: int, thing: str = "probe") -> str:
         asked = "all " if decision.asked == count else ""
         return f"{thing} by {thing}: undecided after {asked}{counted(decision.asked, thing)}"
     return f"{thing} by {thing}: {decision.label} after {decision.asked} of {counted(count, thing)}"
-
-
-def _reconciled(decision: Decision | None, answer: Identification) -> Decision | None:
-    """Let the test of whole answers give no second verdict: it knows equal and unequal, not how near words are."""
-    from holdfast.identification.matching import UNKNOWN
-
-    if decision is None or decision.labels == answer.labels or set(decision.labels) & set(answer.labels) - {UNKNOWN}:
-        return decision
-    return replace(decision, labels=("undecided",))
 
 
 def _told(answer: Identification) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from holdfast.identification.grid import GridVerdict, dtype_from_outputs
 from holdfast.identification.grid_evidence import GridEvidence, grid_evidence
 from holdfast.identification.grid_logprobs import LogprobEvidence, dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
+from holdfast.identification.head import Head, head_of, head_of_answers
 from holdfast.identification.identifier import Identifier
 from holdfast.identification.matching import UNKNOWN, DistanceLaw
 from holdfast.identification.matching_tree import ProbeTree, probe_tree
@@ -45,7 +46,7 @@ from holdfast.identification.providers import (
     spoofed,
 )
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
-from holdfast.identification.served import Head, head_of, head_of_answers, identify_answers
+from holdfast.identification.served import ServedAnswers, identify_answers
 from holdfast.identification.token_difr import SharedSampling, TokenDivergence, token_divergence
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "Rounding",
     "RoutedByPrompt",
     "SequentialMatch",
+    "ServedAnswers",
     "ServerRequest",
     "SharedSampling",
     "Substitution",

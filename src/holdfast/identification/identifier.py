@@ -14,13 +14,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
-from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
 from holdfast.identification.evidence import grid_of, not_numbers, rounded, rounding_in, step_of
 from holdfast.identification.grid_text import Rounding
 from holdfast.identification.matching import UNKNOWN as UNKNOWN
 from holdfast.identification.matching import DistanceLaw, bins_of, distances
 from holdfast.identification.posterior import Identification, Posterior
+from holdfast.identification.providers import digests
 from holdfast.identification.sequential import FLAW, Decision, SequentialMatch, echo_of, run_sequential
 from holdfast.numerics import bits
 
@@ -82,12 +82,12 @@ class Identifier:
             InvalidConfig: as for :meth:`predict`; or fewer than two distinct classes.
         """
         classes, words, _ = self._compensated(trace)
-        answers = {" = ".join(labels): _digests(known) for labels, known in classes}
+        answers = {" = ".join(labels): digests(known) for labels, known in classes}
         echo = echo_of(answers)
         # one struck word breaks the digest of its probe, so a probe is as frail as all its words together
         frail = 1 - (1 - self.flaw) ** words.shape[1]
         test = SequentialMatch(answers, error=error, flaw=min(max(FLAW, frail), echo / 2, (1 - echo) / 2), echo=echo)
-        decision = run_sequential(test, _digests(words))
+        decision = run_sequential(test, digests(words))
         spelled = {" = ".join(labels): labels for labels, _ in classes}
         return replace(decision, labels=tuple(one for name in decision.labels for one in spelled.get(name, (name,))))
 
@@ -128,10 +128,6 @@ def merged(traces: Sequence[tuple[str, Tensor]]) -> _Classes:
 
 def _words(trace: Trace) -> Tensor:
     return trace.outputs.reshape(len(trace.outputs), -1).contiguous()
-
-
-def _digests(words: Tensor) -> list[str]:
-    return [digest_bytes(row.numpy().tobytes()) for row in words]
 
 
 def _law(classes: _Classes, rounding: Rounding, flaw: float) -> DistanceLaw:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.matching import UNKNOWN
+from holdfast.identification.posterior import Identification, one_of
 
 UNDECIDED = "undecided"
 FLAW = 1e-3
@@ -39,7 +40,15 @@ class Decision:
     @property
     def label(self) -> str:
         """One class, ``one of {...}``, ``unknown`` or ``undecided``."""
-        return self.labels[0] if len(self.labels) == 1 else f"one of {{{', '.join(self.labels)}}}"
+        return one_of(self.labels)
+
+    def beside(self, answer: Identification) -> Decision:
+        """Return the decision, undecided where it contradicts ``answer``, which looks at all probes at once.
+
+        This test knows equal and unequal, and not how near words are: it gives no second verdict.
+        """
+        shared = set(self.labels) & set(answer.labels) - {UNKNOWN}
+        return self if self.labels == answer.labels or shared else replace(self, labels=(UNDECIDED,))
 
 
 class SequentialMatch:

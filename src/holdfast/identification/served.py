@@ -1,4 +1,4 @@
-"""Identification of a server from its answers: the head's number format, and the platform by reference collections.
+"""Identification of a server from its answers: the platform by reference collections.
 
 Answers to the same prompt are compared position by position *up to the first token that differs*: from there on the
 texts are two texts, and their log-probabilities belong to different questions (HSPI's collector compares them anyway).
@@ -6,10 +6,9 @@ texts are two texts, and their log-probabilities belong to different questions (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,121 +18,66 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.identification.answers import TOKEN_ID, Answer, Collection, TokenAnswer
 from holdfast.identification.evidence import rounded, step_of
-from holdfast.identification.grid import CANNOT_TELL
-from holdfast.identification.grid_logprobs import dtype_from_logprobs
 from holdfast.identification.grid_text import Rounding, rounding_of
+from holdfast.identification.head import head_of
 from holdfast.identification.matching import DistanceLaw, bins_of, distances
 from holdfast.identification.model_names import is_same_model
 from holdfast.identification.posterior import Identification, Posterior
 from holdfast.identification.sequential import Decision, SequentialMatch, echo_of, run_sequential
 
-_POSITIONS = 64  # positions that are enough for the grid rules
 _TEXTS = 4096  # numbers that are enough to see a rounding
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What log-probabilities tell about a server's head.
+class ServedAnswers:
+    """A collection of answers beside collections from known platforms, each of them read once.
 
-    Attributes:
-        dtype: format of the logits, ``one of {...}`` or ``cannot tell``.
-        confidence: probability of the formats that ``dtype`` names.
-        rounding: how the numbers were written.
-        temperature: divisor of the logits, up to powers of two; None where no grid shows one.
-        moved: tokens off the grid of all others.
-        positions: positions that were read.
-        answers: answers they came from.
-    """
-
-    dtype: str
-    confidence: float
-    rounding: Rounding
-    temperature: float | None
-    moved: int
-    positions: int
-    answers: int
-
-    @property
-    def told(self) -> bool:
-        """Whether the rules decided."""
-        return self.dtype != CANNOT_TELL
-
-    @property
-    def open(self) -> bool:
-        """Whether several formats are left: tokens further down the list would decide."""
-        return self.dtype.startswith("one of")
-
-    @property
-    def rounding_text(self) -> str:
-        """The rounding in words."""
-        return f"rounded to {self.rounding.places} {self.rounding.kind}" if self.rounding.rounded else "in full"
-
-    def __str__(self) -> str:
-        """Return the format."""
-        return f"{self.dtype} (confidence {self.confidence:.4f})" if self.told else self.dtype
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "dtype": self.dtype,
-            "confidence": self.confidence,
-            "rounding": {"kind": self.rounding.kind, "places": self.rounding.places},
-            "temperature": self.temperature,
-            "moved": self.moved,
-            "positions": self.positions,
-            "answers": self.answers,
-        }
-
-
-def head_of(collection: Collection) -> Head:
-    """Tell the number format of the head behind a collection of answers.
-
-    Raises:
-        InvalidConfig: the server sent no top log-probabilities.
-    """
-    return head_of_answers(collection.answers(), temperature=float(collection.request.get("temperature", 0.0)))
-
-
-def head_of_answers(answers: Iterable[Answer], *, temperature: float = 0.0) -> Head:
-    """Tell the number format of the head behind some answers of one server, one is enough.
-
-    Positions of the prompt count too where they were asked for: their tokens stand further down the list, where the
-    grid of the logits gets finer and so shows how large they are. A high temperature does the same.
+    Only the first answer to each prompt counts: a server that repeats itself says nothing new.
 
     Args:
-        answers: read until there are 64 positions.
-        temperature: at which they were asked for.
+        seen: answers to be named.
+        references: labelled collections of the same prompts.
 
     Raises:
-        InvalidConfig: the server sent no top log-probabilities.
+        InvalidConfig: no references, or references to other prompts, of another model, at another temperature, or
+            with tokens named in another way.
     """
-    rows: list[tuple[str, ...]] = []
-    count = 0
-    for count, answer in enumerate(answers, 1):  # noqa: B007
-        rows += [row for row in _positions(answer) if len(row) > 1]
-        if len(rows) >= _POSITIONS:
-            break
-    if not rows:
-        raise InvalidConfig(
-            f"{count} answers hold no top log-probabilities",
-            hint="collect with top log-probabilities, or compare texts with holdfast compare",
-        )
-    rows = rows[:_POSITIONS]
-    found = dtype_from_logprobs(rows, temperature=_divisors(temperature))
-    sure = found.formats.confidence if found.dtype != CANNOT_TELL else 0.0
-    return Head(found.dtype, sure, found.rounding, found.temperature, len(found.moved), len(rows), count)
 
+    def __init__(self, seen: Collection, references: Sequence[tuple[str, Collection]]) -> None:
+        if not references:
+            raise InvalidConfig("answers are identified against one reference collection or more")
+        for label, other in references:
+            _require_comparable(label, seen, other)
+        self.head = head_of(seen)
+        self._mine, self._known = _compared(seen), {label: _compared(other) for label, other in references}
+        self._rounding = _rounding(self._mine)
 
-def _positions(answer: Answer) -> tuple[tuple[str, ...], ...]:
-    return answer.positions(of_prompt=True) + answer.positions()
+    def identify(self, *, flaw: float = 1e-4, unknown: float = 0.05, level: float = 0.99) -> Identification:
+        """Name the platform behind the answers."""
+        known, rounding = self._known, self._rounding
+        classes: dict[str, list[str]] = {}
+        for label, answers in known.items():
+            same = next((name for name in classes if _equal(answers, known[name], rounding)), label)
+            classes.setdefault(same, []).append(label)
+        nearest = [bins_of(_nearest(name, classes, known, rounding)) for name in classes if len(classes) > 1]
+        apart = {tuple(labels): _distances(known[name], self._mine, rounding) for name, labels in classes.items()}
+        law = DistanceLaw(flaw).fit(nearest)
+        return Posterior(apart, law, unknown).answer(rounding, self.head.dtype, level)
 
+    def prompt_by_prompt(self, *, error: float) -> Decision:
+        """Return where the sequential test stops that looks at one prompt's answer after another, the telling first.
 
-def _divisors(asked: float) -> tuple[float, ...]:
-    """Return what the log-probabilities may have been divided by: servers give them before their temperature or after.
+        Args:
+            error: bound on the probability of naming a wrong one, whenever the test stops.
 
-    At temperature 0 there is nothing to divide by, and they are those of 1.
-    """
-    return (1.0,) if asked in (0.0, 1.0) else (1.0, asked)
+        Raises:
+            InvalidConfig: fewer than two references that differ.
+        """
+        everyone = (self._mine, *self._known.values())
+        shared = sorted(set(self._mine).intersection(*self._known.values()))
+        depth = min(len(token.top) for every in everyone for one in every.values() for token in one.tokens)
+        mine, *others = [[_digest(one[prompt], self._rounding, depth) for prompt in shared] for one in everyone]
+        answers = dict(zip(self._known, others, strict=True))
+        return run_sequential(SequentialMatch(answers, error=error, echo=echo_of(answers)), mine)
 
 
 def identify_answers(
@@ -146,48 +90,10 @@ def identify_answers(
 ) -> Identification:
     """Name the platform behind a collection by collections of the same prompts from known platforms.
 
-    Only the first answer to each prompt counts: a server that repeats itself says nothing new.
-
     Raises:
-        InvalidConfig: no references, or references to other prompts, of another model, at another temperature, or
-            with tokens named in another way.
+        InvalidConfig: as :class:`ServedAnswers`.
     """
-    if not references:
-        raise InvalidConfig("answers are identified against one reference collection or more")
-    for label, other in references:
-        _require_comparable(label, seen, other)
-    mine, known = _compared(seen), {label: _compared(other) for label, other in references}
-    rounding = _rounding(mine)
-    classes: dict[str, list[str]] = {}
-    for label, answers in known.items():
-        same = next((name for name in classes if _equal(answers, known[name], rounding)), label)
-        classes.setdefault(same, []).append(label)
-    nearest = [bins_of(_nearest(name, classes, known, rounding)) for name in classes if len(classes) > 1]
-    apart = {tuple(labels): _distances(known[name], mine, rounding) for name, labels in classes.items()}
-    law = DistanceLaw(flaw).fit(nearest)
-    return Posterior(apart, law, unknown).answer(rounding, head_of(seen).dtype, level)
-
-
-def prompt_by_prompt(seen: Collection, references: Sequence[tuple[str, Collection]], *, error: float) -> Decision:
-    """Return where the sequential test stops that looks at one prompt's answer after another, the telling ones first.
-
-    Args:
-        seen: answers to be named.
-        references: labelled collections of the same prompts.
-        error: bound on the probability of naming a wrong one, whenever the test stops.
-
-    Raises:
-        InvalidConfig: as for :func:`identify_answers`; or fewer than two collections that differ.
-    """
-    for label, other in references:
-        _require_comparable(label, seen, other)
-    mine, known = _compared(seen), {label: _compared(other) for label, other in references}
-    shared = sorted(set(mine).intersection(*known.values()))
-    rounding = _rounding(mine)
-    depth = min(len(token.top) for every in (mine, *known.values()) for one in every.values() for token in one.tokens)
-    answers = {label: [_digest(one[prompt], rounding, depth) for prompt in shared] for label, one in known.items()}
-    test = SequentialMatch(answers, error=error, echo=echo_of(answers))
-    return run_sequential(test, [_digest(mine[prompt], rounding, depth) for prompt in shared])
+    return ServedAnswers(seen, references).identify(flaw=flaw, unknown=unknown, level=level)
 
 
 def _digest(answer: Answer, rounding: Rounding, depth: int) -> str:

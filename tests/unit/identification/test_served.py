@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from tests.answered import collect, logits_of, stack
 
 from holdfast.errors import InvalidConfig
 from holdfast.identification.answers import Collection
-from holdfast.identification.served import head_of, identify_answers
+from holdfast.identification.head import head_of
+from holdfast.identification.sequential import Decision
+from holdfast.identification.served import ServedAnswers, identify_answers
 
 
 @pytest.mark.parametrize(
@@ -120,3 +123,29 @@ def test_of_classes_that_explain_nothing_the_one_with_most_words_comes_first(tmp
     assert found.runner_up.labels[0].startswith("stack-")
     assert [item.labels for item in found.candidates][-1] == ("apart",)
     assert "bit-equal with stack-" in " ".join(map(str, found.evidence))
+
+
+def test_collections_are_read_once_for_the_head_the_answer_and_the_stop(tmp_path: Path) -> None:
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k))) for k in range(3)]
+    seen = collect(tmp_path / "seen", stack(1))
+    served = ServedAnswers(seen, known)
+    for item in (seen, *(other for _, other in known)):
+        (item.folder / "answers.jsonl").unlink()
+    found, stopped = served.identify(), served.prompt_by_prompt(error=0.1)
+    assert (found.label, found.grid) == ("stack-1", served.head.dtype)
+    assert stopped.labels in (("stack-1",), ("undecided",))
+    assert stopped.beside(found) == stopped
+
+
+def test_a_stop_that_contradicts_the_whole_answer_decides_nothing(tmp_path: Path) -> None:
+    known = [(f"stack-{k}", collect(tmp_path / f"{k}", stack(k))) for k in range(2)]
+    answer = identify_answers(collect(tmp_path / "seen", stack(1)), known)
+    stopped = Decision(("stack-1",), 3, 0.99, "stack-0")
+    assert stopped.beside(answer) == stopped
+    for labels in (("stack-0",), ("unknown",)):
+        assert dataclasses.replace(stopped, labels=labels).beside(answer).labels == ("undecided",)
+    left_open = dataclasses.replace(answer, labels=("stack-0", "unknown"))
+    assert dataclasses.replace(stopped, labels=("unknown",)).beside(left_open).labels == ("undecided",)
+    assert dataclasses.replace(stopped, labels=("unknown",)).beside(
+        dataclasses.replace(answer, labels=("unknown",))
+    ).labels == ("unknown",)

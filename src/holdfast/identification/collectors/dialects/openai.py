@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import InvalidConfig, UnreadableArtifact
-from holdfast.identification.answers import TokenAnswer
+from holdfast.identification.answers import TOKEN_ID, TokenAnswer
 from holdfast.identification.collectors.dialects.reading import (
     Reading,
     read_logprobs,
@@ -195,11 +195,11 @@ def _prompt_token(row: object, number: int | None) -> TokenAnswer:
     if not items:
         raise UnreadableArtifact("a token of the prompt has no log-probability")
     mine = next((pair for pair in items if pair[0] == str(number)), items[0])
-    named = [(f"token_id:{name}", as_number(item.get("logprob"), "logprob")) for name, item in items]
+    named = [(f"{TOKEN_ID}{name}", as_number(item.get("logprob"), "logprob")) for name, item in items]
     top = sorted(((name, text) for name, text in named if text is not None), key=lambda pair: -float(pair[1]))
     return TokenAnswer(
         token=str(mine[1].get("decoded_token") or ""),
-        token_id=token_number(f"token_id:{mine[0]}"),
+        token_id=token_number(f"{TOKEN_ID}{mine[0]}"),
         bytes_=None,
         logprob=as_number(mine[1].get("logprob"), "logprob"),
         top=tuple(top),
