@@ -31,6 +31,7 @@ from holdfast.identification.library.files import output_digest
 
 RUNS = 3
 ASKED = ("torch", "numpy", "onnxruntime")  # runtimes that the bar of thirty classes counts
+_REFUSED = "refused"  # the answer of a platform that does not run a net
 Known = list[tuple[str, Trace]]
 
 
@@ -139,18 +140,18 @@ def by_tree(runs: Sequence[Library]) -> dict[str, Any]:
     rows = [question_rows(run) for run in runs]
     classes = {item.name: item.labels for item in runs[0].classes()}
     questions = sorted({key for row in rows[0].values() for key in row})
-    table = {name: [rows[0][labels[0]].get(key) for key in questions] for name, labels in classes.items()}
+    table = {name: [rows[0][labels[0]].get(key, _REFUSED) for key in questions] for name, labels in classes.items()}
     tree = probe_tree(table)
     of = {label: name for name, labels in classes.items() for label in labels}
-    fresh = [(label, [row.get(key) for key in questions]) for run in rows[1:] for label, row in run.items()]
-    right = [walked(tree, answers) == (of[label],) for label, answers in fresh]
+    fresh = [(label, [row.get(key, _REFUSED) for key in questions]) for run in rows[1:] for label, row in run.items()]
+    right = [tree.follow(answers)[0] == (of[label],) for label, answers in fresh]
     accepted = []
     for name in table:
         label = min((item for item in classes[name] if item in rows[1]), default=None)
         if label is None:
             continue
         rest = probe_tree({other: row for other, row in table.items() if other != name})
-        accepted.append(bool(walked(rest, [rows[1][label].get(key) for key in questions])))
+        accepted.append(bool(rest.follow([rows[1][label].get(key, _REFUSED) for key in questions])[0]))
     return {
         "questions in the worst case": tree.worst,
         "optimal": tree.optimal,
@@ -195,15 +196,6 @@ def question_rows(library: Library) -> dict[str, dict[tuple[str, int], str]]:
             for probe, words in enumerate(trace.outputs):
                 rows.setdefault(label, {})[subject.name, probe] = output_digest(words[None])
     return rows
-
-
-def walked(tree: Any, answers: Sequence[str | None]) -> tuple[str, ...]:
-    """Follow the tree; an answer that no branch has ends nowhere."""
-    while tree.probe is not None:
-        if answers[tree.probe] not in tree.branches:
-            return ()
-        tree = tree.branches[answers[tree.probe]]
-    return tuple(tree.classes)
 
 
 def by_format(library: Library, nets: Sequence[str]) -> float:

@@ -197,11 +197,6 @@ class Collection:
         """BLAKE3 (hex) of the prompts: collections with the same one are comparable."""
         return digest_of_prompts(self.prompts)
 
-    @property
-    def wanted(self) -> int:
-        """How many answers a complete collection holds."""
-        return len(self.prompts) * int(self.request.get("repeat", 1))
-
     def answers(self) -> Iterator[Answer]:
         """Yield the answers in the order in which they came.
 

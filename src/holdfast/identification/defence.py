@@ -23,7 +23,7 @@ from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Proportion
 from holdfast.identification.evidence import rounded
 from holdfast.identification.grid_text import Rounding
-from holdfast.seeds import Entropy, Seed, derive
+from holdfast.seeds import Seed, derive
 
 Call = Callable[[Tensor], Tensor]  # inputs (batch, ...) -> outputs (batch, classes)
 
@@ -72,11 +72,6 @@ class Noise:
         """Refuse a scale below zero."""
         if not self.scale >= 0 or not math.isfinite(self.scale):
             raise InvalidConfig(f"a scale of noise is finite and not negative, as {self.scale} is")
-
-    @classmethod
-    def secretly(cls, scale: float) -> Noise:
-        """Return noise with a secret of this run, from the operating system."""
-        return cls(scale=scale, secret=Seed(int.from_bytes(Entropy().bytes(16), "big")))
 
     def around(self, model: nn.Module) -> Call:
         """Return the model with noisy outputs."""

@@ -1,4 +1,7 @@
-"""The fewest probes that tell known classes apart: an optimal decision tree over their answers."""
+"""The fewest probes that tell known classes apart: an optimal decision tree over their answers.
+
+A class that keeps no answer of its own to a probe (None) may give any, and so goes along every branch.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,23 @@ class ProbeTree:
         below = {probe for branch in self.branches.values() for probe in branch.asked}
         return tuple(sorted(below | ({self.probe} if self.probe is not None else set())))
 
+    def follow(self, answers: Mapping[int, Hashable] | Sequence[Hashable]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the classes that fit ``answers``, and the probes that were asked; none may fit."""
+        node, asked = self, list[int]()
+        while node.probe is not None:
+            asked.append(node.probe)
+            if answers[node.probe] not in node.branches:
+                return (), tuple(asked)
+            node = node.branches[answers[node.probe]]
+        return node.classes, tuple(asked)
+
 
 def probe_tree(answers: Mapping[str, Sequence[Hashable]]) -> ProbeTree:
     """Return a tree that separates classes as far as their answers differ, shallowest in the worst case.
 
     Args:
-        answers: for each class the answer to every probe: a digest of the output's bits, or its label alone.
+        answers: for each class the answer to every probe: a digest of the output's bits, or its label alone; None
+            where it keeps none.
 
     Raises:
         InvalidConfig: no classes, or classes with different numbers of answers.
@@ -69,9 +83,9 @@ class _Search:
         """Probes that split the classes, each partition once, the most even first."""
         found: dict[frozenset[frozenset[str]], tuple[int, dict[Hashable, frozenset[str]]]] = {}
         for probe in range(self._probes):
-            parts: dict[Hashable, set[str]] = {}
-            for name in classes:
-                parts.setdefault(self._answers[name][probe], set()).add(name)
+            given = {name: self._answers[name][probe] for name in sorted(classes)}
+            parts = {answer: {name for name in given if given[name] in (answer, None)} for answer in given.values()}
+            parts.pop(None, None)
             if len(parts) > 1:
                 frozen = {answer: frozenset(part) for answer, part in parts.items()}
                 found.setdefault(frozenset(frozen.values()), (probe, frozen))

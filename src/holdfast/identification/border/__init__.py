@@ -12,12 +12,12 @@ from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import Local, Oracle, Service, open_oracles
 from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
-from holdfast.identification.border.probe_sets import ProbeSet, Question, decision_tree, probe_set
+from holdfast.identification.border.probe_sets import ProbeSet, probe_set
 from holdfast.identification.border.prompt_set import BorderPrompt, BorderPrompts
 from holdfast.identification.border.setting import EmulatedSetting
 from holdfast.identification.border.text import NearTies, border_text, windows_for
 from holdfast.identification.border.text_oracle import TextService, open_text_oracles
-from holdfast.identification.border.votes import Transfer, Votes, best_transferring, transfer, vote
+from holdfast.identification.border.votes import Transfer, Votes, transfer, vote
 
 __all__ = [
     "Again",
@@ -36,7 +36,6 @@ __all__ = [
     "Oracle",
     "Pairs",
     "ProbeSet",
-    "Question",
     "Ranks",
     "Remote",
     "Search",
@@ -46,12 +45,10 @@ __all__ = [
     "TextService",
     "Transfer",
     "Votes",
-    "best_transferring",
     "border",
     "border_pairs",
     "border_text",
     "checked",
-    "decision_tree",
     "joined",
     "naming",
     "one_vs_one",

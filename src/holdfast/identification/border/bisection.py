@@ -18,14 +18,12 @@ class Crossing:
     Attributes:
         near: uint8 (c, h, w), of class ``label``.
         far: its neighbour, of class ``other``.
-        evaluations: images that were asked for.
     """
 
     near: Tensor
     far: Tensor
     label: int
     other: int
-    evaluations: int
 
 
 def bisect(labels: Labels, start: Tensor, end: Tensor, *, width: int = 16) -> Crossing | None:
@@ -46,7 +44,7 @@ def bisect(labels: Labels, start: Tensor, end: Tensor, *, width: int = 16) -> Cr
     first, last = labels(ends).tolist()
     if first == last:
         return None
-    state = _State(labels, start, end, int(first), int(last), 2)
+    state = _State(labels, start, end, int(first), int(last))
     while (state.low != state.high).sum() > width or (state.low.int() - state.high.int()).abs().max() > 1:
         before = (state.low, state.high)
         state = state.narrowed(_between(*before, width))
@@ -54,7 +52,7 @@ def bisect(labels: Labels, start: Tensor, end: Tensor, *, width: int = 16) -> Cr
             break  # rounding leaves nothing between the two but single pixels
     while state.distance > 1:
         state = state.narrowed(_single_steps(state.low, state.high, width))
-    return Crossing(state.low, state.high, state.label, state.other, state.evaluations)
+    return Crossing(state.low, state.high, state.label, state.other)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class _State:
     high: Tensor
     label: int
     other: int
-    evaluations: int
 
     @property
     def distance(self) -> int:
@@ -79,7 +76,7 @@ class _State:
         low = cuts[place - 1] if place else self.low
         high = cuts[place] if place < len(cuts) else self.high
         other = int(found[place]) if place < len(cuts) else self.other
-        return _State(self.labels, low, high, self.label, other, self.evaluations + len(cuts))
+        return _State(self.labels, low, high, self.label, other)
 
 
 def _between(low: Tensor, high: Tensor, width: int) -> Tensor:

@@ -12,9 +12,10 @@ from holdfast.execution.run import evaluating
 from holdfast.identification.border.again import Again, recorded_on
 from holdfast.identification.border.inputs import BorderSet
 from holdfast.identification.border.oracle import in_full_batches, open_oracles
-from holdfast.identification.border.probe_sets import ProbeSet, decision_tree, probe_set
+from holdfast.identification.border.probe_sets import ProbeSet, named_right, probe_set
 from holdfast.identification.border.setting import recorded_setting
 from holdfast.identification.border.votes import Transfer, transfer
+from holdfast.identification.matching_tree import probe_tree
 
 
 def transferred(kept: BorderSet, models: Mapping[str, nn.Module]) -> Transfer:
@@ -63,12 +64,8 @@ def naming(found: Sequence[Again]) -> Naming | None:
     if len(then) < 2 or len({tuple(sorted(row)) for row in then.values()}) != 1:
         return None
     table = {name: [row[number] for number in sorted(row)] for name, row in then.items()}
-    chosen, tree = probe_set(table), decision_tree(table)
-    right = {}
-    for name, row in now.items():
-        labels = [-1 if row[number] is None else int(row[number] or 0) for number in sorted(row)]
-        said, _ = tree.follow(labels)
-        right[name] = name in said and set(said) <= {
-            other for group in chosen.classes if name in group for other in group
-        }
-    return Naming(chosen, tree.most, right)
+    chosen, tree = probe_set(table), probe_tree(table)
+    right = {
+        name: named_right(tree, chosen, name, [row[number] for number in sorted(row)]) for name, row in now.items()
+    }
+    return Naming(chosen, tree.worst, right)

@@ -27,7 +27,8 @@ from holdfast.identification.border.found import Search
 from holdfast.identification.border.inputs import BorderInput
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.oracle import Oracle, open_oracles
-from holdfast.identification.border.probe_sets import ProbeSet, decision_tree, probe_set
+from holdfast.identification.border.probe_sets import ProbeSet, named_right, probe_set
+from holdfast.identification.matching_tree import probe_tree
 
 PAIRS_TYPE = "holdfast.border-pairs/v1"
 
@@ -135,12 +136,10 @@ def _judged(
 ) -> Pairs:
     found, folders, alike = parts
     table = {name: [item.labels[name] for item in found] for name in platforms}
-    chosen, tree, right = probe_set(table), decision_tree(table), dict[str, bool]()
+    chosen, tree, right = probe_set(table), probe_tree(table), dict[str, bool]()
     with evaluating(model), open_oracles(model, platforms, lattice, batch=batch) as oracles:
         for oracle in oracles:
-            said, _ = tree.follow(_fresh_labels(oracle, found))
-            own = next((group for group in chosen.classes if oracle.name in group), (oracle.name,))
-            right[oracle.name] = oracle.name in said and set(said) <= set(own)
+            right[oracle.name] = named_right(tree, chosen, oracle.name, _fresh_labels(oracle, found))
     return Pairs(tuple(found), tuple(folders), alike, chosen, right)
 
 

@@ -2,7 +2,8 @@
 
 The rows of a table are platforms, its columns inputs, its entries labels. Choosing the fewest columns that keep all
 rows different is the test-cover problem: greedy is within 1 + 2 ln(platforms) of the best (Moret & Shapiro, 1985), and
-small tables are solved exactly. A decision tree asks fewer still, since what it asks next depends on the answers.
+small tables are solved exactly. A tree over the table (``probe_tree``) asks fewer still, as its next input depends on
+the answers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import InvalidConfig
+from holdfast.identification.matching_tree import ProbeTree
 
 Table = Mapping[str, Sequence[int | None]]  # platform -> label of each input; None where it keeps none
 _EXACT = 50_000  # subsets that are tried before greedy is good enough
@@ -101,59 +103,15 @@ def _classes(table: Table, separated: set[tuple[str, str]]) -> tuple[tuple[str, 
     return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
-@dataclass(frozen=True)
-class Question:
-    """A node of a decision tree: which input to ask about, and where each label leads; a leaf has no input.
+def named_right(tree: ProbeTree, chosen: ProbeSet, platform: str, labels: Sequence[int | None]) -> bool:
+    """Whether labels that ``platform`` gives lead to it, and to none outside the class that it is in.
 
-    Attributes:
-        platforms: those that fit all answers so far.
-        input: column to ask about next, or None at a leaf.
-        answers: what follows from each label.
+    Args:
+        tree: over the recorded labels.
+        chosen: what those labels tell apart.
+        platform: who gives the labels.
+        labels: of each input; None where it keeps none.
     """
-
-    platforms: tuple[str, ...]
-    input: int | None = None
-    answers: Mapping[int, Question] | None = None
-
-    @property
-    def most(self) -> int:
-        """Queries on the longest way to a leaf."""
-        return 0 if not self.answers else 1 + max(item.most for item in self.answers.values())
-
-    def follow(self, ask: Mapping[int, int] | Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Return the platforms that fit the labels in ``ask``, and the inputs that were asked; none may fit."""
-        node, asked = self, list[int]()
-        while node.input is not None and node.answers is not None:
-            asked.append(node.input)
-            label = ask[node.input]
-            if label not in node.answers:
-                return (), tuple(asked)
-            node = node.answers[label]
-        return node.platforms, tuple(asked)
-
-
-def decision_tree(table: Table) -> Question:
-    """Return the tree that asks, at each step, about the input that leaves the fewest platforms to expect.
-
-    Raises:
-        InvalidConfig: as :func:`probe_set`.
-    """
-    _width(table)
-    return _grown(table, tuple(sorted(table)))
-
-
-def _grown(table: Table, platforms: tuple[str, ...]) -> Question:
-    splits = []
-    for column in range(len(table[platforms[0]])):
-        labels = {table[name][column] for name in platforms} - {None}
-        if len(labels) > 1:
-            # who keeps no label may give any, and so goes along every branch
-            parts = {
-                label: tuple(name for name in platforms if table[name][column] in (label, None))
-                for label in sorted(item for item in labels if item is not None)
-            }
-            splits.append((sum(len(part) ** 2 for part in parts.values()), column, parts))
-    if not splits:
-        return Question(platforms)
-    _, column, parts = min(splits, key=lambda item: item[:2])
-    return Question(platforms, column, {label: _grown(table, part) for label, part in parts.items()})
+    said, _ = tree.follow(labels)
+    own = next((group for group in chosen.classes if platform in group), (platform,))
+    return platform in said and set(said) <= set(own)

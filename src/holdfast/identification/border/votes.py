@@ -108,17 +108,5 @@ def transfer(inputs: Sequence[BorderInput], answers: Mapping[tuple[str, str], Se
     return Transfer(tuple(answers), predicted)
 
 
-def best_transferring(
-    inputs: Sequence[BorderInput], answers: Mapping[tuple[str, str], Sequence[int]]
-) -> tuple[int, float]:
-    """Return which input alone transfers best and its ratio, judged on its own two platforms; the first of equals."""
-    ratios = []
-    for place, item in enumerate(inputs):
-        asked = {key: [labels[place]] for key, labels in answers.items() if key[1] in item.pair}
-        ratios.append(transfer([item], asked).ratio)
-    place = max(range(len(ratios)), key=lambda index: (ratios[index], -index))
-    return place, ratios[place]
-
-
 def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else float(value)

@@ -10,7 +10,7 @@ from holdfast.identification.distribution.classifiers import (
 from holdfast.identification.distribution.corpus import load_recordings, record, save_recordings
 from holdfast.identification.distribution.evaluation import Evaluation, evaluate, judge
 from holdfast.identification.distribution.examples import Examples
-from holdfast.identification.distribution.features import float_bits, float_words
+from holdfast.identification.distribution.features import float_bits
 from holdfast.identification.distribution.fingerprint import LogitDistribution
 from holdfast.identification.distribution.matching import match_runs
 from holdfast.identification.distribution.recordings import Recording, as_classes, merged
@@ -32,7 +32,6 @@ __all__ = [
     "classifiers",
     "evaluate",
     "float_bits",
-    "float_words",
     "grouped_folds",
     "judge",
     "load_recordings",

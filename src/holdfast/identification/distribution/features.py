@@ -28,12 +28,6 @@ def float_bits(outputs: Tensor) -> Bits:
     return np.unpackbits(words.view(np.uint8), axis=1)
 
 
-def float_words(bits: Bits) -> Tensor:
-    """Return the float32 outputs (n, words) whose :func:`float_bits` are ``bits``."""
-    words = np.packbits(bits, axis=1).view(">f4")
-    return torch.from_numpy(words.astype(np.float32))
-
-
 def grouped(bits: Bits, size: int) -> Bits:
     """Return rows of ``size`` consecutive rows each, shape (n // size, size * features); what is left over is dropped.
 

@@ -13,12 +13,12 @@ from holdfast.evidence import canonical
 from holdfast.identification.border import (
     BorderInput,
     Standing,
-    best_transferring,
-    decision_tree,
     probe_set,
     transfer,
     vote,
 )
+from holdfast.identification.border.probe_sets import named_right
+from holdfast.identification.matching_tree import probe_tree
 from holdfast.seeds import derive
 
 
@@ -54,12 +54,9 @@ def test_transfer_states_what_was_published_and_chance() -> None:
     assert said["chance"] == pytest.approx(1 / 3)
     assert said["matthews_corr"] == pytest.approx(0.7)  # (3 * 4 - 5) / sqrt((16 - 6) * (16 - 6))
     assert said["classification_report"]["a"]["recall"] == 0.5
-    assert best_transferring(INPUTS, answers) == (2, 1.0)  # the others miss one of m's three answers each
 
 
-def test_the_input_that_transfers_best_is_kept() -> None:
-    answers = {("n", "a"): [0, 2, 9], ("n", "b"): [0, 9, 4], ("n", "c"): [9, 3, 5]}
-    assert best_transferring(INPUTS, answers) == (1, 1.0)
+def test_transfer_without_answers_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="answers"):
         transfer(INPUTS, {})
 
@@ -107,19 +104,29 @@ def test_many_inputs_are_chosen_greedily_and_say_so() -> None:
 def test_the_tree_names_every_platform_with_few_questions(seed: int) -> None:
     drawn = derive(seed, "table").numpy().integers(0, 3, (8, 12))
     table = {f"p{row}": drawn[row].tolist() for row in range(8)}
-    tree = decision_tree(table)
+    tree = probe_tree(table)
     classes = {name: group for group in probe_set(table).classes for name in group}
     for name, row in table.items():
         platforms, asked = tree.follow(row)
         assert platforms == classes[name]
-        assert len(asked) <= tree.most <= 5
+        assert len(asked) <= tree.worst <= 5
     assert tree.follow([7] * 12)[0] == ()  # labels that no known platform gives
 
 
 def test_the_tree_keeps_those_who_give_any_label() -> None:
-    tree = decision_tree({"a": [0], "b": [None], "c": [1]})
+    tree = probe_tree({"a": [0], "b": [None], "c": [1]})
     assert tree.follow([0])[0] == ("a", "b")
     assert tree.follow([1])[0] == ("b", "c")
+
+
+def test_a_platform_is_named_right_by_its_own_class_alone() -> None:
+    table = {"a": [0, 5], "b": [0, None], "c": [1, 6]}
+    tree, chosen = probe_tree(table), probe_set(table)
+    assert chosen.classes == (("a", "b"), ("c",))
+    assert named_right(tree, chosen, "c", [1, 6])
+    assert named_right(tree, chosen, "a", [0, 5])
+    assert not named_right(tree, chosen, "c", [0, 5])
+    assert not named_right(tree, chosen, "c", [None, None])
 
 
 def test_a_table_of_one_platform_or_of_ragged_rows_is_refused() -> None:
