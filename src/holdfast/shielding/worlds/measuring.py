@@ -48,11 +48,11 @@ class Measurement:
         return {f"event.{name}": (digest.hex(),) for name, digest in self.events}
 
 
-def measure(source: Path, copy: Path | None = None, *, without: str = "") -> bytes:
+def measure(source: Path, copy: Path | None = None, *, without: Set[str] = frozenset()) -> bytes:
     """Return the digest of a file or folder; with ``copy``, of the copy that this makes of it.
 
     Without a copy the files stay where they are, so they must be out of the reach of everybody but root and us.
-    Folders called ``without`` are left out.
+    Folders with a name in ``without`` are left out.
 
     Raises:
         UnreadableArtifact: absent, unreadable, or something that is neither file, folder nor link.
@@ -62,7 +62,7 @@ def measure(source: Path, copy: Path | None = None, *, without: str = "") -> byt
     try:
         for folder in source.absolute().parents if copy is None else ():
             _require_out_of_reach(folder, folder.stat())
-        for path, name in _walk(source, {_SKIPPED, without}):
+        for path, name in _walk(source, {_SKIPPED, *without}):
             target = None if copy is None else copy / name if name else copy
             listing.update(_line(path, name, target))
     except OSError as error:

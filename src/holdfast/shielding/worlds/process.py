@@ -15,8 +15,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -28,22 +26,16 @@ from holdfast.shielding.attestation import Evidence, bound
 from holdfast.shielding.worlds import sealing, seccomp
 from holdfast.shielding.worlds.measuring import Measurement, measure
 from holdfast.shielding.worlds.protocol import Launch, worlds
+from holdfast.shielding.worlds.python_files import SITE, interpreter, standard_library, system_files
 from holdfast.shielding.worlds.quoting import QuoteService
 from holdfast.shielding.worlds.software_tpm import SoftwareTpm, require_tools
 
 REGISTER = 12  # not resettable without restarting the TPM, and used by no firmware
 USER = 61_500  # in the range that systems set aside for users made on the fly
 MAX_SECRETS = 60_000  # bytes; what a pipe holds before anybody reads it
-_WORLD, _SHARED, _INSIDE = "/world", "/shared", "/inside.py"
-_SCRATCH = "/tmp"  # noqa: S108 - the world's own, which nobody else sees
-_SITE = "site-packages"
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-_SYSTEM = (  # what a Python interpreter and native extensions link to; only these of the system's libraries are there
-    "ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1",
-    "libstdc++.so.6", "libgcc_s.so.1", "libz.so.1", "libffi.so.8", "libssl.so.3", "libcrypto.so.3", "libbz2.so.1.0",
-    "liblzma.so.5", "libsqlite3.so.0", "libuuid.so.1", "libcrypt.so.1", "libexpat.so.1",
-)  # fmt: skip
-_FOLDERS = ("/lib64", "/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
+WORLD, _SHARED, INSIDE = "/world", "/shared", "/inside.py"
+SCRATCH = "/tmp"  # noqa: S108 - the world's own, which nobody else sees
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
 @worlds.register("process")
@@ -84,9 +76,9 @@ class ProcessWorld:
     def _measured(self) -> list[tuple[str, bytes]]:
         inside = self._work / "inside.py"
         found = [("inside", measure(Path(__file__).with_name("inside.py"), inside))]
-        found.append(("interpreter", measure(_interpreter())))
-        found.append(("standard-library", measure(_standard_library(), without=_SITE)))
-        listing = [[path, measure(Path(path).resolve()).hex()] for path in _system_files()]
+        found.append(("interpreter", measure(interpreter())))
+        found.append(("standard-library", measure(standard_library(), without={SITE})))
+        listing = [[path, measure(Path(path).resolve()).hex()] for path in system_files()]
         found.append(("system", hashlib.sha256(canonical.dumps(listing)).digest()))
         copies = self._work / "measured"
         copies.mkdir(mode=0o755)
@@ -146,7 +138,7 @@ class ProcessWorld:
         self._services.append(service)
         quotes = service.inner.fileno()
         try:
-            os.write(sink, _message(self._secrets))
+            os.write(sink, message(self._secrets))
             os.write(rules, seccomp.program(started=False))
             os.lseek(rules, 0, os.SEEK_SET)
             process = subprocess.Popen(  # noqa: S603
@@ -189,40 +181,30 @@ class ProcessWorld:
         return self._tpm
 
     def _config(self) -> dict[str, object]:
-        """Return what :mod:`inside` is told, apart from the numbers of two pipes: all of it is measured."""
-        launch = self._launch
-        places = {name: f"{_WORLD}/{name}" for name in launch.measured}
-        places |= {name: str(path.resolve()) for name, path in launch.libraries.items()}
-        system = [str(_interpreter()), str(_standard_library()), *_system_files(), _INSIDE, "/proc", "/dev"]
-        return {
-            "module": launch.module,
-            "arguments": list(launch.arguments),
-            "path": [places[name] for name in launch.path],
-            "readable": [*places.values(), *system],
-            "writable": [_SCRATCH, *_DEVICES, *([_SHARED] if launch.shared else [])],
-            "limits": dict(launch.limits),
-            "user": self._user,
-            "filter": base64.b64encode(seccomp.program(started=True)).decode(),
-        }
+        """Return what is measured of how the module runs."""
+        places = {name: f"{WORLD}/{name}" for name in self._launch.measured}
+        places |= {name: str(path.resolve()) for name, path in self._launch.libraries.items()}
+        shared = [_SHARED] if self._launch.shared else []
+        return told(self._launch, user=self._user, places=places, writable=[SCRATCH, *DEVICES, *shared])
 
     def _command(self, pipe: int, quotes: int, rules: int) -> list[str]:
         config = canonical.dumps(self._config() | {"quotes": quotes, "secrets": pipe}).decode()
-        python = [str(_interpreter()), "-I", "-S", "-B", "-X", "pycache_prefix=/nowhere", _INSIDE, config]
+        python = [str(interpreter()), "-I", "-S", "-B", "-X", "pycache_prefix=/nowhere", INSIDE, config]
         return [shutil.which("bwrap") or "bwrap", *_ISOLATION, *self._mounts(), "--seccomp", str(rules), "--", *python]
 
     def _mounts(self) -> list[str]:
-        library = _standard_library()
-        binds = [(str(_interpreter()), str(_interpreter())), (str(library), str(library))]
-        binds += [(str(Path(path).resolve()), path) for path in _system_files()]
-        binds += [(str(self._work / "inside.py"), _INSIDE)]
-        binds += [(str(self._work / "measured" / name), f"{_WORLD}/{name}") for name in self._launch.measured]
+        library = standard_library()
+        binds = [(str(interpreter()), str(interpreter())), (str(library), str(library))]
+        binds += [(str(Path(path).resolve()), path) for path in system_files()]
+        binds += [(str(self._work / "inside.py"), INSIDE)]
+        binds += [(str(self._work / "measured" / name), f"{WORLD}/{name}") for name in self._launch.measured]
         binds += [(str(path.resolve()), str(path.resolve())) for path in self._launch.libraries.values()]
         # folders on the way to what is mounted, which bubblewrap would make for root alone
         above = sorted({str(folder) for _, target in binds for folder in Path(target).parents} - {"/"})
         arguments = [word for folder in above for word in ("--perms", "0755", "--dir", folder)]
         arguments += [word for source, target in binds for word in ("--ro-bind", source, target)]
-        if (library / _SITE).is_dir():
-            arguments += ["--tmpfs", str(library / _SITE)]  # what others installed beside the standard library
+        if (library / SITE).is_dir():
+            arguments += ["--tmpfs", str(library / SITE)]  # what others installed beside the standard library
         if self._launch.shared is not None:
             os.chown(self._launch.shared, self._user, -1)
             arguments += ["--bind", str(self._launch.shared.resolve()), _SHARED]
@@ -232,9 +214,24 @@ class ProcessWorld:
 _ISOLATION = (
     "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "world",
     "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID",
-    "--clearenv", "--setenv", "LANG", "C.UTF-8", "--setenv", "HOME", _SCRATCH, "--proc", "/proc", "--dev", "/dev",
-    "--perms", "1777", "--tmpfs", _SCRATCH, "--chdir", _SCRATCH,
+    "--clearenv", "--setenv", "LANG", "C.UTF-8", "--setenv", "HOME", SCRATCH, "--proc", "/proc", "--dev", "/dev",
+    "--perms", "1777", "--tmpfs", SCRATCH, "--chdir", SCRATCH,
 )  # fmt: skip
+
+
+def told(launch: Launch, *, user: int, places: Mapping[str, str], writable: list[str]) -> dict[str, object]:
+    """Return what :mod:`inside` is told, apart from the numbers of two pipes; ``places`` says where files lie."""
+    system = [str(interpreter()), str(standard_library()), *system_files(), INSIDE, "/proc", "/dev"]
+    return {
+        "module": launch.module,
+        "arguments": list(launch.arguments),
+        "path": [places[name] for name in launch.path],
+        "readable": [*places.values(), *system],
+        "writable": writable,
+        "limits": dict(launch.limits),
+        "user": user,
+        "filter": base64.b64encode(seccomp.program(started=True)).decode(),
+    }
 
 
 def require_host() -> None:
@@ -255,22 +252,8 @@ def require_host() -> None:
             os.close(found)
 
 
-def _interpreter() -> Path:
-    return Path(sys.executable).resolve()
-
-
-def _standard_library() -> Path:
-    return Path(sysconfig.get_path("stdlib")).resolve()
-
-
-def _system_files() -> list[str]:
-    """Return the paths of the system's shared libraries that the interpreter may load, under each name they have."""
-    found = [f"{folder}/{name}" for name in _SYSTEM for folder in _FOLDERS if Path(folder, name).is_file()]
-    own = sorted(map(str, _standard_library().parent.glob("libpython*.so*")))
-    return [*found, *own]
-
-
-def _message(secrets: Mapping[str, bytes]) -> bytes:
+def message(secrets: Mapping[str, bytes]) -> bytes:
+    """Return secrets in the form that :func:`inside.keep` reads."""
     parts = [bytes((len(secrets),))]
     for name, value in secrets.items():
         parts += [bytes((len(name),)), name.encode(), len(value).to_bytes(2, "big"), value]
