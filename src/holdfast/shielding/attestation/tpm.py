@@ -1,9 +1,10 @@
 """TPM 2.0: a quote of registers, signed by a key that cannot leave the TPM.
 
 Body: the TPMS_ATTEST. Collateral: ``signature`` (TPMT_SIGNATURE), ``ak`` (TPM2B_PUBLIC), ``pcrs`` (JSON, the values
-by bank and register), and where the registers are to be explained ``log`` (JSON, a list of what was extended). A
-TPM has no one vendor whose root could be built in, so a policy names the key (:attr:`Policy.keys`, its TPM name after
-enrolment) or the root of the key's certificates (``chain``, PEM, with :attr:`Policy.roots`).
+by bank and register), and where the registers are to be explained ``log`` (JSON, a list of what was extended),
+``firmware`` (the event log of a boot) and ``ima`` (the kernel's log of files). A TPM has no one vendor whose root could
+be built in, so a policy names the key (:attr:`Policy.keys`, its TPM name after enrolment) or the root of the key's
+certificates (``chain``, PEM, with :attr:`Policy.roots`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from holdfast.errors import InvalidConfig, SignatureInvalid, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence import canonical
-from holdfast.shielding.attestation import chains
+from holdfast.shielding.attestation import boot_log, chains, ima_log
 from holdfast.shielding.attestation.claims import Claims
 from holdfast.shielding.attestation.evidence import Evidence
 from holdfast.shielding.attestation.policy import Policy
@@ -58,7 +59,8 @@ class Tpm2:
         quote = read_attestation(evidence.body)
         registers = _registers(evidence.part("pcrs"), quote, signature.hash)
         events = _replayed(evidence.collateral.get("log"), registers)
-        return _claims(quote, key, root, registers | events)
+        booted = _booted(evidence, registers)
+        return _claims(quote, key, root, registers | booted | events)
 
 
 def _require_trusted(key: AttestationKey, evidence: Evidence, policy: Policy, at: datetime) -> str:
@@ -151,6 +153,22 @@ def _replayed(data: bytes | None, registers: Mapping[str, str]) -> dict[str, str
                 f"the event log does not explain {register}: something else was extended, or nothing"
             )
     return named
+
+
+def _booted(evidence: Evidence, registers: Mapping[str, str]) -> dict[str, str]:
+    """Return what the logs of firmware and kernel name, once replaying them gives the quoted registers."""
+    names = {register_name(BANK, index): index for index in range(24)}
+    values = {names[name]: bytes.fromhex(value) for name, value in registers.items() if name in names}
+    found: dict[str, str] = {}
+    if (data := evidence.collateral.get("firmware")) is not None:
+        events = boot_log.read_boot_log(data)
+        boot_log.require_boot(events, values)
+        found |= boot_log.boot_names(events)
+    if (data := evidence.collateral.get("ima")) is not None:
+        entries = ima_log.read_ima_log(data)
+        ima_log.require_ima(entries, values)
+        found |= ima_log.ima_names(entries)
+    return found
 
 
 def event_value(name: str, digest: bytes) -> bytes:
