@@ -68,13 +68,12 @@ def challenge(endorsement_key: bytes, attestation_key: bytes) -> Challenge:
     secret, one_time = secrets.token_bytes(_SECRET), ec.generate_private_key(ec.SECP256R1())
     point = one_time.public_key().public_numbers()
     shared = one_time.exchange(ec.ECDH(), public)
-    seed = _kdf_e(shared, b"IDENTITY", _coordinate(point.x), _coordinate(public.public_numbers().x))
+    seed = kdf_e(shared, b"IDENTITY", _coordinate(point.x), _coordinate(public.public_numbers().x))
     bound = bytes.fromhex(name)
-    cipher = Cipher(algorithms.AES(_kdf_a(seed, b"STORAGE", bound, 128)), CFB(bytes(16))).encryptor()
-    identity = cipher.update(_block(secret)) + cipher.finalize()
-    integrity = hmac.digest(_kdf_a(seed, b"INTEGRITY", b"", 256), identity + bound, "sha256")
-    encrypted = _block(_block(_coordinate(point.x)) + _block(_coordinate(point.y)))
-    return Challenge(secret, _block(_block(integrity) + identity), encrypted, name)
+    identity = encrypted(kdf_a(seed, b"STORAGE", bound, 128), _block(secret))
+    integrity = hmac.digest(kdf_a(seed, b"INTEGRITY", b"", 256), identity + bound, "sha256")
+    hidden_seed = _block(_block(_coordinate(point.x)) + _block(_coordinate(point.y)))
+    return Challenge(secret, _block(_block(integrity) + identity), hidden_seed, name)
 
 
 def read_endorsement_key(data: bytes) -> ec.EllipticCurvePublicKey:
@@ -126,13 +125,19 @@ def require_endorsed(endorsement_key: bytes, chain: bytes, roots: tuple[bytes, .
     return root
 
 
-def _kdf_a(key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
+def encrypted(key: bytes, data: bytes) -> bytes:
+    """Return ``data`` under AES-128-CFB with a zero vector, as a TPM protects what it is sent under a key used once."""
+    cipher = Cipher(algorithms.AES(key), CFB(bytes(16))).encryptor()
+    return cipher.update(data) + cipher.finalize()
+
+
+def kdf_a(key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
     """KDFa (Part 1, 11.4.10.2) for at most 256 bits: one round of HMAC-SHA-256."""
     message = (1).to_bytes(4, "big") + label + b"\0" + context + bits.to_bytes(4, "big")
     return hmac.digest(key, message, "sha256")[: bits // 8]
 
 
-def _kdf_e(shared: bytes, label: bytes, ours: bytes, theirs: bytes) -> bytes:
+def kdf_e(shared: bytes, label: bytes, ours: bytes, theirs: bytes) -> bytes:
     """KDFe (Part 1, 11.4.10.3) for 256 bits: one round of SHA-256."""
     return hashlib.sha256((1).to_bytes(4, "big") + shared + label + b"\0" + ours + theirs).digest()
 

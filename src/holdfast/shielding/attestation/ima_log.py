@@ -24,8 +24,9 @@ _TEMPLATES = {"ima-ng": 2, "ima-sig": 3}  # and how many fields each has
 _ALGORITHMS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
 _AGGREGATE = "boot_aggregate"
 _FIELD = 1 << 16
+_TEXT = re.compile(rb" ?\d{1,2} [0-9a-f]")
 _LINE = re.compile(
-    r"(\d{1,2}) ([0-9a-f]{40}|[0-9a-f]{64}) (ima-ng|ima-sig) ([a-z0-9]+):([0-9a-f]+) (\S+)(?: ([0-9a-f]+)?)?"
+    r" ?(\d{1,2}) ([0-9a-f]{40}|[0-9a-f]{64}) (ima-ng|ima-sig) ([a-z0-9]+):([0-9a-f]+) (\S+)(?: ([0-9a-f]+)?)?"
 )
 
 
@@ -47,7 +48,7 @@ def read_ima_log(data: bytes) -> tuple[ImaEntry, ...]:
         UnreadableArtifact: malformed, of another template, or with a file that changed while it was measured.
         SignatureInvalid: an entry's own digest is not that of its data.
     """
-    entries = _ascii(data) if data[:4].strip().isdigit() else _binary(data)
+    entries = _ascii(data) if _TEXT.match(data) else _binary(data)
     if len(entries) > MAX_ENTRIES:
         raise UnreadableArtifact(f"IMA's log has more than {MAX_ENTRIES} entries")
     return entries
