@@ -8,6 +8,7 @@ from holdfast.shielding.worlds.process import ProcessWorld
 from holdfast.shielding.worlds.protocol import Launch, World, worlds
 from holdfast.shielding.worlds.quoting import own_quote
 from holdfast.shielding.worlds.secrets import Secret, provisioned
+from holdfast.shielding.worlds.vm import VmWorld
 
 __all__ = [
     "Enclave",
@@ -17,6 +18,7 @@ __all__ = [
     "Measurement",
     "ProcessWorld",
     "Secret",
+    "VmWorld",
     "World",
     "enclave_quote",
     "lint",

@@ -119,8 +119,7 @@ class ProcessWorld:
             InvalidConfig: names that are none, or more than 60,000 bytes.
         """
         self._started()
-        if not all(name.isidentifier() and name.isascii() and len(name) < 64 for name in secrets):
-            raise InvalidConfig("a secret's name is a short identifier")
+        require_names(secrets)
         if sum(map(len, secrets.values())) + 80 * len(secrets) > MAX_SECRETS or len(secrets) > 100:
             raise InvalidConfig(f"secrets are keys: at most {MAX_SECRETS} bytes and a hundred of them")
         self._secrets = dict(secrets)
@@ -217,6 +216,12 @@ _ISOLATION = (
     "--clearenv", "--setenv", "LANG", "C.UTF-8", "--setenv", "HOME", SCRATCH, "--proc", "/proc", "--dev", "/dev",
     "--perms", "1777", "--tmpfs", SCRATCH, "--chdir", SCRATCH,
 )  # fmt: skip
+
+
+def require_names(secrets: Mapping[str, bytes]) -> None:
+    """Raise :class:`InvalidConfig` unless every secret has a name that the code inside can ask for."""
+    if not all(name.isidentifier() and name.isascii() and len(name) < 64 for name in secrets):
+        raise InvalidConfig("a secret's name is a short identifier")
 
 
 def told(launch: Launch, *, user: int, places: Mapping[str, str], writable: list[str]) -> dict[str, object]:

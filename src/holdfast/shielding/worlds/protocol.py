@@ -22,7 +22,7 @@ from holdfast.shielding.worlds.measuring import Measurement
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-RESERVED = frozenset({"config", "inside", "interpreter", "standard-library", "system"})
+RESERVED = frozenset({"config", "guest", "inside", "interpreter", "standard-library", "system"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,9 @@ class SoftwareTpm:
     Args:
         state: folder of its state (made with mode 0700): keys and counters survive in it.
 
+    Attributes:
+        socket: where it listens.
+
     Raises:
         MissingDevice: a tool is not installed.
         Unavailable: the TPM does not start.
@@ -57,7 +60,7 @@ class SoftwareTpm:
         require_tools()
         self._state = _private(state)
         self._work = Path(tempfile.mkdtemp(prefix="holdfast-tpm-"))
-        self._socket = self._work / "tpm.sock"
+        self.socket = self._work / "tpm.sock"
         with (self._work / "log").open("wb") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
         self.close = weakref.finalize(self, _stop, self._process, self._work)
@@ -68,13 +71,13 @@ class SoftwareTpm:
             raise
 
     def _command(self) -> list[str]:
-        server = f"type=unixio,path={self._socket},mode=0600"
+        server = f"type=unixio,path={self.socket},mode=0600"
         state = f"dir={self._state},mode=0600"
         return ["swtpm", "socket", "--tpm2", "--tpmstate", state, "--server", server, "--flags", "startup-clear"]
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _TIMEOUT
-        while not self._socket.exists():
+        while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 words = (self._work / "log").read_text(errors="replace").strip().splitlines()
                 raise Unavailable("the software TPM does not start", hint=words[-1] if words else "it said nothing")
@@ -95,7 +98,7 @@ class SoftwareTpm:
 
     def _run(self, *command: str) -> bytes:
         relay = Path(__file__).with_name("relay.py")
-        parts = (sys.executable, "-IS", str(relay), str(self._socket))
+        parts = (sys.executable, "-IS", str(relay), str(self.socket))
         environment = os.environ | {"TPM2TOOLS_TCTI": "cmd:" + shlex.join(parts), "TSS2_LOG": "all+none"}
         done = subprocess.run(  # noqa: S603 - a fixed list of tools
             command, env=environment, cwd=self._work, capture_output=True, timeout=_TIMEOUT, check=False
