@@ -40,6 +40,7 @@ from holdfast.shielding.worlds.vm_wrapping import wrap_message
 USER = 61_502  # on the host for QEMU, and in the guest for the module
 COMMAND_LINE = "console=ttyS0 loglevel=4 panic=-1 rdinit=/init ima_hash=sha256 ima_template=ima-ng lockdown=integrity"
 _BY_FIRMWARE = " initrd=initrd"  # what OVMF adds to it
+_BOOTED = ("kernel", "firmware", "variables", "initrd")
 _SHARE = 0.4  # of the memory that files may take; the kernel gives them half
 
 
@@ -109,6 +110,7 @@ class VmWorld:
         """
         if self._measurement is None:
             root, initrd = self._work / "image", self._work / "initrd"
+            shutil.rmtree(root, ignore_errors=True)  # of an attempt that failed
             inner = vm_image.build(self._launch, root, user=self._user)
             self._require_room(root)
             files = vm_image.files(root)
@@ -126,6 +128,7 @@ class VmWorld:
     def _boot(self, initrd_size: int) -> dict[str, tuple[str, ...]]:
         """Copy kernel and firmware, and return what is expected of them and of the command line."""
         for name in ("kernel", "firmware", "variables"):
+            (self._work / name).unlink(missing_ok=True)
             measure(getattr(self._machine, name), self._work / name)
         kernels = vm_digests.kernel_digests(
             self._work / "kernel", initrd_size=initrd_size, memory=self._machine.memory
@@ -148,15 +151,21 @@ class VmWorld:
         self.measure()
         self._enrolled = enrol(self._state)
         place = self._work / "machine"
+        shutil.rmtree(place, ignore_errors=True)  # of a start that failed
         place.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            os.chown(place, self._user, self._user)
-            self._work.chmod(0o711)
-        kernel, firmware, variables, initrd = (
-            self._work / name for name in ("kernel", "firmware", "variables", "initrd")
-        )  # fmt: skip
+        self._let_in(place)
+        kernel, firmware, variables, initrd = (self._work / name for name in _BOOTED)
         machine = replace(self._machine, kernel=kernel, firmware=firmware, variables=variables)
         self._running = Running(machine, initrd, COMMAND_LINE, state=self._state, work=place, user=self._user)
+
+    def _let_in(self, place: Path) -> None:
+        """Let QEMU's user read what is booted, and write to ``place``; nobody else reads any of it."""
+        if os.geteuid() != 0:
+            return
+        os.chown(place, self._user, self._user)
+        for path, mode in ((self._work, 0o710), *((self._work / name, 0o640) for name in _BOOTED)):
+            os.chown(path, 0, self._user)
+            path.chmod(mode)
 
     @property
     def key_name(self) -> str:

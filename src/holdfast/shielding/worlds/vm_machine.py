@@ -120,22 +120,24 @@ class Running:
             time.sleep(0.02)
 
     def _ready(self, deadline: float) -> None:
+        """Wait for the guest's first words."""
         self._control.settimeout(1.0)
-        found = b""
-        while not found:
-            try:
-                found = self._control.recv(1, socket.MSG_PEEK)
-            except TimeoutError:
-                if time.monotonic() > deadline:
-                    hint = self._words("console") or "raise start_timeout"
-                    raise Unavailable(
-                        f"the guest did not answer in {self._machine.start_timeout:g} s", hint=hint
-                    ) from None
-                continue
-            if not found:
-                raise Unavailable("the guest stopped while it started", hint=self._words("console"))
+        while not self._spoken():
+            if time.monotonic() > deadline:
+                limit, said = f"{self._machine.start_timeout:g} s", self._words("console")
+                raise Unavailable(f"the guest did not answer within {limit}", hint=said or "raise start_timeout")
         self._control.settimeout(self._machine.timeout)
         self._answer()
+
+    def _spoken(self) -> bool:
+        try:
+            if self._control.recv(1, socket.MSG_PEEK):
+                return True
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            pass
+        raise Unavailable("the guest stopped while it started", hint=self._words("console") or self._words("log"))
 
     def _words(self, name: str) -> str:
         """Return the last line of a log."""

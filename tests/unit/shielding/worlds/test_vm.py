@@ -18,7 +18,8 @@ import pytest
 
 from holdfast.errors import InvalidConfig, MissingDevice, PolicyError, Unavailable
 from holdfast.shielding.attestation import Evidence, Policy, bound, verify
-from holdfast.shielding.worlds import Launch, VmWorld, World, worlds
+from holdfast.shielding.attestation.ima_log import require_known
+from holdfast.shielding.worlds import Launch, VmWorld, World, vm_image, worlds
 from holdfast.shielding.worlds.seccomp import require_architecture
 from holdfast.shielding.worlds.software_tpm import require_tools as require_tpm
 from holdfast.shielding.worlds.vm import USER
@@ -147,7 +148,7 @@ def test_secrets_are_few_small_and_named(vm: VmWorld):
 
 
 @pytest.mark.slow
-def test_the_next_boot_has_the_same_key_and_opens_what_was_sealed_and_its_module_asks_for_quotes(
+def test_the_next_boot_has_the_same_key_and_opens_what_was_sealed(
     vm: VmWorld, kernel: Path, launch: Launch, state: Path, sealed: Path
 ):
     key = vm.key_name
@@ -163,15 +164,21 @@ def test_the_next_boot_has_the_same_key_and_opens_what_was_sealed_and_its_module
 
 @pytest.mark.slow
 def test_an_image_that_was_exchanged_boots_and_gets_neither_secrets_nor_what_was_sealed(
-    vm: VmWorld, kernel: Path, code: Path, state: Path, sealed: Path
+    vm: VmWorld, kernel: Path, code: Path, state: Path, sealed: Path, tmp_path: Path
 ):
     """Somebody slips another module into the image after it was measured; a second archive overlays the first."""
     vm.close()
     world = VmWorld(Launch(module="ask", measured={"code": code}, path=("code",)), kernel=kernel, state=state)
     try:
         world.measure()
-        with (world._work / "initrd").open("ab") as file:
-            file.write(bytes(512))
+        overlay = tmp_path / "overlay"
+        (overlay / "world/code").mkdir(parents=True)
+        (overlay / "world/code/ask.py").write_text(f"print('exchanged'){ASK}")
+        vm_image.pack(overlay, tmp_path / "archive")
+        initrd = world._work / "initrd"
+        initrd.write_bytes(
+            initrd.read_bytes() + bytes(-initrd.stat().st_size % 4) + (tmp_path / "archive").read_bytes()
+        )
         world.start()
         for attempt in (world.attest, lambda: world.provision({"key": KEY})):
             with pytest.raises(PolicyError, match=r"measurement boot\.(initrd|kernel)"):
@@ -180,12 +187,14 @@ def test_an_image_that_was_exchanged_boots_and_gets_neither_secrets_nor_what_was
             world.unseal("store", sealed.read_bytes())
         process = world.run()
         out, err = process.communicate(timeout=60)
-        answer, refused = out.split(b"\n")[:2]
-        assert (process.returncode, refused, err) == (7, b"", b"")
+        exchanged, answer, refused = out.split(b"\n")[:3]
+        assert (process.returncode, exchanged, refused, err) == (7, b"exchanged", b"", b"")
         evidence = Evidence.from_bytes(answer)
         found = Policy(kind="tpm2", any_code=True, keys=(world.key_name,))
         claims = verify(evidence, found, nonce=bound(NONCE, b"session"), at=NOW)
-        assert claims.measurements["event.code"] == dict(world.measure().events)["code"].hex()
+        assert claims.measurements["event.code"] == dict(world.measure().events)["code"].hex()  # what the image says
+        with pytest.raises(PolicyError, match=r"/world/code/ask\.py ran or was read there"):
+            require_known(claims, world.measure().files)
     finally:
         world.close()
 
