@@ -15,6 +15,8 @@ import pwd
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel, Frame, Kind, encode, parsed
 
 _PLANES = 4
+_LOOK = 0.5  # seconds between looks at who our parent is
+_ORPHANED = 4  # the exit code of an unreachable peer
+_PATIENCE = 5.0  # seconds in which an orphan may clean up
 
 
 class Worker:
@@ -266,6 +271,24 @@ def _clear_stale(path: Path, kind: socket.SocketKind) -> None:
             path.unlink()
 
 
+def end_with(parent: int) -> None:
+    """Have this process end soon after its parent does, whatever it is doing then, also before anybody connected.
+
+    The parent's number is given, not asked for, since the parent may be gone already when we first look. Linux would
+    send a signal (``PR_SET_PDEATHSIG``), but when the *thread* that started us ends, and it forgets that on a change
+    of user; so we look.
+    """
+    threading.Thread(target=_outlive_not, args=(parent,), daemon=True, name="parent").start()
+
+
+def _outlive_not(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)  # removes the socket, unless the main thread is stuck
+    time.sleep(_PATIENCE)
+    os._exit(_ORPHANED)
+
+
 def end_when_terminated() -> None:
     """Have SIGTERM end this process like an exit: the socket is removed, and the code is that of the signal."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -282,8 +305,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shared", action="store_true", help="take sessions over shared memory")
     parser.add_argument("--user", help="become this user before listening")
     parser.add_argument("--device", default="cpu", help="where the products run, such as cuda")
+    parser.add_argument("--parent", type=int, help="number of the process to end with")
     options = vars(parser.parse_args(arguments))
     end_when_terminated()
+    if (parent := options.pop("parent")) is not None:
+        end_with(parent)
     try:
         serve(options.pop("socket"), Service(**options))
     except HoldfastError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,3 +184,50 @@ def test_a_stranger_on_the_shared_socket_does_not_stop_the_worker(tmp_path: Path
     finally:
         stop(process, signal.SIGTERM)
     assert not path.exists()
+
+
+ORPHANED = """
+import os, sys
+from holdfast.shielding.transport import SpawnedWorker
+worker = SpawnedWorker()
+print(worker.process.pid, worker.path, flush=True)
+{wait}
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        pytest.param("", id="before the worker even looked"),
+        pytest.param("while not worker.path.exists(): os.sched_yield()", id="while it listens and nobody connected"),
+        pytest.param("worker.connect(60)", id="while it waits for the first question"),
+    ],
+)
+def test_a_worker_whose_parent_is_killed_ends(wait: str) -> None:
+    parent = subprocess.run([sys.executable, "-c", ORPHANED.format(wait=wait)], stdout=subprocess.PIPE, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    pid, path = parent.stdout.decode().split()
+    deadline = time.monotonic() + 60
+    while runs(int(pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    shutil.rmtree(Path(path).parent)  # killed parents clean nothing up
+
+
+def test_an_orphan_that_is_stuck_in_native_code_ends_as_well() -> None:
+    """A product that takes for ever lets no signal handler of Python run; the watching thread needs none."""
+    stuck = (
+        "import signal, sys, time; from holdfast.services import worker; worker._PATIENCE = 0.1;"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); worker.end_with(int(sys.argv[1])); time.sleep(60)"
+    )
+    process = subprocess.run([sys.executable, "-c", stuck, "1"], timeout=50, check=False)  # 1 is not its parent
+    assert process.returncode == worker_module._ORPHANED
+
+
+def runs(process: int) -> bool:
+    """Whether a process runs; one that ended and that nobody waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False

@@ -42,6 +42,7 @@ class SpawnedWorker:
         self.path = self._folder / "worker.sock"
         self.shared = hasattr(os, "memfd_create")
         command = [sys.executable, "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
+        command += ["--parent", str(os.getpid())]  # or it would wait for ever for one that was killed
         command += ["--shared"] * self.shared + ["--once"] * once
         if os.geteuid() == 0 and "--user" not in options:
             command += ["--user", _NOBODY]
