@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -188,7 +189,10 @@ class Session(nn.Module):
         raise InvalidConfig("a session cannot leave its process", hint="run the campaign with executor='inline'")
 
     def _replace(self, name: str, offloaded: Offloaded) -> None:
-        remote = RemoteLayer(offloaded.layer, lambda codes: self._accumulate(offloaded, codes))
+        # weak, or session and layers would hold each other, and with them a copy of the model and all secrets would
+        # outlive the session until a garbage collection that a large program never comes to
+        session = weakref.ref(self)
+        remote = RemoteLayer(offloaded.layer, lambda codes: _alive(session)._accumulate(offloaded, codes))
         remote._forward_hooks.update(offloaded.layer._forward_hooks)
         remote._forward_pre_hooks.update(offloaded.layer._forward_pre_hooks)
         if not name:
@@ -241,6 +245,12 @@ class Session(nn.Module):
             yield
         finally:
             self._spent[phase] += time.perf_counter() - start
+
+
+def _alive(session: weakref.ref[Session]) -> Session:
+    if (found := session()) is None:
+        raise InvalidConfig("the session is gone", hint="keep the session, not only its model")
+    return found
 
 
 def _integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:

@@ -174,6 +174,8 @@ async def _outcome(job: Job) -> Tensor:
     except TimeoutError:
         job.expire()
         return job.future.result()  # an answer that came between the two lines counts
+    finally:
+        del job  # or an error, its traceback and the job with its inputs would hold each other
 
 
 def _headers(refused: Refused) -> dict[str, str]:

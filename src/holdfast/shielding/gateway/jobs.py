@@ -78,6 +78,8 @@ class Job:
         except TimeoutError:
             self.expire()
             return self.future.result()  # an answer may have come between the two lines; then it counts
+        finally:
+            del self  # or an error, its traceback and the job with its inputs would hold each other
 
     def _end(self, outcome: Outcome) -> bool:
         with self._lock:

@@ -44,12 +44,17 @@ class Seat(Thread):
         try:
             while self._goes_on():
                 self.state = "starting"
-                if (opened := self._open()) is None or not self._serve(opened):
+                if not self._turn():
                     pause = _FIRST_PAUSE * 2 ** min(self._failed, _DOUBLINGS)
                     self._pool.stopping.wait(min(pause, self._pool.settings.backoff))
         finally:
             self.state = "quarantined" if self._source.quarantined else "stopped"
             self._pool.left()
+
+    def _turn(self) -> bool:
+        """Have one session; return whether to open the next one without a pause. Nothing of it is left then."""
+        opened = self._open()
+        return opened is not None and self._serve(opened)
 
     def abandon(self) -> None:
         """End the worker of a seat that did not end in time."""
