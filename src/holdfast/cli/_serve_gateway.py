@@ -15,6 +15,7 @@ from holdfast.errors import InvalidConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from holdfast.services.gateway import Listening
     from holdfast.shielding import MutualTls
     from holdfast.shielding.graph import IntegerModel
 
@@ -38,8 +39,13 @@ def gateway(
         list[str] | None, typer.Option(help="spawn, unix:PATH, shared:PATH or grpc:HOST:PORT; repeatable.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Sessions with spawned workers, and with each over gRPC.", min=1)] = 2,
-    http: Annotated[str, typer.Option(help="HOST:PORT; beyond this machine only with TLS.")] = "127.0.0.1:8080",
+    http: Annotated[
+        str, typer.Option(help="HOST:PORT or unix:PATH; beyond this machine only with TLS.")
+    ] = "127.0.0.1:8080",
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT, over mutual TLS.")] = None,
+    attested: Annotated[
+        str | None, typer.Option(help="HOST:PORT or unix:PATH where clients get evidence first; only inside a world.")
+    ] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="Authority that vouches for clients and workers (PEM).")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate of this gateway (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, readable by its owner only (PEM).")] = None,
@@ -65,11 +71,13 @@ def gateway(
     worker to trust, requests are refused; nothing is computed here instead.
     """
     from holdfast.services.gateway import Listen, serve_gateway
+    from holdfast.services.gateway.attested import quote_of_this_world
     from holdfast.shielding.gateway import Audit, Gateway, Settings, Signature, sources
 
     settings = Settings(queue=queue, timeout=timeout, worker_timeout=worker_timeout, prepare=prepare)
     tls = _tls(tls_ca, tls_cert, tls_key)
-    listen = Listen(http=http, grpc=grpc, tls=tls, drain=drain)
+    quote = None if attested is None else quote_of_this_world()
+    listen = Listen(http=http, grpc=grpc, attested=attested, quote=quote, tls=tls, drain=drain)
     listen.require_possible()
     integer = _integer(_model(model, arch, seed), data, samples, top_code)
     options = () if fault is None else ("--fault", fault, "--seed", str(seed))
@@ -92,8 +100,10 @@ def gateway(
     serve_gateway(made, listen, sessions=len(chosen), ready=_announce)
 
 
-def _announce(url: str, port: int | None) -> None:
-    say(f"gateway listens on {url}" + ("" if port is None else f", and for gRPC on port {port}"))
+def _announce(listening: Listening) -> None:
+    rpc = "" if listening.grpc is None else f", and for gRPC on port {listening.grpc}"
+    attested = "" if listening.attested is None else f", and for attested sessions on {listening.attested}"
+    say(f"gateway listens on {listening.http}{rpc}{attested}")
 
 
 def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> MutualTls | None:

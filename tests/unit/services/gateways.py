@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from holdfast.services.gateway import Listen, serve_gateway, serving
+from holdfast.services.gateway import Listen, Listening, serve_gateway, serving
 from holdfast.shielding.gateway import Gateway
 
 
@@ -24,6 +24,7 @@ class Serving:
     gateway: Gateway
     port: int = 0
     rpc: int | None = None
+    attested: str | None = None
     server: Any = None
     thread: threading.Thread = field(default_factory=threading.Thread)
 
@@ -60,8 +61,8 @@ def serving_gateway(gateway: Gateway, **how: Any) -> Iterator[Serving]:
         made.server = orderly(*arguments)
         return made.server
 
-    def ready(url: str, rpc: int | None) -> None:
-        made.port, made.rpc = int(url.rpartition(":")[2]), rpc
+    def ready(found: Listening) -> None:
+        made.port, made.rpc, made.attested = int(found.http.rpartition(":")[2]), found.grpc, found.attested
         up.set()
 
     made.thread = threading.Thread(

@@ -1,5 +1,5 @@
-"""The gateway's process and sockets: HTTP, gRPC, and an orderly end."""
+"""The gateway's process and sockets: HTTP, gRPC, attested sessions, and an orderly end."""
 
-from holdfast.services.gateway.serving import Listen, serve_gateway
+from holdfast.services.gateway.serving import Listen, Listening, serve_gateway
 
-__all__ = ["Listen", "serve_gateway"]
+__all__ = ["Listen", "Listening", "serve_gateway"]

@@ -37,11 +37,12 @@ def starlette_module() -> Any:
     return extra("starlette", name="gateway", needs=NEEDS)
 
 
-def application(gateway: Gateway, *, patience: float = 10.0) -> Any:
+def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True) -> Any:
     """Return the ASGI application of a gateway.
 
     Args:
         patience: seconds in which the body of a request must arrive.
+        infer: whether inputs are taken here; not where clients are to be shown evidence first.
 
     Raises:
         MissingExtra: starlette is not installed.
@@ -52,7 +53,7 @@ def application(gateway: Gateway, *, patience: float = 10.0) -> Any:
     def told(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Any:
         return plain(json.dumps(value), status_code=status, media_type=JSON, headers=headers)
 
-    async def infer(request: Any) -> Any:
+    async def answer(request: Any) -> Any:
         try:
             kind = _kind(gateway, request)
             body = await _body(gateway, request, patience)
@@ -77,7 +78,7 @@ def application(gateway: Gateway, *, patience: float = 10.0) -> Any:
 
     return starlette.applications.Starlette(
         routes=[
-            route("/v1/infer", infer, methods=["POST"]),
+            *([route("/v1/infer", answer, methods=["POST"])] if infer else []),
             route("/v1/model", model),
             route("/healthz", alive),
             route("/readyz", ready),

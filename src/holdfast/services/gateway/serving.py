@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast._extras import extra
-from holdfast.errors import InvalidConfig, WorkerUnreachable
+from holdfast.errors import InvalidConfig
+from holdfast.services.gateway.addresses import bound, is_loopback, released, split, told
+from holdfast.services.gateway.attested import AttestedDoor, Quote
 from holdfast.services.gateway.http import NEEDS, application, hurried
 from holdfast.services.gateway.rpc import start_rpc
 from holdfast.shielding import MutualTls
@@ -20,7 +22,6 @@ from holdfast.shielding.transport.remote import grpc_module
 
 _HEAD = 16 * 1024  # bytes of a request's head
 _SPARE = 64  # connections beyond those of requests in hand: probes, scrapes, and whoever is told to come again
-_BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,11 @@ class Listen:
     """Where a gateway listens, and how patiently.
 
     Args:
-        http: HOST:PORT; port 0 takes any. Beyond this machine only with ``tls``.
+        http: HOST:PORT or unix:PATH; port 0 takes any. Beyond this machine only with ``tls``.
         grpc: HOST:PORT, with ``tls`` always; None is nowhere.
+        attested: HOST:PORT or unix:PATH for attested sessions; None is nowhere. With it inputs are taken there and
+            nowhere else: HTTP tells health and metrics, and there is no gRPC.
+        quote: makes the evidence for ``attested``.
         tls: who we are, and the authority that vouches for clients.
         arrival: seconds in which the head of a request, and then its body, must arrive.
         drain: seconds that accepted requests are waited for after SIGTERM.
@@ -37,6 +41,8 @@ class Listen:
 
     http: str = "127.0.0.1:8080"
     grpc: str | None = None
+    attested: str | None = None
+    quote: Quote | None = None
     tls: MutualTls | None = None
     arrival: float = 10.0
     drain: float = 30.0
@@ -51,6 +57,7 @@ class Listen:
         host, _ = split(self.http)
         context_of(self.tls, host)
         uvicorn_module()
+        self._require_attestable()
         if self.grpc is None:
             return
         split(self.grpc)
@@ -58,15 +65,44 @@ class Listen:
         if self.tls is None:
             raise InvalidConfig("gRPC needs mutual TLS", hint="--tls-ca, --tls-cert and --tls-key")
 
+    def _require_attestable(self) -> None:
+        if self.attested is None:
+            return
+        host, _ = split(self.attested)
+        if self.quote is None:
+            raise InvalidConfig("attested sessions need evidence", hint="start the gateway in a world")
+        if self.grpc is not None:
+            raise InvalidConfig("a gateway that proves what it runs takes inputs there alone", hint="leave --grpc out")
+        if self.tls is None and not is_loopback(host):
+            raise InvalidConfig(
+                f"{host} is reached from other machines, so clients must show certificates",
+                hint="--tls-ca, --tls-cert and --tls-key, or listen on 127.0.0.1 or unix:PATH",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where a gateway listens in the end.
+
+    Attributes:
+        http: URL, or unix:PATH.
+        grpc: port.
+        attested: HOST:PORT or unix:PATH.
+    """
+
+    http: str
+    grpc: int | None = None
+    attested: str | None = None
+
 
 def serve_gateway(
-    gateway: Gateway, listen: Listen, *, sessions: int, ready: Callable[[str, int | None], None] | None = None
+    gateway: Gateway, listen: Listen, *, sessions: int, ready: Callable[[Listening], None] | None = None
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; then refuse new ones, answer those in hand, and return.
 
     Args:
         sessions: of the gateway.
-        ready: called with the URL and the port of gRPC once both listen; sessions may still be opening.
+        ready: called once all sockets listen; sessions may still be opening.
 
     Raises:
         InvalidConfig: an address that is none, or one beyond this machine without TLS.
@@ -74,44 +110,48 @@ def serve_gateway(
         MissingExtra: starlette, uvicorn or grpcio is not installed.
     """
     listen.require_possible()
-    host, port = split(listen.http)
-    context = context_of(listen.tls, host)
+    context = context_of(listen.tls, split(listen.http)[0])
     server = _server(gateway, listen, sessions, context)
-    with _bound(host, port) as sock, gateway:
-        rpc = None
-        if listen.grpc is not None and listen.tls is not None:
-            rpc = start_rpc(gateway, listen.grpc, listen.tls, sessions=sessions)
+    with bound(listen.http) as sock:
         try:
-            if ready is not None:
-                url = f"{'http' if context is None else 'https'}://{host}:{sock.getsockname()[1]}"
-                ready(url, None if rpc is None else rpc[1])
-            server.run(sockets=[sock])
+            with gateway, _attested(gateway, listen, sessions) as attested, _rpc(gateway, listen, sessions) as rpc:
+                if ready is not None:
+                    ready(Listening(http=_url(listen.http, sock, context), grpc=rpc, attested=attested))
+                server.run(sockets=[sock])
         finally:
-            if rpc is not None:
-                rpc[0].stop(grace=1).wait()
+            released(listen.http)
 
 
-def split(address: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``.
-
-    Raises:
-        InvalidConfig: it is something else.
-    """
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise InvalidConfig(f"{address!r} is not HOST:PORT", hint="such as 127.0.0.1:8080")
-    return host, int(port)
+def _url(address: str, sock: socket.socket, context: ssl.SSLContext | None) -> str:
+    place = told(address, sock)
+    return place if place.startswith("unix:") else f"{'http' if context is None else 'https'}://{place}"
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether ``host`` is certainly this machine and no other; names but ``localhost`` are not."""
-    if host == "localhost":
-        return True
+@contextmanager
+def _rpc(gateway: Gateway, listen: Listen, sessions: int) -> Iterator[int | None]:
+    if listen.grpc is None or listen.tls is None:
+        yield None
+        return
+    server, port = start_rpc(gateway, listen.grpc, listen.tls, sessions=sessions)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        yield port
+    finally:
+        server.stop(grace=1).wait()
+
+
+@contextmanager
+def _attested(gateway: Gateway, listen: Listen, sessions: int) -> Iterator[str | None]:
+    if listen.attested is None or listen.quote is None:
+        yield None
+        return
+    sock, clients = bound(listen.attested), gateway.settings.queue + sessions + _SPARE
+    door = AttestedDoor(gateway, sock, listen.quote, tls=listen.tls, sessions=clients, arrival=listen.arrival)
+    try:
+        door.start()
+        yield told(listen.attested, sock)
+    finally:
+        door.close()
+        released(listen.attested)
 
 
 def context_of(tls: MutualTls | None, host: str) -> ssl.SSLContext | None:
@@ -139,21 +179,6 @@ def context_of(tls: MutualTls | None, host: str) -> ssl.SSLContext | None:
     return context
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise WorkerUnreachable(
-            f"cannot listen on {host}:{port}: {error.strerror or error}", hint="is the port taken?"
-        ) from error
-    return sock
-
-
 def uvicorn_module() -> Any:
     """Return uvicorn, which is an extra.
 
@@ -167,7 +192,7 @@ def uvicorn_module() -> Any:
 def _server(gateway: Gateway, listen: Listen, sessions: int, context: ssl.SSLContext | None) -> Any:
     uvicorn = uvicorn_module()
     config = uvicorn.Config(
-        application(gateway, patience=listen.arrival),
+        application(gateway, patience=listen.arrival, infer=listen.attested is None),
         http=hurried(uvicorn.protocols.http.h11_impl.H11Protocol, listen.arrival),
         ws="none",
         lifespan="off",

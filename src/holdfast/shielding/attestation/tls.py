@@ -17,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from holdfast._extras import extra
@@ -39,6 +42,8 @@ LABEL = b"EXPORTER-holdfast-attestation-v1"
 NONCE = 32  # bytes
 MAX_MESSAGE = 64 << 20  # bytes
 _PIECE = 1 << 16
+_NEVER = float("inf")
+_NEEDS = "attested sessions need pyOpenSSL"
 T = TypeVar("T")
 
 
@@ -46,15 +51,21 @@ class Channel:
     """One TLS 1.3 connection that carries messages: byte strings of at most 64 MiB, each sent whole.
 
     Made by :func:`connect` and :func:`accept`, which leave it attested.
+
+    Args:
+        stream: connected socket.
+        server: which end this is.
+        timeout: seconds for the handshake; then of silence after which the session ends, and may be changed.
+        tls: who we are, and whom we let in; the certificates say nothing about what runs at the other end.
     """
 
-    def __init__(self, stream: socket.socket, *, server: bool, timeout: float) -> None:
+    def __init__(self, stream: socket.socket, *, server: bool, timeout: float, tls: Certified | None = None) -> None:
         self._library = _library()
-        self._stream = stream
-        stream.settimeout(timeout)
-        self._tls = self._library.Connection(_context(self._library, server=server), None)
+        self._stream, self.timeout, self._until = stream, timeout, _NEVER
+        self._tls = self._library.Connection(_context(self._library, tls, server=server), None)
         (self._tls.set_accept_state if server else self._tls.set_connect_state)()
-        self._driven(self._tls.do_handshake)
+        with self.within(timeout):
+            self._driven(self._tls.do_handshake)
 
     @property
     def exporter(self) -> bytes:
@@ -83,10 +94,36 @@ class Channel:
             IntegrityError: it is announced as longer than ``limit``.
             Unavailable: the other side is gone, or silent for too long.
         """
+        return self.rest(self.announced(limit=limit))
+
+    def announced(self, *, limit: int = MAX_MESSAGE) -> int:
+        """Return the length of the next message, which :meth:`rest` or :meth:`skip` must read.
+
+        Raises:
+            IntegrityError, Unavailable: as :meth:`receive`.
+        """
         length = int.from_bytes(self._exactly(4), "big")
         if length > limit:
             raise IntegrityError(f"the other side announces a message of {length} bytes, more than {limit}")
+        return length
+
+    def rest(self, length: int) -> bytes:
+        """Return the message of the announced length."""
         return self._exactly(length)
+
+    def skip(self, length: int) -> None:
+        """Read the message of the announced length and keep nothing of it."""
+        for start in range(0, length, _PIECE):
+            self._exactly(min(_PIECE, length - start))
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Allow everything in this block ``seconds`` in all, however often the other side says a little."""
+        self._until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._until = _NEVER
 
     def close(self) -> None:
         """Say goodbye and close the socket."""
@@ -136,12 +173,33 @@ class Channel:
 
     def _on_socket(self, step: Callable[[], T]) -> T:
         try:
+            left = min(self.timeout, self._until - time.monotonic())
+            if left <= 0:
+                raise TimeoutError
+            self._stream.settimeout(left)
             return step()
         except OSError as error:
             raise Unavailable(f"the attested session broke off: {_said(error)}") from error
 
 
-def connect(stream: socket.socket, policy: Policy, *, at: datetime, timeout: float = 30.0) -> tuple[Channel, Claims]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """Who may call, where not everybody may: certificates beside the evidence, never instead of it.
+
+    Attributes:
+        authority: PEM; a server lets in only who shows a certificate of this authority.
+        certificate: PEM, with what leads to the other side's authority; what a client shows.
+        key: PEM, of the certificate.
+    """
+
+    authority: bytes
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+def connect(
+    stream: socket.socket, policy: Policy, *, at: datetime, timeout: float = 30.0, tls: Certified | None = None
+) -> tuple[Channel, Claims]:
     """Open a session with a world and return it once the world has proved that it meets ``policy``.
 
     Args:
@@ -149,13 +207,14 @@ def connect(stream: socket.socket, policy: Policy, *, at: datetime, timeout: flo
         policy: what the world must be.
         at: the time to verify its evidence for.
         timeout: seconds of silence after which the session ends.
+        tls: who we are, for worlds that ask.
 
     Raises:
         PolicyError, SignatureInvalid, SignerUntrusted, UnreadableArtifact: as :func:`verify` does; in particular
             evidence of another session, which somebody in the middle passes on, is a :class:`PolicyError`.
         Unavailable: no TLS session comes about.
     """
-    channel = Channel(stream, server=False, timeout=timeout)
+    channel = Channel(stream, server=False, timeout=timeout, tls=tls)
     try:
         nonce = secrets.token_bytes(NONCE)
         channel.send(nonce)
@@ -167,21 +226,29 @@ def connect(stream: socket.socket, policy: Policy, *, at: datetime, timeout: flo
     return channel, claims
 
 
-def accept(stream: socket.socket, quote: Callable[[bytes, bytes], Evidence], *, timeout: float = 30.0) -> Channel:
+def accept(
+    stream: socket.socket,
+    quote: Callable[[bytes, bytes], Evidence],
+    *,
+    timeout: float = 30.0,
+    tls: Certified | None = None,
+) -> Channel:
     """Answer a client from within a world, prove it to him, and return the session.
 
     Args:
         stream: accepted socket.
         quote: of the world, such as ``World.quote``: takes nonce and binding.
-        timeout: seconds of silence after which the session ends.
+        timeout: seconds for the client's part of opening the session; then of silence after which it ends.
+        tls: whom to let in; None lets everybody in.
 
     Raises:
         IntegrityError: what the client sends is no challenge.
         Unavailable: no TLS session comes about.
     """
-    channel = Channel(stream, server=True, timeout=timeout)
+    channel = Channel(stream, server=True, timeout=timeout, tls=tls)
     try:
-        nonce = channel.receive(limit=NONCE)
+        with channel.within(timeout):
+            nonce = channel.receive(limit=NONCE)
         if len(nonce) != NONCE:
             raise IntegrityError(f"the client's challenge has {len(nonce)} bytes, not {NONCE}")
         channel.send(quote(nonce, channel.exporter).to_bytes())
@@ -192,10 +259,10 @@ def accept(stream: socket.socket, quote: Callable[[bytes, bytes], Evidence], *, 
 
 
 def _library() -> Any:
-    return extra("OpenSSL.SSL", name="tee", needs="attested sessions need pyOpenSSL")
+    return extra("OpenSSL.SSL", name="tee", needs=_NEEDS)
 
 
-def _context(library: Any, *, server: bool) -> Any:
+def _context(library: Any, tls: Certified | None, *, server: bool) -> Any:
     context = library.Context(library.TLS_SERVER_METHOD if server else library.TLS_CLIENT_METHOD)
     context.set_min_proto_version(library.TLS1_3_VERSION)
     context.set_session_cache_mode(library.SESS_CACHE_OFF)
@@ -206,7 +273,24 @@ def _context(library: Any, *, server: bool) -> Any:
         key, certificate = _identity()
         context.use_privatekey(key)
         context.use_certificate(certificate)
+    if tls is not None:
+        _certify(library, context, tls, server=server)
     return context
+
+
+def _certify(library: Any, context: Any, tls: Certified, *, server: bool) -> None:
+    """Have a server ask for a certificate and a client show one."""
+    if server:
+        store = context.get_cert_store()
+        for trusted in x509.load_pem_x509_certificates(tls.authority):
+            store.add_cert(extra("OpenSSL.crypto", name="tee", needs=_NEEDS).X509.from_cryptography(trusted))
+        context.set_verify(library.VERIFY_PEER | library.VERIFY_FAIL_IF_NO_PEER_CERT)
+        return
+    own, *above = x509.load_pem_x509_certificates(tls.certificate)
+    context.use_certificate(own)
+    context.use_privatekey(load_pem_private_key(tls.key, None))
+    for certificate in above:
+        context.add_extra_chain_cert(certificate)
 
 
 def _identity() -> tuple[Any, Any]:

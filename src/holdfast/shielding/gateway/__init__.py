@@ -1,5 +1,6 @@
 """What an application calls: requests in, answers out, and a pool of shielded sessions that outlives its workers."""
 
+from holdfast.shielding.gateway.attested import AttestedGateway, dial_gateway
 from holdfast.shielding.gateway.audit import Audit
 from holdfast.shielding.gateway.gateway import Gateway
 from holdfast.shielding.gateway.jobs import Job
@@ -11,6 +12,7 @@ from holdfast.shielding.gateway.signature import Signature
 from holdfast.shielding.gateway.sources import Opened, Source, sources
 
 __all__ = [
+    "AttestedGateway",
     "Audit",
     "Gateway",
     "Job",
@@ -22,5 +24,6 @@ __all__ = [
     "Settings",
     "Signature",
     "Source",
+    "dial_gateway",
     "sources",
 ]

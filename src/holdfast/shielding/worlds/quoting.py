@@ -54,6 +54,11 @@ class QuoteService:
                 self._stream.sendall(len(answer).to_bytes(4, "big") + answer)
 
 
+def in_world() -> bool:
+    """Say whether this process was started in a world whose launcher makes quotes for it."""
+    return VARIABLE in os.environ
+
+
 def own_quote(nonce: bytes, binding: bytes = b"") -> Evidence:
     """Return evidence about the world that this is called in; fits :func:`~holdfast.shielding.attestation.tls.accept`.
 
@@ -62,7 +67,7 @@ def own_quote(nonce: bytes, binding: bytes = b"") -> Evidence:
         InvalidConfig: nonce or binding is too long.
         Unavailable: the launcher is gone, or refuses.
     """
-    if VARIABLE not in os.environ:
+    if not in_world():
         raise MissingDevice("this process runs in no world that could be quoted", hint="World.run")
     if max(len(nonce), len(binding)) >= 1 << 16:
         raise InvalidConfig("nonce and binding have fewer than 65,536 bytes each")
