@@ -6,9 +6,11 @@ It works only where there is evidence to give, inside a world. What the messages
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import BoundedSemaphore, Lock, Thread
@@ -25,6 +27,8 @@ from holdfast.shielding.worlds.quoting import in_world
 
 Quote = Callable[[bytes, bytes], Evidence]
 _IDLE = 300.0  # seconds that a client may keep a session without asking
+_PAUSE = 0.1  # seconds before the next client after one who could not be let in
+_CLOSED = (errno.EBADF, errno.EINVAL)  # what accept says of a listener that was closed
 _JOIN = 5.0  # seconds that sessions get to end
 
 
@@ -90,10 +94,11 @@ class AttestedDoor:
         while True:
             try:
                 stream = self._listener.accept()[0]
-            except ConnectionError:
-                continue  # whoever knocked has left again
-            except OSError:
-                return  # closed
+            except OSError as error:
+                if error.errno in _CLOSED:
+                    return
+                time.sleep(_PAUSE)  # whoever knocked has left again, or there are no handles left for now
+                continue
             if not self._places.acquire(blocking=False):
                 stream.close()
                 continue
