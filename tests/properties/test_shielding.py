@@ -11,7 +11,8 @@ from torch import Tensor
 from holdfast.seeds import Entropy
 from holdfast.shielding import Freivalds, PadStore
 from holdfast.shielding.checking.freivalds import Side
-from holdfast.shielding.product import Geometry, byte_planes, integer_product, planes_product
+from holdfast.shielding.integer import accumulator_bound
+from holdfast.shielding.product import Geometry, byte_planes, centred, integer_product, planes_for, planes_product
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -91,9 +92,26 @@ def test_every_side_accepts_the_truth_and_refuses_a_lie(case: tuple[Geometry, Te
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40))
-def test_byte_planes_are_the_residue(values: list[int]) -> None:
-    planes = byte_planes(torch.tensor(values, dtype=torch.int32))
-    assert planes.shape == (4, len(values))
-    total = sum(planes[place].long() << 8 * place for place in range(4))
-    assert torch.equal(torch.as_tensor(total).to(torch.int32), torch.tensor(values, dtype=torch.int32))
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40), st.integers(1, 4))
+def test_byte_planes_are_the_residue(values: list[int], planes: int) -> None:
+    digits = byte_planes(torch.tensor(values, dtype=torch.int32), planes)
+    assert digits.shape == (planes, len(values))
+    modulus = 256**planes
+    totals = [sum(256**place * int(digit) for place, digit in enumerate(column)) for column in digits.t()]
+    assert [total % modulus for total in totals] == [value % modulus for value in values]
+    around = centred(torch.tensor(values, dtype=torch.int32), planes).tolist()
+    assert around == [(value + modulus // 2) % modulus - modulus // 2 for value in values]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_a_blinded_round_trip_in_the_narrowest_ring_gives_the_true_product(
+    case: tuple[Geometry, Tensor, Tensor],
+) -> None:
+    geometry, weights, codes = case
+    planes = planes_for(accumulator_bound(weights, 127, layer="layer"))
+    pad = PadStore(weights, geometry, Entropy(), planes=planes).take(tuple(codes.shape[1:]), len(codes))
+    message = pad.blind(codes)
+    assert message.shape == (planes, *codes.shape)
+    product = pad.unblind(centred(planes_product(message, weights, geometry), planes))
+    assert torch.equal(product, integer_product(codes, weights, geometry))

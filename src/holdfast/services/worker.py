@@ -1,4 +1,4 @@
-"""The untrusted worker: holds int8 weights and multiplies byte planes of residues modulo 2**32 by them.
+"""The untrusted worker: holds int8 weights and multiplies byte planes of residues by them.
 
 It sees the weights and blinded values (or int8 codes, of layers placed as ``verified``), never a scale or a secret.
 Run it as ``python -m holdfast.services.worker --socket PATH``; ``--shared`` takes bodies through shared memory,
@@ -28,13 +28,12 @@ from torch import Tensor
 import holdfast
 from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
 from holdfast.shielding.kernels import kernel
-from holdfast.shielding.product import Geometry, planes_product
+from holdfast.shielding.product import MOST_PLANES, Geometry, centred, planes_product
 from holdfast.shielding.transport.shared import accept
 from holdfast.shielding.transport.spawn import socket_kind
 from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel, Frame, Kind, encode, parsed
 
-_PLANES = 4
 _LOOK = 0.5  # seconds between looks at who our parent is
 _ORPHANED = 4  # the exit code of an unreachable peer
 _PATIENCE = 5.0  # seconds in which an orphan may clean up
@@ -105,10 +104,13 @@ class Worker:
         if layer not in self._layers:
             raise InvalidConfig(f"no weights were sent for layer {layer!r}")
         geometry, codes = self._layers[layer]
-        if not 1 <= planes.shape[0] <= _PLANES:
-            raise InvalidConfig(f"a message has 1 to {_PLANES} byte planes, not {planes.shape[0]}")
+        if not 1 <= planes.shape[0] <= MOST_PLANES:
+            raise InvalidConfig(f"a message has 1 to {MOST_PLANES} byte planes, not {planes.shape[0]}")
         geometry.output_shape(tuple(planes.shape[2:]))  # refuses what the layer does not take
-        product = planes_product(planes.to(self._device), codes, geometry).cpu()
+        ring = frame.header.get("bytes", MOST_PLANES)
+        if isinstance(ring, bool) or not isinstance(ring, int) or not 1 <= ring <= MOST_PLANES:
+            raise InvalidConfig(f"residues have 1 to {MOST_PLANES} bytes, not {ring!r:.20}")
+        product = centred(planes_product(planes.to(self._device), codes, geometry), ring).cpu()
         header = {key: frame.header.get(key, 0) for key in ("layer", "sequence", "nonce", "mask")}
         return Frame(Kind.RESULT, header, product if self._distort is None else self._distort(layer, product))
 

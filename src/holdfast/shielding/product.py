@@ -19,6 +19,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.shielding.kernels import int8_matmul
 
 CODE_MAX = 127  # activation codes are -127..127
+MOST_PLANES = 4  # of int32 residues
 _HALVES = 0x00808080  # 128 in each byte but the top one
 _MOST_SIDE = 2**20
 
@@ -137,27 +138,48 @@ def columns(image: Tensor, geometry: Geometry) -> Tensor:
     return image.as_strided(sides, (plane, row * down, right, row * low, along)).reshape(geometry.inner, high * wide)
 
 
-def byte_planes(x: Tensor) -> Tensor:
-    """Write int32 residues modulo 2**32 as four planes of balanced int8 digits, shape (4, *x.shape).
+def planes_for(bound: int) -> int:
+    """Return the fewest bytes of a residue that still name one integer of magnitude at most ``bound``.
 
-    ``sum(planes[k] << 8 * k)`` is ``x`` modulo 2**32. Adding half a byte to the three low bytes carries what their
-    signed reading will lack; flipping their top bits then reads each as digit - 128. The carry out of the last digit
-    is a multiple of 2**32 and vanishes.
+    That is ``ceil(bits / 8)`` for signed accumulators of so many bits: what is blinded modulo ``256**planes`` hides as
+    well as modulo 2**32 (a uniform mask over any group does), and costs one int8 product a plane.
+
+    Raises:
+        InvalidConfig: more than int32 holds.
+    """
+    planes = (bound.bit_length() + 8) // 8  # with the sign
+    if planes > MOST_PLANES:
+        raise InvalidConfig(f"an accumulator of up to {bound} does not fit int32")
+    return planes
+
+
+def byte_planes(x: Tensor, planes: int = MOST_PLANES) -> Tensor:
+    """Write int32 residues modulo ``256**planes`` as planes of balanced int8 digits, shape (planes, *x.shape).
+
+    ``sum(digits[k] << 8 * k)`` is ``x`` modulo ``256**planes``. Adding half a byte to the three low bytes carries what
+    their signed reading will lack; flipping their top bits then reads each as digit - 128. The carry out of the last
+    digit is a multiple of the modulus and vanishes, as do the bytes above it.
     """
     carried = torch.empty(x.shape, dtype=torch.int32, device=x.device)  # packed, whatever x's strides
     torch.bitwise_xor(x + _HALVES, _HALVES, out=carried)
-    return carried.view(torch.int8).view(*x.shape, 4).movedim(-1, 0).contiguous()
+    return carried.view(torch.int8).view(*x.shape, 4)[..., :planes].movedim(-1, 0).contiguous()
+
+
+def centred(x: Tensor, planes: int) -> Tensor:
+    """Return the residues of int32 ``x`` modulo ``256**planes`` that lie around zero."""
+    above = 8 * (MOST_PLANES - planes)
+    return x if above == 0 else (x << above) >> above
 
 
 def planes_product(planes: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
-    """Return the layer's product with ``sum(planes[k] << 8 * k)`` modulo 2**32, by one int8 product a plane.
+    """Return the layer's product with ``sum(planes[k] << 8 * k)``, by one int8 product a plane.
 
     Args:
         planes: int8, shape (planes, batch, *sample).
         codes: int8 weights, shape ``geometry.weight_shape``.
 
     Returns:
-        int32 residues, shape (batch, *output).
+        int32, shape (batch, *output), equal to the product modulo ``256**planes``.
     """
     parts = integer_product(planes.flatten(0, 1), codes, geometry)
     parts = parts.view(planes.shape[0], planes.shape[1], *parts.shape[1:])
@@ -167,17 +189,17 @@ def planes_product(planes: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
     return total
 
 
-def ring_product(x: Tensor, codes: Tensor, geometry: Geometry) -> Tensor:
-    """Return the layer's product modulo 2**32.
+def ring_product(x: Tensor, codes: Tensor, geometry: Geometry, planes: int = MOST_PLANES) -> Tensor:
+    """Return the layer's product modulo ``256**planes``.
 
     Args:
         x: int32 residues, shape (batch, *sample).
         codes: int8 weights, shape ``geometry.weight_shape``.
 
     Returns:
-        int32 residues, shape (batch, *output).
+        int32 residues around zero, shape (batch, *output).
     """
-    return planes_product(byte_planes(x), codes, geometry)
+    return centred(planes_product(byte_planes(x, planes), codes, geometry), planes)
 
 
 def prove_bound(geometry: Geometry, codes: Tensor, *, layer: str) -> int:

@@ -17,10 +17,11 @@ from holdfast.errors import ArtifactError, IntegrityError, InvalidConfig, NoSuch
 from holdfast.models import Site
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, require_entropy
-from holdfast.shielding.integer import IntegerLayer, integer_layers
+from holdfast.shielding.integer import IntegerLayer, accumulator_bound, integer_layers
 from holdfast.shielding.kernels import kernel
 from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, placed
-from holdfast.shielding.sealing import Budget, MaskStream, PadStore, Spill
+from holdfast.shielding.product import MOST_PLANES, planes_for
+from holdfast.shielding.sealing import Budget, MaskStream, Pad, PadStore, Spill
 from holdfast.shielding.transport import Channel, Client, SpawnedWorker
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
@@ -77,7 +78,7 @@ class Session(nn.Module):
             name: Offloaded(name, layers[name], check, entropy, store)
             for name, where in self.placements.items()
             if where != "trusted"
-            for store in [_store(layers[name], masks, budget, spill) if where == "blinded" else None]
+            for store in [_store(name, layers[name], masks, budget, spill) if where == "blinded" else None]
         }
         self._client = Client(channel, entropy=entropy)
         for name, offloaded in self._layers.items():
@@ -210,19 +211,21 @@ class Session(nn.Module):
             message = codes.unsqueeze(0) if pad is None else pad.blind(codes)
         with self._phase("remote"):
             wanted = (len(codes), *offloaded.layer.geometry.output_shape(shape))
-            answer = self._multiply(offloaded.name, message, wanted, -1 if pad is None else pad.number)
+            answer = self._multiply(offloaded.name, message, wanted, pad)
         if (distort := self._taps.get(offloaded.name)) is not None:
             answer = distort(answer)
         with self._phase("unblind"):
             product = answer if pad is None else pad.unblind(answer)
         with self._phase("check"):
-            if not offloaded.verifier.accepts(codes, product):
+            if not (_reduced(answer, pad) and offloaded.verifier.accepts(codes, product)):
                 self._accuse(offloaded)
         return product
 
-    def _multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...], mask: int) -> Tensor:
+    def _multiply(self, layer: str, message: Tensor, wanted: tuple[int, ...], pad: Pad | None) -> Tensor:
         try:
-            return self._client.multiply(layer, message, wanted, mask=mask)
+            if pad is None:
+                return self._client.multiply(layer, message, wanted)
+            return self._client.multiply(layer, message, wanted, mask=pad.number, planes=pad.planes)
         except (IntegrityError, Unavailable, ArtifactError):
             self.close()
             raise
@@ -260,5 +263,19 @@ def _integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
     return layers
 
 
-def _store(layer: IntegerLayer, masks: MaskStream, budget: Budget, spill: Spill | None) -> PadStore:
-    return PadStore(layer.codes, layer.geometry, masks, budget=budget, spill=spill)
+def _store(name: str, layer: IntegerLayer, masks: MaskStream, budget: Budget, spill: Spill | None) -> PadStore:
+    # of the codes as they are now: since the layer was made, other weights may have been loaded into it
+    planes = planes_for(accumulator_bound(layer.codes, layer.top_code, layer=name))
+    return PadStore(layer.codes, layer.geometry, masks, budget=budget, spill=spill, planes=planes)
+
+
+def _reduced(answer: Tensor, pad: Pad | None) -> bool:
+    """Say whether an answer is the residue around zero, as asked for.
+
+    Bytes above the modulus do not change the product. That a worker touches them is a lie all the same: nothing that
+    it sends goes unchecked.
+    """
+    if pad is None or pad.planes == MOST_PLANES or not answer.numel():
+        return True
+    most, (low, high) = 1 << (8 * pad.planes - 1), answer.aminmax()
+    return -most <= int(low) and int(high) < most

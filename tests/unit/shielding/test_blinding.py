@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import IntegrityError, InvalidConfig
 from holdfast.seeds import Entropy, Seed
-from holdfast.shielding import PadStore, shield
-from holdfast.shielding.product import Geometry, planes_product, ring_product
+from holdfast.services.worker import Worker
+from holdfast.shielding import PadStore, int8_model, integer_layers, shield
+from holdfast.shielding.integer import accumulator_bound
+from holdfast.shielding.product import (
+    Geometry,
+    centred,
+    integer_product,
+    planes_for,
+    planes_product,
+    ring_product,
+)
 from holdfast.shielding.transport.wire import Frame, Kind
 from tests.unit.shielding.nets import images, integer_net, session_with
 
@@ -110,3 +119,84 @@ def test_no_two_messages_share_a_mask() -> None:
         for _ in range(4):
             session(images(1).expand(4, 1, 8, 8))
     assert len(set(seen)) == len(seen) == 4 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("bound", "planes"),
+    [(0, 1), (127, 1), (128, 2), (2**15 - 1, 2), (2**15, 3), (2**23 - 1, 3), (2**23, 4), (2**31 - 1, 4)],
+)
+def test_as_many_planes_as_the_proved_bound_has_bytes(bound: int, planes: int) -> None:
+    assert planes_for(bound) == planes
+    with pytest.raises(InvalidConfig, match="does not fit int32"):
+        planes_for(bound + 2**31)
+
+
+@pytest.mark.parametrize(("inner", "planes"), [(1, 2), (2, 2), (3, 3), (520, 3), (521, 4)])
+def test_the_largest_accumulators_survive_the_narrowest_ring(inner: int, planes: int) -> None:
+    """520 products of 127 by 127 are the last that three bytes hold: 8,387,080 of 8,388,607."""
+    geometry = Geometry(kind="linear", out_channels=2, in_channels=inner)
+    weights = torch.tensor([[127], [-127]], dtype=torch.int8).repeat(1, inner)
+    codes = torch.tensor([[127], [-127], [0]], dtype=torch.int8).repeat(1, inner)
+    assert planes_for(accumulator_bound(weights, 127, layer="fc")) == planes
+    for _ in range(20):
+        pad = PadStore(weights, geometry, Entropy(), planes=planes).take((inner,), 3)
+        product = pad.unblind(centred(planes_product(pad.blind(codes), weights, geometry), planes))
+        assert torch.equal(product, integer_product(codes, weights, geometry))
+
+
+def narrow_net() -> nn.Module:
+    """A linear layer for each number of bytes: bounds of 127, about 2**14, 2**21 and 2**24."""
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 2), nn.Linear(2, 600), nn.Linear(600, 1200), nn.Linear(1200, 3))
+    model = int8_model(net.eval(), torch.rand(8, 1))
+    with torch.no_grad():
+        model.get_submodule("0").codes.fill_(1)  # type: ignore[operator]
+    return model
+
+
+def test_each_layer_travels_in_its_own_ring_and_stays_bit_equal() -> None:
+    seen: dict[str, int] = {}
+
+    def record(question: Frame, answer: Frame, _: object) -> Frame:
+        if question.kind is Kind.RUN and question.body is not None:
+            seen[question.header["layer"]] = len(question.body)
+        return answer
+
+    model, x = narrow_net(), torch.rand(5, 1)
+    with session_with(model, record) as session:
+        session.prepare(2)
+        assert torch.equal(session(x), model(x))
+    assert seen == {
+        name: planes_for(accumulator_bound(layer.codes, 127, layer=name))
+        for name, layer in integer_layers(model).items()
+    }
+    assert set(seen.values()) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("layer", ["0", "1", "2", "3"])
+def test_a_flip_of_any_bit_of_an_answer_is_caught_also_above_the_ring(layer: str) -> None:
+    with session_with(narrow_net()) as session:
+        for place in range(32):
+            with (
+                session.tap({layer: lambda y, place=place: y ^ torch.tensor(2**place).to(torch.int32)}),
+                pytest.raises(IntegrityError, match=repr(layer)),
+            ):
+                session(torch.rand(2, 1))
+
+
+def test_weights_loaded_later_get_the_ring_that_they_need() -> None:
+    model = narrow_net()
+    assert planes_for(model.get_submodule("0").bound) == 2  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.get_submodule("1").codes.fill_(-128)  # type: ignore[operator]
+    x = torch.rand(3, 1)
+    with session_with(model) as session:
+        assert torch.equal(session(x), model(x))
+
+
+def test_a_worker_reduces_to_one_to_four_bytes_only() -> None:
+    worker = Worker()
+    worker.answer(Frame(Kind.LOAD, {"layer": "a", "geometry": GEOMETRY.to_json()}, WEIGHTS))
+    message = torch.ones(3, 1, 16, dtype=torch.int8)
+    for count in (0, 5, -1, True, "3", None):
+        with pytest.raises(InvalidConfig, match="residues have 1 to 4 bytes"):
+            worker.answer(Frame(Kind.RUN, {"layer": "a", "bytes": count}, message))

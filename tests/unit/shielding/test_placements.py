@@ -31,7 +31,7 @@ def test_each_layer_runs_where_it_is_placed_and_the_result_is_the_same() -> None
         session.prepare(3)
     assert set(seen) == {"body", "down", "head"}
     assert seen["body"] == (1, 2, 8, 8, 8)  # codes in the clear: one plane
-    assert seen["down"] == (4, 2, 8, 8, 8)  # four planes of residues
+    assert seen["down"] == (3, 2, 8, 8, 8)  # three planes of residues: its accumulators are below 2**23
 
 
 def test_a_verified_layer_is_checked_as_a_blinded_one_is() -> None:

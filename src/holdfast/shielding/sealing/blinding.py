@@ -1,9 +1,10 @@
-"""One-time pads over Z/2^32: what the untrusted world sees is uniform whatever the input.
+"""One-time pads over Z/256^planes: what the untrusted world sees is uniform whatever the input.
 
-The trusted world adds a uniform mask ``m`` to its codes ``x`` modulo 2**32 and sends ``x + m`` as four byte planes, so
-that int8 hardware can multiply it. The product is linear, so ``W x = W (x + m) - W m``, and ``u = W m`` is computed
-beforehand (Tramer & Boneh, ICLR 2019). Each mask serves one sample once: two messages under one mask would reveal the
-difference of their inputs.
+The trusted world adds a uniform mask ``m`` to its codes ``x`` modulo ``256**planes`` and sends ``x + m`` as so many
+byte planes, so that int8 hardware can multiply it. Four planes are Z/2^32; fewer do where the layer's accumulators are
+proved to fit fewer bytes, and hide no less. The product is linear, so ``W x = W (x + m) - W m``, and ``u = W m`` is
+computed beforehand (Tramer & Boneh, ICLR 2019). Each mask serves one sample once: two messages under one mask would
+reveal the difference of their inputs.
 
 What is *not* hidden: the int8 weights, the shapes, and the timing.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig, StorageError
 from holdfast.seeds import Entropy
-from holdfast.shielding.product import Geometry, byte_planes, ring_product
+from holdfast.shielding.product import MOST_PLANES, Geometry, byte_planes, centred, ring_product
 from holdfast.shielding.sealing.masks import MaskStream
 from holdfast.shielding.sealing.spill import Spill
 
@@ -48,17 +49,18 @@ class Pad:
 
     Args:
         mask: int32, shape (batch, *sample).
-        shift: int32, the layer's product with ``mask`` modulo 2**32, shape (batch, *output).
+        shift: int32, the layer's product with ``mask`` modulo ``256**planes``, shape (batch, *output).
         number: of the first mask, which the worker must repeat.
+        planes: bytes of a residue.
     """
 
-    def __init__(self, mask: Tensor, shift: Tensor, number: int) -> None:
+    def __init__(self, mask: Tensor, shift: Tensor, number: int, planes: int = MOST_PLANES) -> None:
         self._mask: Tensor | None = mask
         self._shift: Tensor | None = shift
-        self.number = number
+        self.number, self.planes = number, planes
 
     def blind(self, codes: Tensor) -> Tensor:
-        """Return ``codes + mask`` modulo 2**32 as int8 planes, shape (4, batch, *sample), and forget the mask.
+        """Return ``codes + mask`` as int8 planes, shape (planes, batch, *sample), and forget the mask.
 
         Raises:
             InvalidConfig: the mask was used already, or has another shape.
@@ -68,10 +70,10 @@ class Pad:
             raise InvalidConfig("a mask blinds one message only", hint="take a new pad from the store")
         if mask.shape != codes.shape:
             raise InvalidConfig(f"a mask of {tuple(mask.shape)} does not cover codes of {tuple(codes.shape)}")
-        return byte_planes(codes.to(torch.int32) + mask)
+        return byte_planes(codes.to(torch.int32) + mask, self.planes)
 
     def unblind(self, response: Tensor) -> Tensor:
-        """Return ``response - shift`` modulo 2**32 as int32 and forget the shift.
+        """Return ``response - shift`` as the int32 residue around zero, and forget the shift.
 
         Raises:
             InvalidConfig: used already, or before :meth:`blind`.
@@ -79,7 +81,7 @@ class Pad:
         shift, self._shift = self._shift, None
         if shift is None or self._mask is not None:
             raise InvalidConfig("a pad unblinds the one answer to the message it blinded")
-        return response - shift
+        return centred(response - shift, self.planes)
 
 
 class PadStore:
@@ -93,6 +95,7 @@ class PadStore:
         masks: where masks come from; :class:`~holdfast.seeds.Entropy` stands for a fresh stream.
         budget: of memory, shared with other layers; by default without limit.
         spill: where vectors go that do not fit in memory; without it a full store refuses.
+        planes: bytes of a residue; :func:`~holdfast.shielding.product.planes_for` the layer's proved bound suffice.
 
     Raises:
         InvalidConfig: ``masks`` is neither a stream nor Entropy.
@@ -106,7 +109,9 @@ class PadStore:
         *,
         budget: Budget | None = None,
         spill: Spill | None = None,
+        planes: int = MOST_PLANES,
     ) -> None:
+        self.planes = planes
         self._masks = masks if isinstance(masks, MaskStream) else MaskStream.fresh(masks)
         self._codes, self._geometry, self._spill = codes, geometry, spill
         self._budget = Budget() if budget is None else budget
@@ -139,12 +144,12 @@ class PadStore:
         if missing := count - len(taken):
             numbers, mask, shift = self._draw(shape, missing)
             words, shifts = [*words, mask], [*shifts, shift]
-        return Pad(torch.cat(words), torch.cat(shifts), taken[0][0] if taken else numbers.start)
+        return Pad(torch.cat(words), torch.cat(shifts), taken[0][0] if taken else numbers.start, self.planes)
 
     def _draw(self, shape: tuple[int, ...], count: int) -> tuple[range, Tensor, Tensor]:
         numbers = self._masks.reserve(count)
         mask = self._masks.words(numbers, shape).to(self._codes.device)
-        return numbers, mask, ring_product(mask, self._codes, self._geometry)
+        return numbers, mask, ring_product(mask, self._codes, self._geometry, self.planes)
 
     def _size(self, shape: tuple[int, ...]) -> int:
         return 4 * math.prod(self._geometry.output_shape(shape))

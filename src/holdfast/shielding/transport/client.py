@@ -8,7 +8,7 @@ from torch import Tensor
 import holdfast
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
 from holdfast.seeds import Entropy
-from holdfast.shielding.product import Geometry
+from holdfast.shielding.product import MOST_PLANES, Geometry
 from holdfast.shielding.transport.wire import Channel, Frame, Kind
 
 _NO_BODY = 0
@@ -73,12 +73,15 @@ class Client:
         answer = self._ask(Frame(Kind.LOAD, header, codes), Kind.LOADED)
         self._require_echo(answer, {"layer": layer, "nonce": self._nonce})
 
-    def multiply(self, layer: str, planes: Tensor, wanted: tuple[int, ...], *, mask: int = -1) -> Tensor:
+    def multiply(
+        self, layer: str, message: Tensor, wanted: tuple[int, ...], *, mask: int = -1, planes: int = MOST_PLANES
+    ) -> Tensor:
         """Return what the worker claims is the product of the message, int32 of shape ``wanted``.
 
         Args:
-            planes: int8, (planes, batch, *sample); see :func:`~holdfast.shielding.product.planes_product`.
+            message: int8, (planes, batch, *sample); see :func:`~holdfast.shielding.product.planes_product`.
             mask: number of the first mask over the message; -1 for codes in the clear.
+            planes: bytes to which the worker must reduce the product.
 
         Raises:
             IntegrityError: an answer of another form; names the layer.
@@ -86,12 +89,12 @@ class Client:
         """
         self._sequence += 1
         header = {"layer": layer, "sequence": self._sequence, "nonce": self._nonce, "mask": mask}
-        answer = self._ask(Frame(Kind.RUN, header, planes), Kind.RESULT, shape=wanted)
+        answer = self._ask(Frame(Kind.RUN, header | {"bytes": planes}, message), Kind.RESULT, shape=wanted)
         self._require_echo(answer, header)
         if answer.body is None:
             self.close()
             raise IntegrityError(f"the worker answered without a product for layer {layer!r}")
-        return answer.body.to(planes.device)
+        return answer.body.to(message.device)
 
     def close(self) -> None:
         """Say goodbye and close the channel; more than once does no harm."""
