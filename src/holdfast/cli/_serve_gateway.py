@@ -54,6 +54,7 @@ def gateway(
     worker_timeout: Annotated[float, typer.Option(help="Seconds a worker may take for one answer.")] = 10.0,
     max_body: Annotated[int, typer.Option(help="Bytes of the longest request.", min=1)] = 16 * 2**20,
     most: Annotated[int, typer.Option(help="Inputs in one request.", min=1)] = 64,
+    batch: Annotated[int, typer.Option(help="Inputs of waiting requests to compute together; 1 is none.", min=1)] = 1,
     drain: Annotated[float, typer.Option(help="Seconds that requests in hand get after SIGTERM.")] = 30.0,
     placement: Annotated[
         Placement, typer.Option(help="blinded: workers see noise; verified: they see int8 activations.")
@@ -74,7 +75,7 @@ def gateway(
     from holdfast.services.gateway.attested import quote_of_this_world
     from holdfast.shielding.gateway import Audit, Gateway, Settings, Signature, sources
 
-    settings = Settings(queue=queue, timeout=timeout, worker_timeout=worker_timeout, prepare=prepare)
+    settings = Settings(queue=queue, timeout=timeout, worker_timeout=worker_timeout, prepare=prepare, batch=batch)
     tls = _tls(tls_ca, tls_cert, tls_key)
     quote = None if attested is None else quote_of_this_world()
     listen = Listen(http=http, grpc=grpc, attested=attested, quote=quote, tls=tls, drain=drain)

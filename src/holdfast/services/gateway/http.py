@@ -170,13 +170,14 @@ async def _drained(request: Any) -> None:
 
 async def _outcome(job: Job) -> Tensor:
     """Return what a job ends with, at its time-out at the latest."""
+    future = asyncio.wrap_future(job.future)
     try:
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job.future)), max(job.left, 0.0))
+        return await asyncio.wait_for(asyncio.shield(future), max(job.left, 0.0))
     except TimeoutError:
         job.expire()
-        return job.future.result()  # an answer that came between the two lines counts
+        return await future  # an answer that came between the two lines counts
     finally:
-        del job  # or an error, its traceback and the job with its inputs would hold each other
+        del job, future  # or an error, its traceback and the job with its inputs would hold each other
 
 
 def _headers(refused: Refused) -> dict[str, str]:

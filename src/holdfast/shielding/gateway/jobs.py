@@ -130,12 +130,20 @@ class Waiting:
             self._jobs.appendleft(job)
             self._change.notify()
 
-    def take(self, timeout: float) -> Job | None:
-        """Return the next job, or None if there is none within ``timeout`` seconds."""
+    def take(self, timeout: float, most: int = 1) -> list[Job]:
+        """Return the next job and those behind it that can be computed with it; none within ``timeout`` seconds: [].
+
+        Args:
+            most: inputs to compute together. A job that has more is taken alone, and so is one that was tried before:
+                whatever went wrong then goes wrong for nobody else.
+        """
         with self._change:
             if not self._jobs:
                 self._change.wait(timeout)
-            return self._jobs.popleft() if self._jobs else None
+            taken = [self._jobs.popleft()] if self._jobs else []
+            while self._jobs and _together([*taken, self._jobs[0]], most):
+                taken.append(self._jobs.popleft())
+            return taken
 
     def empty(self) -> list[Job]:
         """Remove and return all jobs."""
@@ -143,3 +151,9 @@ class Waiting:
             jobs = list(self._jobs)
             self._jobs.clear()
             return jobs
+
+
+def _together(jobs: list[Job], most: int) -> bool:
+    if any(job.attempts for job in jobs) or len({job.inputs.shape[1:] for job in jobs}) > 1:
+        return False
+    return sum(len(job.inputs) for job in jobs) <= most

@@ -6,6 +6,9 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
+import torch
+from torch import Tensor
+
 from holdfast.errors import ArtifactError, HoldfastError, IntegrityError, Unavailable
 from holdfast.shielding.gateway.jobs import Job
 from holdfast.shielding.gateway.refusal import Refused
@@ -85,8 +88,8 @@ class Seat(Thread):
                 good = True
                 while good and self._goes_on():
                     self.state = "ready"
-                    job = self._pool.waiting.take(_IDLE)
-                    good = self._idle(opened) if job is None else self._work(opened, job)
+                    jobs = self._pool.waiting.take(_IDLE, self._pool.settings.batch)
+                    good = self._work(opened, jobs) if jobs else self._idle(opened)
         except _OURS as error:
             self._failed += 1
             self._pool.audit("session-broken", worker=self._source.name, error=type(error).__name__)
@@ -104,45 +107,56 @@ class Seat(Thread):
             opened.session.prepare(ahead)
         return True
 
-    def _work(self, opened: Opened, job: Job) -> bool:
-        """Bring one request further; return whether the session is still good."""
-        if job.over:
+    def _work(self, opened: Opened, jobs: list[Job]) -> bool:
+        """Bring requests further; return whether the session is still good."""
+        if not (jobs := [job for job in jobs if _due(job)]):
             return True
-        if job.left <= 0:
-            job.expire()
-            return True
-        job.attempts, self.state, start = job.attempts + 1, "busy", time.monotonic()
+        self.state, start = "busy", time.monotonic()
+        for job in jobs:
+            job.attempts += 1
         try:
-            outputs = opened.session(job.inputs)
+            outputs = _computed(opened, jobs)
         except IntegrityError as error:
             self._lied(error, opened)
-            self._pool.again(job)
+            self._again(jobs)
             return False
         except (Unavailable, ArtifactError) as error:
             self._record("lost", "worker-lost", error, opened)
-            self._pool.again(job)
+            self._again(jobs)
             return False
         except _OURS as error:
-            return self._broken(job, error)
+            return self._broken(jobs, error)
         except BaseException as error:
-            self._broken(job, error)
+            self._broken(jobs, error)
             raise
         self._failed = 0
         self._source.answered()
-        self._pool.took(time.monotonic() - start)
-        job.answer(outputs)
+        self._pool.took((time.monotonic() - start) / len(jobs))
+        for job, part in zip(jobs, outputs, strict=True):
+            job.answer(part)
         return True
+
+    def _again(self, jobs: list[Job]) -> None:
+        for job in reversed(jobs):  # each goes to the head of the queue, so the last one first
+            self._pool.again(job)
 
     def _lied(self, error: IntegrityError, opened: Opened | None) -> None:
         self._source.lied()
         self._failed += 1
         self._record("lied", "worker-quarantined", error, opened)
 
-    def _broken(self, job: Job, error: BaseException) -> bool:
-        """The trusted world itself failed; whatever its session is like now, it ends."""
+    def _broken(self, jobs: list[Job], error: BaseException) -> bool:
+        """The trusted world itself failed; whatever its session is like now, it ends.
+
+        One request of several may be at fault, so each is tried alone.
+        """
         kind = type(error).__name__
-        self._pool.audit("request-broken", worker=self._source.name, error=kind)
-        job.refuse(Refused(f"the model could not compute this: {kind}", hint="see the audit log", outcome="broken"))
+        self._pool.audit("request-broken", worker=self._source.name, error=kind, requests=len(jobs))
+        if len(jobs) > 1:
+            self._again(jobs)
+            return False
+        refused = Refused(f"the model could not compute this: {kind}", hint="see the audit log", outcome="broken")
+        jobs[0].refuse(refused)
         return False
 
     def _record(self, reason: str, event: str, error: Exception, opened: Opened | None) -> None:
@@ -150,3 +164,21 @@ class Seat(Thread):
         pid = None if opened is None else opened.pid
         for_good = "yes" if self._source.quarantined else "no"
         self._pool.audit(event, worker=self._source.name, pid=pid, error=str(error), source_quarantined=for_good)
+
+
+def _due(job: Job) -> bool:
+    """Say whether a request still wants an answer, and tell one that is too late so."""
+    if not job.over and job.left <= 0:
+        job.expire()
+    return not job.over
+
+
+def _computed(opened: Opened, jobs: list[Job]) -> list[Tensor]:
+    """Return the outputs of each request, computed together and kept apart."""
+    if len(jobs) == 1:
+        return [opened.session(jobs[0].inputs)]
+    sizes = [len(job.inputs) for job in jobs]
+    outputs: Tensor = opened.session(torch.cat([job.inputs for job in jobs]))
+    if len(outputs) != sum(sizes):
+        raise ValueError("the model does not answer each input for itself")
+    return [part.clone() for part in outputs.split(sizes)]

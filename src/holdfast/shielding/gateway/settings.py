@@ -20,6 +20,8 @@ class Settings:
         attempts: workers that one request is tried on.
         lies: lies in a row after which a place that starts its workers itself starts no more of them.
         backoff: longest pause, in seconds, before a worker that could not be reached is tried again.
+        batch: inputs of waiting requests that are computed together; 1 computes each request for itself. Answers stay
+            the same bits where the model computes each input for itself, as exported graphs do.
         prepare: inputs that an idle session keeps masks ready for.
 
     Raises:
@@ -33,6 +35,7 @@ class Settings:
     attempts: int = 3
     lies: int = 3
     backoff: float = 5.0
+    batch: int = 1
     prepare: int = 0
 
     def __post_init__(self) -> None:
