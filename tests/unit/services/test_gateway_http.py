@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -218,3 +219,13 @@ def test_addresses_beyond_this_machine_need_tls() -> None:
         listen = Listen(http=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(WorkerUnreachable, match="cannot listen on"):
             serve_gateway(gateway(Threaded("a")), listen, sessions=1)
+
+
+def test_a_time_out_is_an_answer_and_no_noise_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    with serving_gateway(gateway(Threaded("a", gate), timeout=0.3, worker_timeout=0.2)) as served:
+        status, told, _ = served.infer(images(1))
+        assert (status, told["kind"]) == (504, "timed-out")
+        gate.open.set()
+    gc.collect()  # when asyncio complains about errors that nobody looked at
+    assert [record.getMessage() for record in caplog.records] == []

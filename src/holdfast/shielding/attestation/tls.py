@@ -274,12 +274,16 @@ def _context(library: Any, tls: Certified | None, *, server: bool) -> Any:
         context.use_privatekey(key)
         context.use_certificate(certificate)
     if tls is not None:
-        _certify(library, context, tls, server=server)
+        try:
+            _certify(library, context, tls, server=server)
+        except (ValueError, TypeError, library.Error) as error:
+            hint = "PEM, the key without a pass phrase"
+            raise InvalidConfig("certificate and key do not fit together, or are none", hint=hint) from error
     return context
 
 
 def _certify(library: Any, context: Any, tls: Certified, *, server: bool) -> None:
-    """Have a server ask for a certificate and a client show one."""
+    """Have a server ask for a certificate, and a client show one."""
     if server:
         store = context.get_cert_store()
         for trusted in x509.load_pem_x509_certificates(tls.authority):

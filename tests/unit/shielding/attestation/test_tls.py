@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from holdfast.errors import (
     HoldfastError,
     IntegrityError,
+    InvalidConfig,
     PolicyError,
     SignatureInvalid,
     Unavailable,
     UnreadableArtifact,
 )
 from holdfast.shielding.attestation import Evidence, bound
-from holdfast.shielding.attestation.tls import Channel, accept, connect
+from holdfast.shielding.attestation.tls import Certified, Channel, accept, connect
 from tests.attesting import NOW, SnpMachine, flipped, snp_policy, tpm_evidence, tpm_policy
+from tests.authority import Holder, authority, issue
 
 TIMEOUT = 5.0
 
@@ -223,3 +228,69 @@ def test_a_client_of_an_older_protocol_is_refused():
     with pytest.raises(ssl.SSLError):
         context.wrap_socket(served.near)
     assert isinstance(served.join(), Unavailable)
+
+
+def test_who_says_a_little_all_the_time_is_not_waited_for():
+    def drip(stream: socket.socket) -> None:
+        channel = Channel(stream, server=True, timeout=TIMEOUT)
+        channel._driven(lambda: channel._tls.send((100).to_bytes(4, "big")))
+        for _ in range(100):
+            channel._driven(lambda: channel._tls.send(b"x"))
+            time.sleep(0.05)
+
+    served = Served(drip)
+    channel = Channel(served.near, server=False, timeout=TIMEOUT)
+    start = time.monotonic()
+    with pytest.raises(Unavailable, match="silent for too long"), channel.within(0.5):
+        channel.receive()
+    assert time.monotonic() - start < 3
+    channel.close()
+    served.join()
+
+
+def test_a_message_can_be_passed_over_and_the_next_one_read():
+    def tell(stream: socket.socket) -> None:
+        channel = Channel(stream, server=True, timeout=TIMEOUT)
+        for message in (bytes(200_000), b"second"):
+            channel.send(message)
+
+    served = Served(tell)
+    channel = Channel(served.near, server=False, timeout=TIMEOUT)
+    channel.skip(channel.announced())
+    assert channel.receive() == b"second"
+    assert served.join() is None
+
+
+def test_a_world_that_asks_for_certificates_lets_in_only_its_own_authoritys():
+    live = {"start": datetime(2000, 1, 1, tzinfo=UTC), "end": datetime(2090, 1, 1, tzinfo=UTC)}
+    ours, theirs = authority("ours", **live), authority("theirs", **live)
+    secret = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+
+    def shown(holder: Holder) -> Certified:
+        return Certified(authority=b"", certificate=holder.pem, key=holder.key.private_bytes(*secret))
+
+    def guarded(stream: socket.socket) -> Any:
+        asks = Certified(authority=ours.pem, certificate=b"", key=b"")
+        return accept(stream, quote, timeout=TIMEOUT, tls=asks)._tls.get_peer_certificate(as_cryptography=True)
+
+    served, client = Served(guarded), issue("client", ours, **live)
+    connect(served.near, tpm_policy(), at=NOW, timeout=TIMEOUT, tls=shown(client))
+    assert served.join() == client.certificate
+    expired = issue("client", ours, start=live["start"], end=datetime(2001, 1, 1, tzinfo=UTC))
+    for tls in (None, shown(issue("client", theirs, **live)), shown(expired)):
+        served = Served(guarded)
+        with pytest.raises(Unavailable, match="broke off"):
+            connect(served.near, tpm_policy(), at=NOW, timeout=TIMEOUT, tls=tls)
+        assert isinstance(served.join(), Unavailable)
+
+
+@pytest.mark.parametrize("broken", ["certificate", "key"])
+def test_files_that_hold_no_certificate_or_key_are_one_sentence(broken: str):
+    client = issue("client")
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    key = client.key.private_bytes(pem, form, serialization.NoEncryption())
+    files = {"authority": b"", "certificate": client.pem, "key": key} | {broken: b"nonsense"}
+    served = Served(world)
+    with pytest.raises(InvalidConfig, match="certificate and key do not fit together"):
+        connect(served.near, tpm_policy(), at=NOW, timeout=TIMEOUT, tls=Certified(**files))
+    served.join()
