@@ -1,5 +1,7 @@
 """Artifacts: a model as a folder of ``model.safetensors`` (codes, scales, floats) and ``model.json`` (everything else).
 
+A model whose structure is data has a third file, ``program.json``.
+
 Bytes are read once into private memory, digested there, and parsed from that same memory, so nothing can change
 between the check and the use. Nothing is unpickled except a ``state_dict``, by torch's ``weights_only`` reader.
 """
@@ -11,7 +13,9 @@ import pickle
 import struct
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +32,7 @@ from holdfast.models.card import card
 from holdfast.models.catalogue import build_architecture
 from holdfast.models.description import describe, read_description, restore
 from holdfast.models.hugging_face import CONFIG, architecture_of, require_size
+from holdfast.models.programs import PROGRAM, Programmed, build_program, is_program
 from holdfast.models.tensors import fill, stored_tensors, take_dtype
 
 Expected = Mapping[str, str] | Callable[[Path], bytes]
@@ -42,17 +47,19 @@ _DAMAGE = (RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, 
 def save(model: nn.Module, folder: Path | str) -> None:
     """Write ``model`` as an artifact; the same model always gives the same bytes.
 
-    Both files are complete on disk before the first takes its name.
+    All files are complete on disk before the first takes its name.
 
     Raises:
         InvalidConfig: a parameter with stored codes was edited behind their back.
         StorageError: the disk refuses; an older artifact there stays whole.
     """
     folder = Path(folder)
-    weights, description = safetensors_bytes(stored_tensors(model)), canonical.dumps(describe(model))
-    with replacing(folder / WEIGHTS) as first, replacing(folder / DESCRIPTION) as second:
-        first.write_bytes(weights)
-        second.write_bytes(description)
+    files = {WEIGHTS: safetensors_bytes(stored_tensors(model)), DESCRIPTION: canonical.dumps(describe(model))}
+    if isinstance(model, Programmed):
+        files[PROGRAM] = model.program()
+    with ExitStack() as stack:
+        for name, data in files.items():
+            stack.enter_context(replacing(folder / name)).write_bytes(data)
 
 
 def load(path: Path | str, *, arch: str | None = None, expected: Expected | None = None) -> nn.Module:
@@ -68,7 +75,7 @@ def load(path: Path | str, *, arch: str | None = None, expected: Expected | None
     Raises:
         UnreadableArtifact: missing, truncated, or tensors that do not fit the architecture (the first is named).
         UnsafeArtifact: a pickle of anything but tensors, or an unknown kind of file.
-        DigestMismatch: bytes other than the expected ones.
+        DigestMismatch: bytes other than the expected ones, or than those that the artifact itself names.
     """
     path = Path(path)
     if path.is_dir():
@@ -91,11 +98,22 @@ def _load_folder(folder: Path, arch: str | None, expected: Expected | None) -> n
     spec = arch or value["architecture"]
     if spec is None:
         raise InvalidConfig(f"{folder} does not name its architecture", hint="pass --arch NAME")
-    model = build_architecture(spec)
-    take_dtype(model, tensors)
-    fill(model, tensors, value["formats"])
+    if is_program(spec):
+        model = _programmed(folder, spec, tensors, value, expected)
+    else:
+        model = build_architecture(spec)
+        take_dtype(model, tensors)
+        fill(model, tensors, value["formats"])
     restore(model, value)
     return model.eval()
+
+
+def _programmed(
+    folder: Path, spec: str, tensors: Mapping[str, Tensor], value: Mapping[str, Any], expected: Expected | None
+) -> nn.Module:
+    if value["formats"]:
+        raise UnreadableArtifact(f"{folder / DESCRIPTION} has formats, which a program has not")
+    return build_program(spec, _checked(folder / PROGRAM, expected), tensors, str(folder / PROGRAM))
 
 
 def _load_hugging_face(folder: Path, arch: str | None, expected: Expected | None) -> nn.Module:

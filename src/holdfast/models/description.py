@@ -12,6 +12,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.lineage import Step
 from holdfast.models.card import card
 from holdfast.models.guard import attach_guard, guard_from_json
+from holdfast.models.programs import architecture_of
 
 MODEL_TYPE = "holdfast.model/v1"
 
@@ -21,7 +22,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     known = card(model)
     return {
         "type": MODEL_TYPE,
-        "architecture": known.architecture,
+        "architecture": architecture_of(model),
         "formats": {name: lens.format.name for name, lens in sorted(known.lenses.items())},
         "lineage": [step.to_json() for step in known.lineage],
         "guards": [guard.to_json() for guard in known.guards],

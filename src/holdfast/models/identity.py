@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from holdfast.evidence.digest import digest_tensor
 from holdfast.evidence.manifest import Leaf, Manifest, fact
 from holdfast.evidence.statement import Subject
 from holdfast.models.description import describe
-from holdfast.models.tensors import stored_tensors
+from holdfast.models.tensors import stored_tensors, tensor_digest
 
 
 def manifest_of(model: nn.Module) -> Manifest:
@@ -18,13 +16,9 @@ def manifest_of(model: nn.Module) -> Manifest:
     Two models with equal weights but another architecture, format, lineage or guard have different manifests.
     """
     facts = [fact(name, value) for name, value in describe(model).items()]
-    return Manifest.of([*facts, *(_leaf(name, value) for name, value in stored_tensors(model).items())])
-
-
-def _leaf(name: str, tensor: Tensor) -> Leaf:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    octets = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    return Leaf("tensor", name, digest_tensor(name, dtype, tensor.shape, octets))
+    return Manifest.of(
+        [*facts, *(Leaf("tensor", name, tensor_digest(name, value)) for name, value in stored_tensors(model).items())]
+    )
 
 
 def model_subject(model: nn.Module, name: str = "model") -> Subject:

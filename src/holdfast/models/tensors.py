@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.evidence.digest import digest_tensor
 from holdfast.models.card import card
 from holdfast.models.lens import attach_lens
 from holdfast.numerics.formats import Encoded, Format, formats
@@ -37,6 +38,13 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
         if not lens.matches(model.get_parameter(name)):
             raise InvalidConfig(f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing")
     return {name: value.detach().cpu().contiguous().clone() for name, value in resident_tensors(model).items()}
+
+
+def tensor_digest(name: str, tensor: Tensor) -> str:
+    """Return the BLAKE3 (hex) that binds a tensor's name, dtype, shape and bytes."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    octets = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return digest_tensor(name, dtype, tensor.shape, octets)
 
 
 def take_dtype(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

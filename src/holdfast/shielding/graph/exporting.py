@@ -11,6 +11,7 @@ from holdfast.evidence.lineage import Step as LineageStep
 from holdfast.models import card, manifest_of
 from holdfast.shielding.graph.calibration import calibrate
 from holdfast.shielding.graph.capture import Captured, capture
+from holdfast.shielding.graph.leaves import SOFTMAX_TABLE, Softmax
 from holdfast.shielding.graph.lowering import Lowering
 from holdfast.shielding.graph.program import IntegerModel, Ref
 from holdfast.shielding.graph.rules import foldable, require_linear, rules
@@ -72,6 +73,8 @@ def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, .
     if not isinstance(output, Ref):
         raise InvalidConfig("the model does not return one tensor", hint="wrap it in a module that does")
     constants = {name: value.contiguous() for name, value in lowering.constants.items()}
+    if any(isinstance(module, Softmax) for module in lowering.modules.values()):
+        constants[SOFTMAX_TABLE] = lowering.table
     return IntegerModel(
         tuple(lowering.steps),
         lowering.modules,
@@ -80,6 +83,7 @@ def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, .
         output=output.name,
         input_shape=input_shape,
         top_code=lowering.top_code,
+        input_dtype=torch.int64 if lowering.seen.dtypes[captured.input] == torch.int64 else torch.float32,
     )
 
 
@@ -93,3 +97,4 @@ def _describe(result: IntegerModel, model: nn.Module, calibration: Calibration) 
     own = card(result)
     own.lineage = [*card(model).lineage, LineageStep("quantize", facts, inputs)]
     own.input_shape, own.classes = result.input_shape, card(model).classes
+    own.preprocessing = card(model).preprocessing

@@ -15,6 +15,7 @@ from holdfast.shielding.integer import accumulator_bound, code_scale, nearest_co
 from holdfast.shielding.product import CODE_MAX, Geometry, integer_product
 
 WIDE_CODE = 2**15 - 1  # operands of products between activations stay in the trusted world and can be finer
+SOFTMAX_TABLE = "exact__softmax_table"  # the constant of a model that its softmax leaves share
 _FLOAT32_EXACT = 2**24
 
 

@@ -13,7 +13,7 @@ from holdfast.models import Lens
 from holdfast.shielding.graph import exact
 from holdfast.shielding.graph.calibration import Seen
 from holdfast.shielding.graph.capture import Captured, describe, module_path
-from holdfast.shielding.graph.program import Ref, Step
+from holdfast.shielding.graph.program import RESERVED, Ref, Step
 
 Rule = Callable[["Lowering", fx.Node], Any]
 
@@ -100,7 +100,10 @@ class Lowering:
         return self.fresh(wanted)
 
     def fresh(self, wanted: str) -> str:
-        """Return ``wanted``, with a number where it is taken."""
+        """Return ``wanted``, with a number where it is taken, by another node or by the integer model itself."""
+        first, _, rest = wanted.partition(".")
+        if first in RESERVED:
+            wanted = ".".join(filter(None, (f"{first}_", rest)))
         path, number = wanted, 1
         while path in self.modules or any(known.startswith(f"{path}.") for known in self.modules):
             number += 1

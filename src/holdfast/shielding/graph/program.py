@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.shielding.graph import exact
+from holdfast.models import load, save
+from holdfast.models.programs import Programmed
 from holdfast.shielding.graph.leaves import GroupedConvolution, Product
+from holdfast.shielding.graph.operations import function
 from holdfast.shielding.integer import IntegerLayer
 
-_PYTHON = {"getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv"}
+Visit = Callable[["Step", tuple[Any, ...], Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,7 @@ def _bound(value: Any, values: Mapping[str, Any]) -> Any:
     return value
 
 
-@functools.cache
-def _function(target: str) -> Callable[..., Any]:
-    kind, _, name = target.partition(".")
-    if kind == "exact":
-        return getattr(exact, name)  # type: ignore[no-any-return]
-    if kind == "python" and name in _PYTHON:
-        return getattr(operator, name)  # type: ignore[no-any-return]
-    if kind == "aten":
-        return functools.reduce(getattr, name.split("."), torch.ops.aten)  # type: ignore[return-value]
-    raise InvalidConfig(f"an integer model has no operation {target!r}")
-
-
-class IntegerModel(nn.Module):
+class IntegerModel(Programmed):
     """A model whose bits depend on the sample alone: not on the batch, nor on the number of threads.
 
     Made by :func:`~holdfast.shielding.graph.export`. Its integer layers are what a session can offload.
@@ -95,7 +84,10 @@ class IntegerModel(nn.Module):
         output: name of the value to return.
         input_shape: of one sample.
         top_code: activation codes of linear nodes are -top_code .. top_code.
+        input_dtype: float32, or int64 for tokens.
     """
+
+    kind: ClassVar[str] = "integer-graph"
 
     def __init__(
         self,
@@ -107,9 +99,10 @@ class IntegerModel(nn.Module):
         output: str,
         input_shape: tuple[int, ...],
         top_code: int,
+        input_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.steps, self.input, self.output = steps, input, output
+        self.steps, self.input, self.output, self.input_dtype = steps, input, output, input_dtype
         self.input_shape, self.top_code = input_shape, top_code
         for path, module in modules.items():
             _place(self, path, module)
@@ -120,17 +113,59 @@ class IntegerModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output for ``x`` (batch, *sample)."""
+        return self.run(x)
+
+    def run(self, x: Tensor, visit: Visit | None = None) -> Tensor:
+        """Return the output for ``x`` (batch, *sample); ``visit`` sees each step with its arguments and its value."""
         values: dict[str, Any] = {name: self.get_buffer(f"constant_{name}") for name in self._constants}
         values[self.input] = x.float() if x.is_floating_point() else x
         with torch.no_grad():
             for step, spent in zip(self.steps, self._spent, strict=True):
-                call = self.get_submodule(step.path) if step.target == "module" else _function(step.target)
+                call = self.get_submodule(step.path) if step.target == "module" else function(step.target)
                 keywords = {key: _bound(value, values) for key, value in step.keywords.items()}
-                values[step.name] = call(*_bound(step.args, values), **keywords)
+                args = _bound(step.args, values)
+                values[step.name] = call(*args, **keywords)
+                if visit is not None:
+                    visit(step, args, values[step.name])
                 for name in spent:
                     del values[name]
         result: Tensor = values[self.output]
         return result
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens it knows, where inputs are tokens that it looks up in a table; else None."""
+        for step in self.steps:
+            if step.target == "aten.embedding.default" and step.args[1] == Ref(self.input):
+                return len(self.get_buffer(f"constant_{step.args[0].name}"))
+        return None
+
+    def program(self) -> bytes:
+        """Return everything but the tensors, and their digests, in canonical JSON: ``docs/formats/integer-model.md``.
+
+        Raises:
+            InvalidConfig: an argument that JSON cannot say; its step is named.
+        """
+        from holdfast.shielding.graph.stored import program_bytes  # which builds this class again
+
+        return program_bytes(self)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model as an artifact of three files; see :func:`holdfast.save`."""
+        save(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> IntegerModel:
+        """Read what :meth:`save` wrote, prove its bounds again, and compute one sample of zeros through it.
+
+        Raises:
+            InvalidConfig: another kind of model.
+            ArtifactError, DigestMismatch: a damaged or changed folder; see :func:`holdfast.models.load`.
+        """
+        found = load(folder)
+        if not isinstance(found, cls):
+            raise InvalidConfig(f"{folder} is no integer model", hint="make one with holdfast shield export")
+        return found
 
     def bounds(self) -> dict[str, int]:
         """Return the proved largest accumulator of every node that accumulates, by path.
@@ -139,6 +174,10 @@ class IntegerModel(nn.Module):
         """
         kinds = IntegerLayer | GroupedConvolution | Product
         return {name: part.bound for name, part in self.named_modules() if isinstance(part, kinds)}
+
+
+# a submodule of the exported model may have such a name, which is taken here
+RESERVED = frozenset(("input", "input_dtype", "input_shape", "output", "steps", "top_code", *vars(IntegerModel)))
 
 
 def _last_uses(steps: tuple[Step, ...], output: str) -> tuple[tuple[str, ...], ...]:

@@ -9,32 +9,9 @@ from torch import Tensor, fx
 
 from holdfast.shielding.graph.leaves import Lookup
 from holdfast.shielding.graph.lowering import Lowering, optional, target_name
+from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE
 from holdfast.shielding.graph.rules import rules
 
-# they rearrange values, choose among them, or make whole numbers
-MOVES = frozenset(
-    (
-        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "expand_as", "cat",
-        "stack", "slice", "select", "unsqueeze", "squeeze", "contiguous", "clone", "alias", "detach",
-        "unbind", "split", "split_with_sizes", "chunk", "flatten", "unflatten", "repeat",
-        "repeat_interleave", "embedding", "index", "index_select", "gather", "pad", "constant_pad_nd",
-        "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "narrow", "movedim", "swapaxes", "tril", "triu",
-        "lift_fresh_copy", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros",
-        "new_ones", "new_full", "arange", "scalar_tensor", "sym_size", "_to_copy", "to", "type_as",
-        "expand_copy", "permute_copy", "diagonal",
-    )
-)  # fmt: skip
-# one correctly rounded operation, or a choice, per element
-ARITHMETIC = frozenset(
-    (
-        "add", "sub", "rsub", "mul", "div", "neg", "abs", "relu", "relu6", "hardtanh", "clamp", "clamp_min",
-        "clamp_max", "maximum", "minimum", "sqrt", "floor", "ceil", "round", "trunc", "sign", "leaky_relu",
-        "threshold", "amax", "amin", "max_pool2d", "max_pool2d_with_indices", "masked_fill", "where", "eq",
-        "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "logical_xor", "__and__",
-        "__or__", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "reciprocal", "upsample_nearest2d",
-        "adaptive_max_pool2d",
-    )
-)  # fmt: skip
 # functions of one number that would otherwise depend on a mathematical library
 TABLES = (
     "gelu", "silu", "sigmoid", "tanh", "exp", "erf", "elu", "celu", "selu", "softplus", "mish", "hardswish",
@@ -132,7 +109,7 @@ def lower_other(lowering: Lowering, node: fx.Node) -> Any:
         return None
     if word == "getitem":
         return _item(lowering, node)
-    if kind == "python" or word in MOVES or word in ARITHMETIC or _whole(lowering, node):
+    if kind == "python" or word in MOVES or word in ARITHMETIC or (word in WHOLE and _whole(lowering, node)):
         args = [lowering.value(argument) for argument in node.args]
         keywords = {key: lowering.value(value) for key, value in node.kwargs.items() if key != "memory_format"}
         moves = kind == "python" or word in MOVES or word.startswith("sym_")

@@ -1,0 +1,80 @@
+"""The operations of integer models, all of them: what is not listed here neither exports nor loads.
+
+A stored program names its operations, and torch knows some that read files or hand out memory as it was left. So the
+list says what may be named, not what may not.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from holdfast.errors import InvalidConfig
+from holdfast.shielding.graph import exact
+
+# they rearrange values, choose among them, or make whole numbers
+MOVES = frozenset(
+    (
+        "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "expand_as", "cat",
+        "stack", "slice", "select", "unsqueeze", "squeeze", "contiguous", "clone", "alias", "detach",
+        "unbind", "split", "split_with_sizes", "chunk", "flatten", "unflatten", "repeat",
+        "repeat_interleave", "embedding", "index", "index_select", "gather", "pad", "constant_pad_nd",
+        "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "narrow", "movedim", "swapaxes", "tril", "triu",
+        "lift_fresh_copy", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros",
+        "new_ones", "new_full", "arange", "scalar_tensor", "sym_size", "_to_copy", "to", "type_as",
+        "expand_copy", "permute_copy", "diagonal",
+    )
+)  # fmt: skip
+# one correctly rounded operation, or a choice, per element
+ARITHMETIC = frozenset(
+    (
+        "add", "sub", "rsub", "mul", "div", "neg", "abs", "relu", "relu6", "hardtanh", "clamp", "clamp_min",
+        "clamp_max", "maximum", "minimum", "sqrt", "floor", "ceil", "round", "trunc", "sign", "leaky_relu",
+        "threshold", "amax", "amin", "max_pool2d", "max_pool2d_with_indices", "masked_fill", "where", "eq",
+        "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "logical_xor", "__and__",
+        "__or__", "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "reciprocal", "upsample_nearest2d",
+        "adaptive_max_pool2d",
+    )
+)  # fmt: skip
+# exact only where they read and make whole numbers, which export sees to
+WHOLE = frozenset(
+    (
+        "all", "any", "argmax", "argmin", "argsort", "bitwise_left_shift", "bitwise_right_shift", "bitwise_xor",
+        "broadcast_to", "bucketize", "clip", "count_nonzero", "cumprod", "cumsum", "diff", "floor_divide", "fmod",
+        "index_fill", "index_put", "isin", "max", "min", "one_hot", "pow", "prod", "remainder", "scatter",
+        "searchsorted", "sort", "square", "sum", "swapdims", "take", "take_along_dim", "tile", "topk", "__lshift__",
+        "__rshift__", "__xor__", "sym_numel", "sym_storage_offset",
+    )
+)  # fmt: skip
+_EXACT = frozenset(
+    (
+        "total", "mean", "layer_norm", "rms_norm", "group_norm", "scaled", "average_pool", "adaptive_average_pool",
+        "inverse_root", "whole_power",
+    )
+)  # fmt: skip
+_PYTHON = frozenset(("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv"))
+
+
+@functools.cache
+def function(target: str) -> Callable[..., Any]:
+    """Return what computes ``aten.OP.OVERLOAD``, ``exact.FUNCTION`` or ``python.FUNCTION``.
+
+    Raises:
+        InvalidConfig: no operation of integer models.
+    """
+    kind, _, name = target.partition(".")
+    if kind == "exact" and name in _EXACT:
+        return getattr(exact, name)  # type: ignore[no-any-return]
+    if kind == "python" and name in _PYTHON:
+        return getattr(operator, name)  # type: ignore[no-any-return]
+    if kind == "aten" and name.partition(".")[0] in MOVES | ARITHMETIC | WHOLE:
+        found: Any = torch.ops.aten
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+            return found
+    raise InvalidConfig(f"an integer model has no operation {target!r}")
