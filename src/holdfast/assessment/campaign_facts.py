@@ -69,7 +69,10 @@ def _costs(
     model: nn.Module, data: Dataset, report: CampaignReport, sites: tuple[Site, ...]
 ) -> dict[str, dict[str, float]]:
     """Return of each tried site its share of the arithmetic, and how likely a fault anywhere begins there and hurts."""
-    macs = count_macs(model, data.example, sites)
+    try:
+        macs = count_macs(model, data.example, sites)
+    except InvalidConfig:  # integer products have kernels of their own, which torch does not count
+        return {}
     if not macs:
         return {}
     kinds = Counter[str]()  # a product counts for its weights and for what flows out of it: for the model only once

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class TrialOptions:
         watch: gets the report so far, now and then.
         save_faults: .jsonl or .parquet file for the faults of the first arm, which are those of the second.
         cross_sections: TOML file with the structures of a machine, for FIT and MTTF; see docs/reliability.md.
+        about: further facts for the records.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class TrialOptions:
     watch: Callable[[CampaignReport], None] | None = None
     save_faults: Path | None = None
     cross_sections: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options: TrialOptions) -> list[Record]:
@@ -99,7 +101,7 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
         reports = [_run(arm, data, fault, options, name) for (_, arm), name in zip(arms, KINDS, strict=False)]
     records = []
     for (title, arm), report in zip(arms, reports, strict=True):
-        facts = facts_of(arm, data, report, traces=options.traces) | {"arm": title}
+        facts = facts_of(arm, data, report, traces=options.traces) | {"arm": title, **options.about}
         if report is not reports[0]:
             facts["against"] = _against(reports[0], report)
         if machine:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli._common import Stage, aligned, say, stages
+from holdfast.cli._offloaded import struck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,8 @@ class TrialRequest:
     save_faults: Path | None
     traces: int
     cross_sections: Path | None = None
+    worker: str | None = None
+    placing: Path | None = None
 
 
 def run_trials(asked: TrialRequest) -> list[Record]:
@@ -45,7 +49,7 @@ def run_trials(asked: TrialRequest) -> list[Record]:
     from holdfast.assessment.fault_campaign import TrialOptions, campaign_records
     from holdfast.models import load
 
-    with stages() as announce:
+    with stages() as announce, ExitStack() as stack:
         bars: list[Stage] = []
 
         def begin(title: str) -> Stage:
@@ -53,6 +57,8 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             return bars[-1]
 
         model, data = load(asked.model, arch=asked.arch), evaluation_data(asked.data, asked.model)
+        at = str(asked.plan["at"])
+        subject, about = stack.enter_context(struck(model, asked.model, at, asked.worker, asked.placing))
         options = TrialOptions(
             folder=asked.out,
             plan=asked.plan,
@@ -64,8 +70,9 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             watch=_newsreader(bars),
             save_faults=asked.save_faults,
             cross_sections=asked.cross_sections,
+            about=about,
         )
-        records = campaign_records(model, data, asked.fault, options)
+        records = campaign_records(subject, data, asked.fault, options)
     for line in _lines(records, options):
         say(line)
     return records

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli._common import Architecture, Seed, say
-from holdfast.errors import InvalidConfig
+from holdfast.cli._integer import integer_of, named_model
+from holdfast.errors import InvalidConfig, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from holdfast.services.gateway import Listening
     from holdfast.shielding import MutualTls
     from holdfast.shielding.graph import IntegerModel
+    from holdfast.shielding.offloaded import Placements
 
 EPILOG = (
-    "Example: holdfast serve gateway model.safetensors --data digits --worker spawn --workers 2; "
+    "Example: holdfast serve gateway integer/ --plan plan.json --worker spawn --workers 2; "
     "then curl -H 'Content-Type: application/json' -d @request.json http://127.0.0.1:8080/v1/infer"
 )
 
@@ -33,8 +33,15 @@ class Placement(StrEnum):
 
 
 def gateway(
-    model: Annotated[str, typer.Argument(help="Model folder or file, or an architecture: cifar-resnet20, timm:NAME.")],
-    data: Annotated[str, typer.Option(help="Training data for the ranges of activations: digits, cifar10:ROOT, ...")],
+    model: Annotated[
+        str, typer.Argument(help="What holdfast shield export wrote; or with --data any model, or architecture.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Training data for the ranges of a model not exported yet: digits, ...")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Where each layer runs, as holdfast shield plan MODEL -o FILE wrote it.")
+    ] = None,
     worker: Annotated[
         list[str] | None, typer.Option(help="spawn, unix:PATH, shared:PATH or grpc:HOST:PORT; repeatable.")
     ] = None,
@@ -57,11 +64,14 @@ def gateway(
     batch: Annotated[int, typer.Option(help="Inputs of waiting requests to compute together; 1 is none.", min=1)] = 1,
     drain: Annotated[float, typer.Option(help="Seconds that requests in hand get after SIGTERM.")] = 30.0,
     placement: Annotated[
-        Placement, typer.Option(help="blinded: workers see noise; verified: they see int8 activations.")
-    ] = Placement.BLINDED,
+        Placement | None,
+        typer.Option(help="blinded: workers see noise; verified: they see int8 activations. [default: blinded]"),
+    ] = None,
     prepare: Annotated[int, typer.Option(help="Inputs that idle sessions keep masks ready for.", min=0)] = 0,
-    samples: Annotated[int, typer.Option(help="Training samples for the ranges.", min=1)] = 128,
-    top_code: Annotated[int, typer.Option(help="Largest activation code of linear nodes.", min=1, max=127)] = 127,
+    samples: Annotated[int | None, typer.Option(help="Training samples for the ranges. [default: 128]", min=1)] = None,
+    top_code: Annotated[
+        int | None, typer.Option(help="Largest activation code of linear nodes. [default: 127]", min=1, max=127)
+    ] = None,
     fault: Annotated[str | None, typer.Option(help="Spawned workers lie, e.g. bit-flip; for drills.")] = None,
     arch: Architecture = None,
     seed: Seed = 0,
@@ -80,20 +90,22 @@ def gateway(
     quote = None if attested is None else quote_of_this_world()
     listen = Listen(http=http, grpc=grpc, attested=attested, quote=quote, tls=tls, drain=drain)
     listen.require_possible()
-    integer = _integer(_model(model, arch, seed), data, samples, top_code)
+    net = named_model(model, arch, seed)
+    integer = integer_of(net, data=data, samples=samples, top_code=top_code, beside=model)
+    placements = _placements(integer, placement, plan)
     options = () if fault is None else ("--fault", fault, "--seed", str(seed))
     chosen = sources(
         integer,
         worker or ["spawn"],
         sessions=workers,
         settings=settings,
-        placements=placement.value,
+        placements=placements,
         tls=tls,
         options=options,
     )
     made = Gateway(
         chosen,
-        Signature(shape=integer.input_shape, most=most),
+        Signature(shape=integer.input_shape, vocabulary=integer.vocabulary, most=most),
         settings=settings,
         audit=Audit(sys.stderr.write),
         max_body=max_body,
@@ -117,19 +129,12 @@ def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> 
     return MutualTls(authority=authority, certificate=certificate, key=key)
 
 
-def _model(name: str, arch: str | None, seed: int) -> nn.Module:
-    """Load what is on disk, or build an architecture with weights from ``seed``."""
-    from holdfast.models import build_architecture, load
+def _placements(integer: IntegerModel, placement: Placement | None, plan: Path | None) -> Placements:
+    """Return one word for all layers, or what a plan says of each."""
+    from holdfast.shielding.plan_file import read_plan
 
-    return load(name, arch=arch) if Path(name).exists() else build_architecture(name, seed=seed).eval()
-
-
-def _integer(net: nn.Module, data: str, samples: int, top_code: int) -> IntegerModel:
-    import torch
-
-    from holdfast.data import dataset
-    from holdfast.shielding.graph import export
-
-    train = dataset(data, split="train").take(samples)
-    first, _ = train.batch(torch.tensor([0]))
-    return export(net, first, train, top_code=top_code)
+    if plan is None:
+        return (placement or Placement.BLINDED).value
+    if placement is not None:
+        raise UsageError("--plan and --placement contradict each other", hint="the plan says where each layer runs")
+    return read_plan(plan).placements(integer)

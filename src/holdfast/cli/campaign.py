@@ -12,6 +12,7 @@ import typer
 from holdfast._files import making_folder
 from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, run_trials
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
+from holdfast.cli._offloaded import require_offload
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = make_app()
 @app.command(
     epilog="Example: holdfast campaign model/ --data digits --fault bit-flip --at activations --trials 1000 -o run/\n\n"
     "Example: holdfast campaign model/ --data digits --fault bit-errors --rates 0.1%,1% --chips 50 -o run/\n\n"
+    "Example: holdfast campaign integer/ --data digits --at 'offload:**' --trials 1000 -o run/\n\n"
     "Example: holdfast campaign llama/ --data wikitext2:FOLDER --rates 1e-6,1e-5 --chips 20 -o run/"
 )
 def campaign(
@@ -99,6 +101,13 @@ def campaign(
     engine: Annotated[str, typer.Option(help="auto, suffix or hooks; all give the same table.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Trials per forward pass. [default: 32]", min=1)] = None,
     executor: Annotated[str, typer.Option(help="inline, processes:N or ray[:ADDRESS].")] = "inline",
+    worker: Annotated[
+        str | None,
+        typer.Option(help="Who computes, with --at offload:**: spawn, unix:PATH, shared:PATH. [default: spawn]"),
+    ] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="Where each layer runs, with --at offload:**. [default: all blinded]")
+    ] = None,
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
@@ -115,6 +124,9 @@ def campaign(
                    "--guard": guard, "--sampling": sampling, "--stratify": stratify, "--bits": bits,
                    "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults,
                    "--cross-sections": cross_sections}  # fmt: skip
+    apart = {"--guard": guard, "--executor": None if executor == "inline" else executor, "--chips": chips,
+             "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}  # fmt: skip
+    require_offload(at or "", worker, plan_file, apart)
     common = {"confidence": confidence, "seed": seed, "executor": executor}
     if not _chosen(over_chips, over_trials, data):
         _require_size({"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None}, relative=relative)
@@ -136,6 +148,8 @@ def campaign(
             save_faults=save_faults,
             traces=traces,
             cross_sections=cross_sections,
+            worker=worker,
+            placing=plan_file,
         )
         records = run_trials(asked)
         if json:

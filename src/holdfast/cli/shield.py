@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, require_writable, say
+from holdfast.cli._integer import TOP_CODE, named_model
+from holdfast.cli._shield_export import EPILOG, export
 from holdfast.cli._steal import EXAMPLE, steal
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,13 +21,14 @@ if TYPE_CHECKING:
     from holdfast.shielding.planner import Machine, Rule
 
 app = make_app()
+app.command("export", epilog=EPILOG)(export)
 app.command(epilog=EXAMPLE)(steal)
 _SAMPLES = 4  # of noise: enough for scales, which a plan does not depend on
 
 
-@app.callback(epilog="Example: holdfast shield plan cifar-resnet20 --budget 2000000")
+@app.callback(epilog="Example: holdfast shield export model/ --data digits -o integer/")
 def shield() -> None:
-    """Plan how a model is split between a trusted and an untrusted world, and measure what that hides."""
+    """Export a model to integers, plan how two worlds split it, and measure what that hides."""
 
 
 @app.command(
@@ -42,12 +45,17 @@ def plan(
         str | None, typer.Option(help="Size of one input, 3x224x224, or tokens, 64; if the model does not say.")
     ] = None,
     budget: Annotated[int | None, typer.Option(help="Bytes that the trusted world may hold.", min=1)] = None,
-    top_code: Annotated[int, typer.Option(help="Largest activation code of linear nodes.", min=1, max=127)] = 127,
+    top_code: Annotated[
+        int | None, typer.Option(help="Largest activation code of linear nodes. [default: 127]", min=1, max=127)
+    ] = None,
     public: Annotated[
         str | None, typer.Option(help="For private-adapters: the public model this was made from.")
     ] = None,
     machine: Annotated[
         Path | None, typer.Option(help="Measured target (JSON); written if it does not exist, else read.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the plan (JSON), for holdfast serve gateway --plan.")
     ] = None,
     every: Annotated[bool, typer.Option("--every", help="One line per node, small trusted work too.")] = False,
     arch: Architecture = None,
@@ -56,26 +64,41 @@ def plan(
 ) -> None:
     """Print where every node computes, what crosses between the worlds, who sees what, and the predicted latency.
 
-    The model is exported with scales from noise, which its sizes and costs do not depend on. A plan that does not fit
-    the budget, the deadline or the demands is an error, never a weaker plan.
+    MODEL is what holdfast shield export wrote; any other is exported with scales from noise, which its sizes and costs
+    do not depend on. The file binds the plan to MODEL, and to what is exported from MODEL later. A plan that does not
+    fit the budget, the deadline or the demands is an error, never a weaker plan.
     """
+    from holdfast.models import manifest_of
+    from holdfast.shielding.plan_file import write_plan
     from holdfast.shielding.planner import plan as make_plan
 
-    net = _model(model, arch, seed)
-    integer = _exported(net, example, seed, top_code)
-    chosen: Rule | str = rule if public is None else _adapters(rule, integer, _model(public, arch, seed), example, seed)
+    if out is not None:
+        require_writable(out.parent)
+    net = named_model(model, arch, seed)
+    integer = _integer(net, model, example, seed, top_code)
+    chosen: Rule | str = rule
+    if public is not None:
+        chosen = _adapters(rule, integer, named_model(public, arch, seed), example, seed)
     made = make_plan(integer, chosen, machine=_machine(machine), budget=budget)
     for line in (made.table(every=every), made.summary(), *made.guarantees()):
         say(line)
+    digest = manifest_of(net).digest
+    if out is not None:
+        write_plan(out, made, digest)
+        say(f"wrote {out}, for model {digest[:12]} only")
     if json:
-        emit(made.to_json())
+        emit(made.to_json() | {"model": digest})
 
 
-def _model(name: str, arch: str | None, seed: int) -> nn.Module:
-    """Load what is on disk, or build an architecture with weights from ``seed``."""
-    from holdfast.models import build_architecture, load
+def _integer(net: nn.Module, name: str, example: str | None, seed: int, top_code: int | None) -> IntegerModel:
+    """Return an integer model as it is, and any other exported with scales from noise."""
+    from holdfast.shielding.graph import IntegerModel
 
-    return load(name, arch=arch) if Path(name).exists() else build_architecture(name, seed=seed).eval()
+    if not isinstance(net, IntegerModel):
+        return _exported(net, example, seed, TOP_CODE if top_code is None else top_code)
+    if named := [flag for flag, value in {"--example": example, "--top-code": top_code}.items() if value is not None]:
+        raise UsageError(f"{name} is exported already", hint=f"leave out {', '.join(named)}")
+    return net
 
 
 def _exported(net: nn.Module, example: str | None, seed: int, top_code: int) -> IntegerModel:

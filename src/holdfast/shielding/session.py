@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ArtifactError, IntegrityError, InvalidConfig, NoSuchSite, Unavailable
-from holdfast.models import Site
+from holdfast.models import Site, card
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, require_entropy
 from holdfast.shielding.integer import IntegerLayer, accumulator_bound, integer_layers
@@ -70,7 +70,9 @@ class Session(nn.Module):
         self._owner = owner
         self._taps: Mapping[str, Callable[[Tensor], Tensor]] = {}
         self._spent: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
-        self.model = copy.deepcopy(model).eval()
+        self._plain, self.model = (model,), copy.deepcopy(model).eval()  # in a tuple, so that it is no submodule
+        own, known = card(self), card(model)
+        own.lineage, own.input_shape, own.classes = list(known.lineage), known.input_shape, known.classes
         layers = _integer_layers(self.model)
         self.placements = placed(list(layers), placements)
         masks, budget = masks or MaskStream.fresh(entropy), budget or Budget()
@@ -132,6 +134,10 @@ class Session(nn.Module):
     def closed(self) -> bool:
         """Whether the session is over."""
         return self._client.closed
+
+    def plain_model(self) -> nn.Module:
+        """Return the model that it computes, for those who ask what that is; not a copy."""
+        return self._plain[0]
 
     def offload_sites(self) -> tuple[Site, ...]:
         """Return one ``offload`` site per offloaded layer: its int32 answer for one sample."""

@@ -28,7 +28,7 @@ from tests.unit.shielding.nets import images
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "Missing option '--data'"),
+        ((), "no integer model yet"),
         (("--data", "digits", "--http", "0.0.0.0:80"), "needs mutual TLS"),
         (("--data", "digits", "--http", "80"), "not HOST:PORT"),
         (("--data", "digits", "--grpc", "localhost:0"), "gRPC needs mutual TLS"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.lineage import Step as LineageStep
 from holdfast.models import card, manifest_of
@@ -19,8 +21,13 @@ from holdfast.shielding.graph.trusted_rules import lower_other
 from holdfast.shielding.integer import Calibration, batches_of, integer_layers, require_top_code
 from holdfast.shielding.product import CODE_MAX
 
+_BATCH = 64
+_MOST_TOLD = 20  # nodes that cannot be exported
 
-def export(model: nn.Module, example: Tensor, calibration: Calibration, *, top_code: int = CODE_MAX) -> IntegerModel:
+
+def export(
+    model: nn.Module, example: Tensor, calibration: Calibration | Text, *, top_code: int = CODE_MAX
+) -> IntegerModel:
     """Return ``model`` as an integer graph, the reference that every shielded session equals bit for bit.
 
     Batch normalisation is folded into the convolution before it. Convolutions and linear layers become integer layers
@@ -31,7 +38,8 @@ def export(model: nn.Module, example: Tensor, calibration: Calibration, *, top_c
     Args:
         model: any module of one input tensor and one output tensor; it is left alone.
         example: (batch, *sample), values do not matter for networks without data-dependent branches.
-        calibration: a Dataset, one batch (batch, *sample), or an iterable of such batches, never of the test set.
+        calibration: a Dataset, a Text (cut into windows of the example's length), one batch (batch, *sample), or an
+            iterable of such batches, never of the test set.
         top_code: activation codes of linear nodes are -top_code .. top_code, enforced at run time by a clamp; the
             largest magnitude seen in calibration is ``top_code``.
 
@@ -44,7 +52,7 @@ def export(model: nn.Module, example: Tensor, calibration: Calibration, *, top_c
     _require_other_than_test(calibration)
     captured = capture(model, example)
     wanted = {node.name: found[1] for node in captured.nodes() if (found := rules.find(node)) and found[1]}
-    seen = calibrate(captured, wanted, batches_of(calibration))
+    seen = calibrate(captured, wanted, _batches(calibration, example))
     lowering = Lowering(captured, seen, top_code, card(model).lenses)
     lowering.batch_norm = foldable(lowering)
     _lower(lowering, captured)
@@ -53,8 +61,18 @@ def export(model: nn.Module, example: Tensor, calibration: Calibration, *, top_c
     return result.eval()
 
 
-def _require_other_than_test(calibration: Calibration) -> None:
-    if isinstance(calibration, Dataset) and calibration.name.partition("[")[0].endswith("/test"):
+def _batches(calibration: Calibration | Text, example: Tensor) -> Iterable[Tensor]:
+    if not isinstance(calibration, Text):
+        return batches_of(calibration)
+    if example.dim() != 2:
+        raise InvalidConfig(
+            "a model of text takes one row of tokens a sample", hint="calibrate on what the model takes"
+        )
+    return torch.split(calibration.windows(example.shape[1]), _BATCH)
+
+
+def _require_other_than_test(calibration: Calibration | Text) -> None:
+    if isinstance(calibration, Dataset | Text) and calibration.name.partition("[")[0].endswith("/test"):
         raise InvalidConfig(
             f"calibration on {calibration.name} would fit the model to the data it is measured on",
             hint="calibrate on the training split",
@@ -62,10 +80,27 @@ def _require_other_than_test(calibration: Calibration) -> None:
 
 
 def _lower(lowering: Lowering, captured: Captured) -> None:
+    """Lower every node; what cannot be lowered is told together, so that one attempt names all there is to change."""
+    refused: list[InvalidConfig] = []
     for node in captured.nodes():
         found = rules.find(node)
-        lowering.values[node.name] = (found[0] if found else lower_other)(lowering, node)
+        try:
+            lowering.values[node.name] = (found[0] if found else lower_other)(lowering, node)
+        except InvalidConfig as error:
+            refused.append(error)
+            lowering.values[node.name] = Ref(node.name)
+    if len(refused) > 1:
+        raise InvalidConfig("\n".join(_listed(refused)), hint="each line says what to do about its node")
+    if refused:
+        raise refused[0]
     require_linear(lowering)
+
+
+def _listed(refused: list[InvalidConfig]) -> Iterator[str]:
+    yield f"{len(refused)} nodes cannot be exported"
+    yield from (f"{error}: {error.hint}" for error in refused[:_MOST_TOLD])
+    if (more := len(refused) - _MOST_TOLD) > 0:
+        yield f"and {more} more"
 
 
 def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, ...]) -> IntegerModel:
@@ -87,12 +122,12 @@ def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, .
     )
 
 
-def _describe(result: IntegerModel, model: nn.Module, calibration: Calibration) -> None:
+def _describe(result: IntegerModel, model: nn.Module, calibration: Calibration | Text) -> None:
     """Write down how the integer model came to be."""
     made = {"format": "int8", "activations": "static-max", "layers": len(integer_layers(result))}
     facts = made | {"graph": "torch.export", "top_code": result.top_code, "torch": torch.__version__}
     inputs = {"model": manifest_of(model).digest}
-    if isinstance(calibration, Dataset):
+    if isinstance(calibration, Dataset | Text):
         inputs["data"] = calibration.digest
     own = card(result)
     own.lineage = [*card(model).lineage, LineageStep("quantize", facts, inputs)]
