@@ -8,41 +8,22 @@ IEEE S&P 2024) measures partitions this way; the whole model in the trusted worl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.execution.run import predict
-from holdfast.execution.statistics import Proportion
-from holdfast.seeds import Seed, derive
+from holdfast.execution.statistics import MeanEstimate, Proportion
+from holdfast.seeds import derive
+from holdfast.shielding.theft.knockoff import Knockoff, best_copy
 from holdfast.shielding.theft.surrogate import ScaledCodes, surrogate
-from holdfast.shielding.theft.transfer import Answers, Strategy, TransferSet, ask
+from holdfast.shielding.theft.transfer import TransferSet, ask
 from holdfast.shielding.theft.view import View
 
 _OWN = 256  # images of his pool that he looks at without asking
-_NORMS_LEARN = 32  # questions from which on normalisation may take its statistics from them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knockoff:
-    """How the attacker asks and trains."""
-
-    strategy: Strategy = "random"
-    answers: Answers = "probabilities"  # what the victim says: probabilities, or its label alone
-    steps: int = 300  # of Adam, on batches of the transfer set
-    batch_size: int = 64
-    lr: float = 3e-3  # of weights he has to learn
-    scale_lr: float = 3e-2  # of scales (as logarithms) and biases of layers whose codes he sees
-
-    def __post_init__(self) -> None:
-        if self.strategy not in ("random", "adaptive") or self.answers not in ("probabilities", "labels"):
-            raise InvalidConfig(f"no attack asks {self.strategy!r} for {self.answers!r}")
-        if self.steps < 1 or self.batch_size < 2 or not (self.lr > 0 and self.scale_lr > 0):
-            raise InvalidConfig("an attack takes a step or more, two samples or more each, and positive rates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +34,24 @@ class Point:
         budget: questions asked.
         accuracy: of the copy on the test data.
         fidelity: share of test inputs on which copy and victim give one label.
+        agrees: on which of them, in order.
     """
 
     budget: int
     accuracy: Proportion
     fidelity: Proportion
+    agrees: tuple[bool, ...] = field(default=(), repr=False)
+
+    def ahead_of(self, other: Point) -> MeanEstimate:
+        """Return this copy's fidelity less the other's, paired over the test inputs, with a 95 % interval.
+
+        Raises:
+            InvalidConfig: the two were not judged on as many inputs, or on none.
+        """
+        if len(self.agrees) != len(other.agrees) or not self.agrees:
+            raise InvalidConfig("the two copies were not judged on the same inputs", hint="use one Theft for both")
+        differences = [float(mine) - float(theirs) for mine, theirs in zip(self.agrees, other.agrees, strict=True)]
+        return MeanEstimate.student_t(differences, least=-1.0, most=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +127,11 @@ class Theft:
         """Return the accuracy of always saying the most frequent class of the test data."""
         return Proportion.wilson(int(self.test.labels.bincount().max()), len(self.test))
 
+    def constant(self, told: Tensor | None = None) -> Proportion:
+        """Return the fidelity of always saying the victim's most frequent answer; ``told`` is from :meth:`answers`."""
+        said = told if told is not None else self.answers()
+        return Proportion.wilson(int(said.bincount().max()), len(self.test))
+
     def curve(
         self,
         seen: View,
@@ -155,10 +154,9 @@ class Theft:
         truth = told if told is not None else self.answers()
         points = []
         start = self._start(seen, public)
+        chosen = self.knockoff if seen or public is not None else replace(self.knockoff, ways=("keep",))
         for done, budget in enumerate(budgets):
-            copy = self._start(seen, public)
-            if budget:
-                train_copy(copy, asked.first(budget), self.knockoff, derive(self.seed, "theft", "training"))
+            copy = best_copy(start, asked.first(budget), chosen, derive(self.seed, "theft", "training"))
             points.append(self._judged(copy, budget, truth))
             if progress is not None:
                 progress(done + 1, len(budgets))
@@ -171,9 +169,9 @@ class Theft:
 
     def _judged(self, copy: nn.Module, budget: int, truth: Tensor) -> Point:
         said = predict(copy, self.test).argmax(1)
-        n = len(self.test)
-        right, alike = int((said == self.test.labels).sum()), int((said == truth).sum())
-        return Point(budget, Proportion.wilson(right, n), Proportion.wilson(alike, n))
+        right, agrees = said == self.test.labels, said == truth
+        found = (Proportion.wilson(int(part.sum()), len(part)) for part in (right, agrees))
+        return Point(budget, *found, tuple(agrees.tolist()))
 
 
 def hidden_parameters(copy: nn.Module) -> int:
@@ -184,38 +182,3 @@ def hidden_parameters(copy: nn.Module) -> int:
 def _all(copy: nn.Module) -> list[Tensor]:
     codes = [part.codes for part in copy.modules() if isinstance(part, ScaledCodes)]
     return [*copy.parameters(), *codes]
-
-
-def train_copy(copy: nn.Module, questions: TransferSet, knockoff: Knockoff, seed: Seed) -> None:
-    """Fit what is hidden in ``copy`` to the victim's answers, in place: cross-entropy with soft labels, Adam."""
-    groups = _groups(copy, knockoff)
-    if not groups:
-        return
-    optimiser = torch.optim.Adam(groups)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, knockoff.steps)
-    copy.train(len(questions.images) >= _NORMS_LEARN)
-    for indices in _draws(len(questions.images), knockoff, seed):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(copy(questions.images[indices]), questions.answers[indices])
-        loss.backward()
-        optimiser.step()
-        decay.step()
-    copy.eval()
-
-
-def _groups(copy: nn.Module, knockoff: Knockoff) -> list[dict[str, Any]]:
-    owned = {id(value) for part in copy.modules() if isinstance(part, ScaledCodes) for value in part.parameters()}
-    learned = [value for value in copy.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in learned if id(value) in owned], "lr": knockoff.scale_lr},
-        {"params": [value for value in learned if id(value) not in owned], "lr": knockoff.lr},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _draws(count: int, knockoff: Knockoff, seed: Seed) -> list[Tensor]:
-    """Return the samples of every step: passes over all, each in an order of its own."""
-    generator, size = seed.numpy(), min(count, knockoff.batch_size)
-    wanted = knockoff.steps * size
-    order = [torch.from_numpy(generator.permutation(count)) for _ in range(-(-wanted // count))]
-    return list(torch.cat(order)[:wanted].split(size))

@@ -39,6 +39,21 @@ class ScaledCodes(nn.Module):
             return out
         return linear(x, weight, self.bias)
 
+    def released(self) -> _Layer:
+        """Return an ordinary layer that begins where this one is, and whose every weight can be learned."""
+        layer = self.form
+        weight = self.codes * self.log_scale.detach().exp().view(-1, *[1] * (self.codes.dim() - 1))
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(self.bias.detach().clone())
+        return layer
+
+
+def released(made: nn.Module) -> nn.Module:
+    """Turn all layers with known codes into ordinary ones, in place, and return ``made``."""
+    for name, part in list(made.named_modules()):
+        if isinstance(part, ScaledCodes):
+            _put(made, name, part.released())
+    return made
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:

@@ -42,6 +42,13 @@ class TransferSet:
         """Return what a smaller budget would have bought."""
         return TransferSet(self.images[:budget], self.answers[:budget])
 
+    def parted(self, share: float) -> tuple[TransferSet, TransferSet]:
+        """Return the questions to learn from, and every so many-th, a ``share`` of them, to choose a copy by."""
+        ranks = torch.arange(1, len(self.images) + 1, dtype=torch.float64)
+        aside = (ranks * share + 1e-9).floor() > ((ranks - 1) * share + 1e-9).floor()
+        rest, kept = (TransferSet(self.images[part], self.answers[part]) for part in (~aside, aside))
+        return rest, kept
+
 
 def ask(
     victim: Victim, pool: Dataset, budget: int, seed: Seed, *, strategy: Strategy = "random",
