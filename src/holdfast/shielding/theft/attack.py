@@ -99,6 +99,9 @@ class Theft:
     test: Dataset
     knockoff: Knockoff = field(default_factory=Knockoff)
     seed: int = 0
+    _blinds: dict[Any, tuple[nn.Module | None, nn.Module]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not self.test.classes:
@@ -154,13 +157,27 @@ class Theft:
         truth = told if told is not None else self.answers()
         points = []
         start = self._start(seen, public)
-        chosen = self.knockoff if seen or public is not None else replace(self.knockoff, ways=("keep",))
         for done, budget in enumerate(budgets):
-            copy = best_copy(start, asked.first(budget), chosen, derive(self.seed, "theft", "training"))
-            points.append(self._judged(copy, budget, truth))
+            points.append(self._judged(self._copied(start, seen, public, asked.first(budget)), budget, truth))
             if progress is not None:
                 progress(done + 1, len(budgets))
         return Curve(hidden_parameters(start), sum(value.numel() for value in _all(start)), tuple(points))
+
+    def _copied(self, start: nn.Module, seen: View, public: nn.Module | None, asked: TransferSet) -> nn.Module:
+        place = derive(self.seed, "theft", "training")
+        if not seen:
+            return self._blind(public, asked)
+        others = (self._blind(public, asked),) if len(asked.images) and hidden_parameters(start) else ()
+        return best_copy(start, asked, self.knockoff, place, others=others)
+
+    def _blind(self, public: nn.Module | None, asked: TransferSet) -> nn.Module:
+        """Return the copy of somebody who sees nothing; made once, since every placement is compared with it."""
+        key = (id(public), len(asked.images), asked.digest())
+        if key not in self._blinds:
+            knows = self.knockoff if public is not None else replace(self.knockoff, ways=("keep",))
+            made = best_copy(self._start({}, public), asked, knows, derive(self.seed, "theft", "training"))
+            self._blinds[key] = public, made  # the public model is held, so that its id stays its own
+        return self._blinds[key][1]
 
     def _start(self, seen: View, public: nn.Module | None) -> nn.Module:
         place = derive(self.seed, "theft", "weights")
@@ -170,8 +187,8 @@ class Theft:
     def _judged(self, copy: nn.Module, budget: int, truth: Tensor) -> Point:
         said = predict(copy, self.test).argmax(1)
         right, agrees = said == self.test.labels, said == truth
-        found = (Proportion.wilson(int(part.sum()), len(part)) for part in (right, agrees))
-        return Point(budget, *found, tuple(agrees.tolist()))
+        accuracy, fidelity = (Proportion.wilson(int(part.sum()), len(part)) for part in (right, agrees))
+        return Point(budget, accuracy, fidelity, tuple(agrees.tolist()))
 
 
 def hidden_parameters(copy: nn.Module) -> int:

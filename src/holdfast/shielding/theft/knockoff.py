@@ -1,13 +1,15 @@
 """How the attacker turns answers into a copy (KnockoffNets; Orekondy et al., CVPR 2019), and which copy he keeps.
 
-What he sees can be *kept* as it is while he learns the rest, or be where a training of everything begins. Neither is
-better everywhere: fixed last layers hinder a beginner who has to learn the first ones. He tries both, keeps some of his
-questions aside, and takes the copy that answers those most like the victim; to leave his copy untrained is a third try.
+What he sees can be *kept* as it is while he learns the rest (in a *rush*, where that is little), or be where he begins
+to *tune* everything. None is best everywhere: fixed last layers hinder whoever has to learn the first ones. He tries
+each, keeps some of his questions aside, and takes the copy that answers those most like the victim. To leave a copy
+untrained is a try too, and so is what he would make without having seen anything: a black box.
 """
 
 from __future__ import annotations
 
 import copy as copies
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,8 +21,9 @@ from holdfast.seeds import Seed
 from holdfast.shielding.theft.surrogate import ScaledCodes, released
 from holdfast.shielding.theft.transfer import Answers, Strategy, TransferSet
 
-Way = Literal["keep", "tune"]
+Way = Literal["keep", "rush", "tune"]
 _NORMS_LEARN = 32  # questions from which on normalisation may take its statistics from them
+_FEW = 0.1  # share of all weights, below which hidden ones may be learned in a rush
 _ENOUGH = 8  # questions kept aside; fewer choose no copy
 
 
@@ -34,30 +37,37 @@ class Knockoff:
     batch_size: int = 64
     lr: float = 3e-3  # of weights he has to learn
     scale_lr: float = 3e-2  # of scales (as logarithms) and biases of layers whose codes he sees
+    rush_lr: float = 3e-2  # of weights he has to learn, where they are few
     tune_lr: float = 3e-4  # of all weights, where what he sees is only a beginning
-    ways: tuple[Way, ...] = ("keep", "tune")  # what he tries; the first alone with too few questions to choose by
+    ways: tuple[Way, ...] = ("keep", "rush", "tune")  # his tries; the first alone with too few questions to choose by
     aside: float = 0.2  # share of his questions that choose among his tries
 
     def __post_init__(self) -> None:
         if self.strategy not in ("random", "adaptive") or self.answers not in ("probabilities", "labels"):
             raise InvalidConfig(f"no attack asks {self.strategy!r} for {self.answers!r}")
-        if not self.ways or not set(self.ways) <= {"keep", "tune"} or not 0 <= self.aside < 1:
-            raise InvalidConfig("ways are keep and tune, one or more, and aside is a share below 1")
-        if self.steps < 1 or self.batch_size < 2 or min(self.lr, self.scale_lr, self.tune_lr) <= 0:
+        if not self.ways or not set(self.ways) <= {"keep", "rush", "tune"} or not 0 <= self.aside < 1:
+            raise InvalidConfig("ways are keep, rush and tune, one or more, and aside is a share below 1")
+        if self.steps < 1 or self.batch_size < 2 or min(self.lr, self.scale_lr, self.rush_lr, self.tune_lr) <= 0:
             raise InvalidConfig("an attack takes a step or more, two samples or more each, and positive rates")
 
 
-def best_copy(begun: nn.Module, questions: TransferSet, knockoff: Knockoff, seed: Seed) -> nn.Module:
+def best_copy(
+    begun: nn.Module, questions: TransferSet, knockoff: Knockoff, seed: Seed, *, others: Sequence[nn.Module] = ()
+) -> nn.Module:
     """Return the best copy that the attacker can tell, made from ``begun``, which stays as it is.
 
     Without questions, or with nothing to learn, it is ``begun``.
+
+    Args:
+        others: finished copies that are compared too, which learned from the same part of the questions.
     """
     if not len(questions.images) or not any(value.requires_grad for value in begun.parameters()):
         return begun
     fit, aside = questions.parted(knockoff.aside)
     if len(aside.images) < _ENOUGH:
         return _tried(begun, knockoff.ways[0], questions, knockoff, seed)
-    tries = [begun, *(_tried(begun, way, fit, knockoff, seed) for way in knockoff.ways)]
+    ways = [way for way in knockoff.ways if way != "rush" or _few(begun)]
+    tries = [begun, *(_tried(begun, way, fit, knockoff, seed) for way in ways), *others]
     losses = [_loss(made, aside) for made in tries]
     return tries[losses.index(min(losses))]
 
@@ -66,8 +76,17 @@ def _tried(begun: nn.Module, way: Way, questions: TransferSet, knockoff: Knockof
     made = copies.deepcopy(begun)
     if way == "tune":
         made = released(made)
-    train_copy(made, questions, knockoff, seed, lr=knockoff.tune_lr if way == "tune" else knockoff.lr)
+    rates = {"keep": knockoff.lr, "rush": knockoff.rush_lr, "tune": knockoff.tune_lr}
+    train_copy(made, questions, knockoff, seed, lr=rates[way])
     return made
+
+
+def _few(begun: nn.Module) -> bool:
+    """Say whether hidden weights, scales apart, are few beside the codes that are seen."""
+    codes = [part for part in begun.modules() if isinstance(part, ScaledCodes)]
+    hidden = sum(value.numel() for value in begun.parameters() if value.requires_grad)
+    hidden -= sum(value.numel() for part in codes for value in part.parameters() if value.requires_grad)
+    return 0 < hidden < _FEW * (hidden + sum(part.codes.numel() for part in codes))
 
 
 def _loss(made: nn.Module, asked: TransferSet) -> float:

@@ -16,6 +16,7 @@ from holdfast.shielding.theft.similarity import fitted_scale
 from holdfast.shielding.theft.view import Seen, View
 
 _Layer = nn.Conv2d | nn.Linear
+_HALF = 0.5 + 1e-4  # of a code: what rounding leaves, and float32's own
 
 
 class ScaledCodes(nn.Module):
@@ -123,8 +124,9 @@ def surrogate(
 ) -> nn.Module:
     """Return the attacker's model before any question.
 
-    What the worker sees is taken as it is. Hidden scales are fitted to ``public``, or guessed as He's variance. Before
-    a normalisation that was folded in, neither is needed: each channel gets the mean and variance on the attacker's
+    What the worker sees is taken as it is. A layer whose codes are those of ``public`` is the public layer: its scale
+    and bias are known too. Other hidden scales are fitted to ``public``, or guessed as He's variance. Before a
+    normalisation that was folded in, neither is needed: each channel gets the mean and variance on the attacker's
     own images that the public normalisation gives it, or a fresh one, 0 and 1. Hidden layers begin as those of
     ``public``, or fresh. None of the victim's own values survives elsewhere.
 
@@ -143,6 +145,7 @@ def surrogate(
     if public is not None:
         _adopt(made, public)
         known = folded(public, images[:1])
+        seen = {name: recognised(layer, known.get(name)) for name, layer in seen.items()}
     pairs = norms_after(made, images[:1])
     for name, layer in seen.items():
         _show(made, name, layer, known.get(name))
@@ -151,6 +154,18 @@ def surrogate(
     for name in seen.keys() & pairs.keys():
         _put(made, pairs[name], nn.Identity())
     return made.eval()
+
+
+def recognised(seen: Seen, known: Folded | None) -> Seen:
+    """Return a layer with its scale and bias where its codes are what the public weights round to, else as it is."""
+    if known is None or known.weight.shape != seen.codes.shape or seen.scale is not None:
+        return seen
+    codes, weight = seen.codes.flatten(1).double(), known.weight.flatten(1).double()
+    least = (weight.abs() / (codes.abs() + _HALF)).amax(1)  # a smaller scale would round some weight further up
+    most = torch.where(codes == 0, math.inf, weight * codes.sign() / (codes.abs() - _HALF)).amin(1)
+    if bool((least <= most).all()) and bool(most.isfinite().all()):
+        return Seen(seen.codes, ((least + most) / 2).float(), known.bias)
+    return seen
 
 
 def _normalise(made: nn.Module, pairs: dict[str, str], images: Tensor) -> None:

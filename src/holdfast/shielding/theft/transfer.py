@@ -7,6 +7,7 @@ third, the surrogate's loss, would need the surrogate trained after every answer
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -41,6 +42,11 @@ class TransferSet:
     def first(self, budget: int) -> TransferSet:
         """Return what a smaller budget would have bought."""
         return TransferSet(self.images[:budget], self.answers[:budget])
+
+    def digest(self) -> bytes:
+        """Return a fingerprint of questions and answers, the same for equal ones."""
+        parts = (self.images.contiguous(), self.answers.contiguous())
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).digest()
 
     def parted(self, share: float) -> tuple[TransferSet, TransferSet]:
         """Return the questions to learn from, and every so many-th, a ``share`` of them, to choose a copy by."""

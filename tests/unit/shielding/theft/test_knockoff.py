@@ -11,9 +11,19 @@ from torch import nn
 
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import derive
+from holdfast.shielding.graph import export
 from holdfast.shielding.planner import rules
-from holdfast.shielding.theft import Knockoff, Point, ScaledCodes, TransferSet, best_copy, surrogate, view_under
-from holdfast.shielding.theft.surrogate import released
+from holdfast.shielding.theft import (
+    Knockoff,
+    Point,
+    ScaledCodes,
+    TransferSet,
+    best_copy,
+    folded,
+    surrogate,
+    view_under,
+)
+from holdfast.shielding.theft.surrogate import recognised, released
 
 from .test_theft import theft
 from .victims import case
@@ -61,8 +71,8 @@ def test_a_copy_that_training_only_harms_stays_as_it_was() -> None:
     mad = Knockoff(steps=20, lr=30.0, tune_lr=30.0)
     chosen = best_copy(begun, asked(100), mad, derive(2))
     assert chosen is begun
-    with_few = best_copy(begun, asked(20), mad, derive(2))
-    assert with_few is not begun  # four questions aside are too few to choose by
+    with_few = best_copy(begun, asked(16), mad, derive(2))
+    assert with_few is not begun  # three questions aside are too few to choose by
 
 
 def test_releasing_codes_changes_no_answer_and_leaves_everything_to_learn() -> None:
@@ -102,3 +112,51 @@ def test_the_bar_of_a_constant_answer_is_the_victims_most_frequent_one() -> None
 def test_an_attack_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidConfig):
         Knockoff(**wrong)  # type: ignore[arg-type]
+
+
+def test_whoever_sees_fixed_last_layers_may_ignore_them() -> None:
+    """His own first layers below fixed ones may be worse than a black box; he is never knowingly below it."""
+    attack = theft(knockoff=QUICK)
+    questions, told = attack.questions(100), attack.answers()
+    black_box = attack.curve({}, [100], questions=questions, told=told).points[0]
+    seen = view_under(case().deployed, rules.build("first-k:k=3"))
+    free = attack.curve(seen, [100], questions=questions, told=told).points[0]
+    assert free.ahead_of(black_box).high >= 0
+
+
+def test_codes_of_a_public_layer_are_the_public_layer() -> None:
+    """TEESlice's backbone: nothing of it is hidden from whoever has the public model, not the scales either."""
+    known = folded(case().net, case().pool.take(1).all()[0])
+    seen = view_under(case().deployed, rules.build("tsqp"))
+    for name, layer in seen.items():
+        found = recognised(layer, known[name])
+        assert found.scale is not None
+        assert torch.allclose(found.scale, case().deployed.get_submodule(name).weight_scale, rtol=1e-2)
+        assert torch.equal(found.bias, known[name].bias)
+        moved = dataclasses.replace(known[name], weight=known[name].weight * (1 + 0.05 * noise(known[name].weight)))
+        assert recognised(layer, moved) is layer  # a fine-tuned layer is not the public one
+        assert recognised(layer, None) is layer
+    curve = theft().curve(seen, [0], public=case().net)
+    assert curve.hidden == 0
+    assert curve.points[0].fidelity.value > 0.97
+
+
+def noise(like: torch.Tensor) -> torch.Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_private_last_layer_on_public_features_is_soon_learned() -> None:
+    """Few hidden weights take a rate that would wreck many."""
+    found = case()
+    private = copy.deepcopy(found.net)
+    with torch.no_grad():
+        private.fc.weight.add_(0.5 * noise(private.fc.weight))
+    victim = export(private, found.own.example[None], found.own.take(128))
+    attack = theft(victim=victim, architecture=private, knockoff=Knockoff(steps=100))
+    seen = {name: layer for name, layer in view_under(victim, rules.build("tsqp")).items() if name != "fc"}
+    questions, told = attack.questions(200), attack.answers()
+    with_rush = attack.curve(seen, [200], public=found.net, questions=questions, told=told).points[0]
+    slow = dataclasses.replace(attack, knockoff=Knockoff(steps=100, ways=("keep",)))
+    without = slow.curve(seen, [200], public=found.net, questions=questions, told=told).points[0]
+    assert with_rush.ahead_of(without).low > 0
+    assert with_rush.fidelity.low > 0.8
