@@ -1,124 +1,71 @@
 """What a placement is worth against somebody who keeps what he sees: accuracy and fidelity of copies.
 
-A victim is fine-tuned from a public model on a private task, exported to int8, placed by each published rule, and
-stolen (KnockoffNets; every arm has the same questions, the same fresh weights and the same judge). The whole model in
-the trusted world is the black-box bar, and the most frequent class is chance. The private task is the public one in
-photographic negative. ``digits`` repeats over seeds: public model, victim, attacker and judge have disjoint images.
-``cifar10`` takes a published ResNet-20; the attacker's images are other training images, the judge's are test images.
+Victims come from a public model: fine-tuned whole, fine-tuned with de-similarity, with private slices beside a public
+backbone (after TEESlice), or with a private last layer alone. Each is exported to int8, placed by every rule of the
+planner, and stolen (KnockoffNets). All arms of a seed have the same questions, fresh weights, order of training and
+judge; a copy is set against the black-box bar, the whole model in the trusted world, image by image. ``digits`` repeats
+everything over seeds: public model, victim, attacker and judge have disjoint images. ``cifar10`` takes a published
+ResNet-20; the attacker's images are other training images, the judge's are test images.
 
-    HOLDFAST_CIFAR10=... python -m benchmarks.model_stealing [--json] [--task digits|cifar10] [--seeds 3]
+    HOLDFAST_CIFAR10=... python -m benchmarks.model_stealing [--json] [--task digits|cifar10] [--seeds 5] [--out FILE]
+
+With ``--out`` every arm is written as it is done, and a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import json
-import os
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import _harness
-from holdfast.data import Dataset, dataset
+from benchmarks._stealing import TASKS, VICTIMS, Task
+from benchmarks._stealing_report import report
+from holdfast import BitFlip, campaign
+from holdfast._files import write_atomic
 from holdfast.execution import accuracy
-from holdfast.models import build_architecture, load
 from holdfast.shielding.graph import IntegerModel, export
-from holdfast.shielding.planner import PrivateAdapters, public_nodes, rules
-from holdfast.shielding.theft import Knockoff, Theft, View, folded, overall, view_under
-from holdfast.training import DeSimilarity, Standard, train
-from holdfast.training.recipes import Schedule
+from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, Rule, public_nodes, rules, workload
+from holdfast.shielding.planner.costs import cost
+from holdfast.shielding.planner.rules import protect
+from holdfast.shielding.theft import Curve, Point, Theft, TransferSet, View, folded, overall, view, view_under
 
-SHARED = Path(os.environ.get("HOLDFAST_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
-STRENGTHS = (0.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A public model, a private task and an attacker.
-
-    Attributes:
-        public: what everybody has.
-        own: the owner's training data; calibration too.
-        pool: the attacker's images.
-        test: the judge.
-        tuning: of the victim.
-        ends: stages kept by first-k and last-k.
-    """
-
-    public: nn.Module
-    own: Dataset
-    pool: Dataset
-    test: Dataset
-    tuning: Schedule
-    budgets: tuple[int, ...]
-    knockoff: Knockoff
-    ends: int
+BAR = "whole (MLCapsule)"
+ADAPTERS = "private-adapters (TEESlice)"
+CODES = "tsqp"
+STRIKES = 20  # bit flips per node, for the sensitivities of the deadline rule
 
 
-def digits(seed: int) -> Task:
-    """Return the digits task: thirds of the training data for public model, victim and attacker."""
-    whole = dataset("digits", split="train")
-    first, rest = whole.split(1 / 3, seed=seed)
-    own, pool = rest.split(1 / 2, seed=seed)
-    public = train(
-        build_architecture("digits-cnn", seed=seed), first, Standard(schedule=Schedule(epochs=15)), seed=seed
-    )
-    tuning = Schedule(epochs=15, lr=0.05)
-    test = dataset("digits", split="test")
-    return Task(public, _negative(own), _negative(pool), _negative(test), tuning, (0, 10, 50, 200, 400), Knockoff(), 2)
+def _laws(macs: float) -> Laws:
+    return Laws(conv2d=Law(mac=1 / macs), linear=Law(mac=1 / macs))
 
 
-def cifar10(seed: int) -> Task:
-    """Return the CIFAR-10 task: a published ResNet-20, and CIFAR-10 in negative."""
-    root = os.environ.get("HOLDFAST_CIFAR10", "")
-    train_data, test = dataset(f"cifar10:{root}", split="train"), dataset(f"cifar10:{root}", split="test")
-    public = load(SHARED / "resnet-cifar10" / "resnet20-12fca82f.th", arch="cifar-resnet20")
-    chosen = train_data.split(6000 / len(train_data), seed=seed)[0]
-    own, pool = chosen.split(5 / 6, seed=seed)
-    judge = test.split(1000 / len(test), seed=seed)[0]
-    tuning = Schedule(epochs=2, lr=0.01, batch_size=64)
-    knockoff = Knockoff(steps=100, batch_size=32)
-    return Task(public, _negative(own), _negative(pool), _negative(judge), tuning, (0, 100, 1000), knockoff, 10)
+# of rules that weigh costs: a worker ten times as fast as the trusted world, and checks at a tenth of a product
+TARGET = Machine(trusted=_laws(5e9), open=_laws(5e10), worker=_laws(5e10), check=_laws(5e10), step=1e-6,
+                 elements=1e9, pads=1e9, bandwidth=5e9, crossing=1e-5)  # fmt: skip
 
 
-def _negative(data: Dataset) -> Dataset:
-    """Return ``data`` as photographic negatives: the private task, near the public one and not it."""
-    top = 16 if int(data.raw.max()) <= 16 else 255
-    return dataclasses.replace(data, raw=(top - data.raw.int()).to(torch.uint8))
+@dataclass(frozen=True)
+class Stand:
+    """One victim, ready to be stolen: what every arm of it shares."""
 
-
-def adapted(task: Task) -> nn.Module:
-    """Return a victim whose every layer but the last is the public one's, to the bit: only the last is private."""
-    net = build_like(task.public)
-    for value in net.parameters():
-        value.requires_grad_(False)
-    last = [part for part in net.modules() if isinstance(part, nn.Linear)][-1]
-    optimiser = torch.optim.Adam([last.weight.requires_grad_(), last.bias.requires_grad_()], lr=0.01)
-    taken: list[torch.Tensor] = []
-    handle = last.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
-    with torch.no_grad():
-        for images, _ in task.own.batches(128):
-            net(images)
-    handle.remove()
-    features = torch.cat(taken)
-    for _ in range(200):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(last(features), task.own.labels).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return net.eval()
-
-
-def build_like(net: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode."""
-    import copy
-
-    return copy.deepcopy(net).eval()
+    task: Task
+    net: nn.Module
+    graph: IntegerModel
+    attack: Theft
+    questions: TransferSet
+    told: Tensor
+    facts: Mapping[str, Any]
+    shown: Mapping[str, View]
 
 
 def exported(task: Task, net: nn.Module) -> IntegerModel:
@@ -126,107 +73,180 @@ def exported(task: Task, net: nn.Module) -> IntegerModel:
     return export(net, task.own.example[None], task.own.take(128))
 
 
-def views(task: Task, graph: IntegerModel) -> dict[str, View]:
-    """Return what each rule shows of a victim."""
-    words = {
-        "whole (MLCapsule)": "whole",
-        f"last {task.ends} stages inside (DarkneTZ)": f"last-k:k={task.ends}",
-        f"first {task.ends} stages inside (Serdab)": f"first-k:k={task.ends}",
-        "scales hidden (TSQP; codes as under Slalom)": "tsqp",
-        "none": "none",
-    }
-    return {name: view_under(graph, rules.build(rule)) for name, rule in words.items()}
+@functools.lru_cache(maxsize=1)
+def prepared(name: str, seed: int) -> Task:
+    """Return a task."""
+    return TASKS[name](seed)
 
 
-def arms(task: Task, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield a curve for every victim, placement and prior."""
-    known = {name: layer.weight for name, layer in folded(task.public, task.own.example[None]).items()}
-    for strength in STRENGTHS:
-        net = train(task.public, task.own, DeSimilarity(strength=strength, schedule=task.tuning), seed=seed)
-        graph = exported(task, net)
-        codes = {name: graph.get_submodule(name).codes for name in graph.bounds()}
-        facts = {
-            "victim": f"fine-tuned, de-similarity {strength}",
-            "similarity": dataclasses.asdict(overall(codes, known)[1]),
-        }
-        shown = views(task, graph)
-        if strength:
-            shown = {name: seen for name, seen in shown.items() if name.startswith(("whole", "scales"))}
-        yield from curves(task, net, graph, shown, facts, seed)
-    net = adapted(task)
+@functools.lru_cache(maxsize=4)
+def stand(name: str, victim: str, seed: int) -> Stand:
+    """Return a victim with all that its arms share."""
+    task = prepared(name, seed)
+    net = VICTIMS[victim](task, seed)
     graph = exported(task, net)
-    rule = PrivateAdapters(public=public_nodes(graph, exported(task, task.public)))
-    shown = {"private last layer (TEESlice's way)": view_under(graph, rule)}
-    yield from curves(task, net, graph, shown, {"victim": "public but for the last layer"}, seed)
-
-
-def curves(
-    task: Task, net: nn.Module, graph: IntegerModel, shown: dict[str, View], facts: dict[str, Any], seed: int
-) -> Iterator[dict[str, Any]]:
-    """Yield the curves of one victim, without and with the public model."""
     attack = Theft(victim=graph, architecture=net, pool=task.pool, test=task.test, knockoff=task.knockoff, seed=seed)
-    questions, told = attack.questions(max(task.budgets)), attack.answers()
-    bars = {"victim accuracy": attack.victim_accuracy().value, "chance": attack.chance().value}
-    bars["public accuracy"] = accuracy(task.public, task.test).value
-    for name, seen in shown.items():
-        for public in (None, task.public):
-            if name == "none" and public is not None:
-                continue
-            budgets = (0,) if name == "none" else task.budgets
-            curve = attack.curve(seen, budgets, public=public, questions=questions, told=told)
-            yield {"seed": seed, "placement": name, "public": public is not None, **facts, **bars, **curve.to_json()}
+    told = attack.answers()
+    facts = {
+        "victim accuracy": attack.victim_accuracy().measurement().to_json(),
+        "chance": attack.chance().measurement().to_json(),
+        "constant answer": attack.constant(told).measurement().to_json(),
+        "public accuracy": accuracy(task.public, task.test).measurement().to_json(),
+        "similarity": asdict(_similarity(task, graph)),
+    }
+    shown = views(task, victim, net, graph)
+    return Stand(task, net, graph, attack, attack.questions(max(task.budgets)), told, facts, shown)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield one line per victim, placement and prior: fidelity by budget, mean of seeds [least low, greatest high]."""
-    groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["victim"], row["placement"], row["public"]), []).append(row)
-    for (victim, placement, public), found in groups.items():
-        cells = []
-        for number, point in enumerate(found[0]["points"]):
-            each = [row["points"][number] for row in found]
-            like, right = ([one[key] for one in each] for key in ("fidelity", "accuracy"))
-            cells.append(
-                f"{point['budget']}: {_mean(like):.1%} [{min(_low(x) for x in like):.1%}, "
-                f"{max(_high(x) for x in like):.1%}] acc {_mean(right):.1%}"
-            )
-        own = statistics.fmean(row["victim accuracy"] for row in found)
-        yield f"{victim} ({own:.1%}) | {placement} | {'public known' if public else 'no prior'} | " + " | ".join(cells)
+def _similarity(task: Task, graph: IntegerModel) -> Any:
+    known = {name: layer.weight for name, layer in folded(task.public, task.own.example[None]).items()}
+    return overall({name: graph.get_submodule(name).codes for name in graph.bounds()}, known)[1]
 
 
-def _mean(values: Sequence[dict[str, Any]]) -> float:
-    return statistics.fmean(float(value["value"]) for value in values)
+def views(task: Task, victim: str, net: nn.Module, graph: IntegerModel) -> dict[str, View]:
+    """Return what every rule of the planner shows of a victim."""
+    last = workload(graph).linear()[-1].name
+    words = {
+        BAR: "whole",
+        f"last-k, {task.ends} stages (DarkneTZ)": f"last-k:k={task.ends}",
+        f"first-k, {task.ends} stages (Serdab)": f"first-k:k={task.ends}",
+        CODES: "tsqp",
+        "slalom": "slalom",
+        "slalom, values in the clear": "slalom:private=false",
+        "optimal": "optimal",
+        f"optimal, {last} hidden": f"optimal:hide_weights={last}",
+    }
+    found = {name: view_under(graph, rules.build(rule), machine=TARGET) for name, rule in words.items()}
+    found["deadline (AegisDNN)"] = _under_deadline(task, net, graph)
+    if victim.startswith("private"):
+        rule: Rule = PrivateAdapters(public=public_nodes(graph, exported(task, task.public)))
+        found[ADAPTERS] = view_under(graph, rule)
+    return found | {"none": view_under(graph, rules.build("none"))}
 
 
-def _low(value: dict[str, Any]) -> float:
-    return float(value["low"])
+def _under_deadline(task: Task, net: nn.Module, graph: IntegerModel) -> View:
+    """Return the view where half of the extra time of protecting everything may be spent."""
+    work, data = workload(graph), task.own.take(16)
+    risks = {}
+    for node in work.nodes:
+        if node.macs:
+            found = campaign(net, data, BitFlip(), at=f"activations:{node.name}", trials=STRIKES, seed=0)
+            risks[node.name] = found["critical"].value
+    slow, fast = (sum(cost(node, word, TARGET).seconds for node in work.nodes) for word in ("trusted", "exposed"))
+    return view(graph, protect(work, TARGET, risks, (slow + fast) / 2))
 
 
-def _high(value: dict[str, Any]) -> float:
-    return float(value["high"])
+def arms(task: Task, victim: str, shown: Mapping[str, View]) -> dict[str, tuple[int, ...]]:
+    """Return the budgets of every placement: the bar first, and those without questions last."""
+    asked = {BAR, ADAPTERS if victim.startswith("private") else CODES}
+    if victim == "fine-tuned":
+        asked |= {name for name in shown if name.startswith(("last-k", "first-k"))}
+    return {name: task.budgets if name in asked else (0,) for name in sorted(shown, key=lambda name: name not in asked)}
+
+
+def attacked(
+    name: str, victim: str, seed: int, public: bool, known: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every placement of a victim that ``known`` does not have, with or without the public model."""
+    here = stand(name, victim, seed)
+    rows = [dict(row) for row in known if (row["seed"], row["victim"], row["public"]) == (seed, victim, public)]
+    for placement, budgets in arms(here.task, victim, here.shown).items():
+        if any(row["placement"] == placement for row in rows):
+            continue
+        began = time.process_time()
+        row = {"seed": seed, "victim": victim, "placement": placement, "public": public, **here.facts}
+        equal = next((row for row in rows if _alike(here.shown[row["placement"]], here.shown[placement])), None)
+        if equal is not None:
+            row |= {"shows what it does": equal["placement"]}
+            row |= {key: equal[key] for key in ("hidden", "parameters", "points")}
+        else:
+            bar = next((row for row in rows if row["placement"] == BAR), None)
+            curve = here.attack.curve(here.shown[placement], budgets, public=here.task.public if public else None,
+                                      questions=here.questions, told=here.told)  # fmt: skip
+            row |= _figures(curve, None if bar is None else bar["agrees"])
+        row["CPU seconds"] = time.process_time() - began
+        rows.append(row)
+        yield row
+
+
+def _alike(left: View, right: View) -> bool:
+    return left.keys() == right.keys() and all(
+        (left[name].scale is None) == (right[name].scale is None) for name in left
+    )
+
+
+def _figures(curve: Curve, bar: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return a curve as JSON, each point with its lead over the black-box bar of the same budget."""
+    found = curve.to_json()
+    if bar is None:
+        return found | {"agrees": {str(point.budget): _packed(point.agrees) for point in curve.points}}
+    for point, words in zip(curve.points, found["points"], strict=True):
+        words["ahead of the black box"] = _ahead(point, bar[str(point.budget)])
+    return found
+
+
+def _packed(agrees: Sequence[bool]) -> str:
+    return "".join("01"[flag] for flag in agrees)
+
+
+def _ahead(point: Point, bar: str) -> dict[str, Any]:
+    other = Point(point.budget, point.accuracy, point.fidelity, tuple(flag == "1" for flag in bar))
+    return point.ahead_of(other).measurement().to_json()
+
+
+def settings(name: str) -> dict[str, Any]:
+    """Return what a file that is continued must agree on."""
+    task = prepared(name, 0)
+    return {"task": name, "budgets": list(task.budgets), "knockoff": asdict(task.knockoff), "ends": task.ends,
+            "strength": task.strength, "judged on": len(task.test), "victim trained on": len(task.own),
+            "pool": len(task.pool)}  # fmt: skip
+
+
+def resumed(path: Path | None, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run with the same settings."""
+    if path is None or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["settings"] != json.loads(json.dumps(wanted)):
+        raise SystemExit(f"{path} was measured with other settings; move it away")
+    rows: list[dict[str, Any]] = found["curves"]
+    return rows
+
+
+def result(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the JSON object of a run."""
+    spent = sum(row["CPU seconds"] for row in rows)
+    return json.dumps({"settings": wanted, "curves": rows, "machine": _harness.machine(), "attack CPU seconds": spent})
+
+
+def measured(name: str, seeds: int, out: Path | None, wanted: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """Yield all rows so far after every arm, and keep them in ``out``."""
+    rows = resumed(out, wanted)
+    yield rows
+    for seed, public, victim in product(range(seeds), (True, False), VICTIMS):
+        if not public and victim.startswith("private"):
+            continue  # that backbone is public by its making
+        for row in attacked(name, victim, seed, public, rows):
+            rows.append(row)
+            if out is not None:
+                write_atomic(out, (result(wanted, rows) + "\n").encode())
+            yield rows
 
 
 def main() -> None:
     """Run as a command: a table for people, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--task", choices=("digits", "cifar10"), default="digits")
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions: public model, victim, questions, weights")
+    parser.add_argument("--task", choices=tuple(TASKS), default="digits")
+    parser.add_argument("--seeds", type=int, default=5, help="repetitions: public model, victim, questions, weights")
+    parser.add_argument("--out", type=Path, help="file that holds the rows, and from which a stopped run goes on")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    began, rows = time.process_time(), []
-    for seed in range(options.seeds):
-        for row in arms(digits(seed) if options.task == "digits" else cifar10(seed), seed):
-            rows.append(row)
-            if not options.json:
-                print("\n".join(table([row])), flush=True)
-    spent = time.process_time() - began
-    if options.json:
-        print(json.dumps({"task": options.task, "curves": rows, "cpu_seconds": spent, "machine": _harness.machine()}))
-        return
-    print("\n".join(table(rows)))
-    print(f"{spent:.0f} CPU-seconds")
+    wanted, rows = settings(options.task), []
+    for rows in measured(options.task, options.seeds, options.out, wanted):
+        if rows and not options.json:
+            print("\n".join(report(rows[-1:])), flush=True)
+    print(result(wanted, rows) if options.json else "\n".join(report(rows)))
 
 
 if __name__ == "__main__":
