@@ -27,7 +27,7 @@ class Case:
 def case() -> Case:
     torch.set_num_threads(1)
     own, pool = dataset("digits", split="train").split(0.5)
-    recipe = holdfast.Standard(schedule=holdfast.Schedule(epochs=8, lr=0.1))
+    recipe = holdfast.Standard(schedule=holdfast.Schedule(epochs=12, lr=0.1, batch_size=32))
     net = holdfast.train(build_architecture("digits-cnn:channels=8", seed=1), own, recipe, seed=0)
     deployed = export(net, own.example[None], own.take(128))
     return Case(net, deployed, own, pool, dataset("digits", split="test"))
