@@ -62,13 +62,15 @@ def main() -> None:
         found = duel(layer, queries, distinguisher, sessions=options.sessions, combine=combine)
         rows[name] = asdict(found)
         if not options.json:
-            told, probes, checked = (
+            told, probes, checked, honest = (
                 f"{part.value:.1%} [{part.low:.1%}, {part.high:.1%}]"
-                for part in (found.told_apart, found.probes, found.freivalds)
+                for part in (found.told_apart, found.probes, found.freivalds, found.honest)
             )
-            print(f"{name} | {told} | {probes} | {found.before:.1f} | {checked} of {found.lies}", flush=True)
+            before = f"{found.before.value:.1f} [{found.before.low:.1f}, {found.before.high:.1f}]"
+            cells = (name, told, probes, f"{before} lies believed", f"{checked} of {found.lies}", f"honest {honest}")
+            print(" | ".join(cells), flush=True)
     if options.json:
-        print(json.dumps({"duels": rows, "machine": _harness.machine()}))
+        print(json.dumps({"sessions": options.sessions, "duels": rows, "machine": _harness.machine()}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.statistics import Proportion
+from holdfast.execution.statistics import MeanEstimate, Proportion
 from holdfast.seeds import Entropy, derive
 from holdfast.shielding.checking import Freivalds
 from holdfast.shielding.integer import IntegerLayer
@@ -178,7 +178,7 @@ class Duel:
         lies: answers about real queries that were wrong.
         told_apart: messages whose kind the worker guessed right.
         probes: sessions in which the monitor noticed anything.
-        before: lies believed before the monitor noticed, mean over sessions; all, where it never did.
+        before: lies believed before the monitor noticed, Student's interval over sessions; all, where it never did.
         freivalds: lies that Freivalds' check refused.
         honest: honest answers that it accepted.
     """
@@ -186,7 +186,7 @@ class Duel:
     lies: int
     told_apart: Proportion
     probes: Proportion
-    before: float
+    before: MeanEstimate
     freivalds: Proportion
     honest: Proportion
 
@@ -223,7 +223,7 @@ def duel(
         lies=sum(lies),
         told_apart=Proportion.wilson(sum(right), sum(messages)),
         probes=Proportion.wilson(sum(caught), sessions),
-        before=sum(before) / sessions,
+        before=MeanEstimate.student_t(before, least=0.0, most=len(queries)),
         freivalds=Proportion.wilson(sum(refused), sum(lies)),
         honest=Proportion.wilson(sum(accepted), sum(honest)),
     )
