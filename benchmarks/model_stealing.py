@@ -8,6 +8,7 @@ everything over seeds: public model, victim, attacker and judge have disjoint im
 ResNet-20; the attacker's images are other training images, the judge's are test images.
 
     HOLDFAST_CIFAR10=... python -m benchmarks.model_stealing [--json] [--task digits|cifar10] [--seeds 5] [--out FILE]
+        [--victim fine-tuned ...]
 
 With ``--out`` every arm is written as it is done, and a run that was stopped goes on.
 """
@@ -219,11 +220,13 @@ def result(wanted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps({"settings": wanted, "curves": rows, "machine": _harness.machine(), "attack CPU seconds": spent})
 
 
-def measured(name: str, seeds: int, out: Path | None, wanted: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+def measured(
+    name: str, victims: Sequence[str], seeds: int, out: Path | None, wanted: Mapping[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
     """Yield all rows so far after every arm, and keep them in ``out``."""
     rows = resumed(out, wanted)
     yield rows
-    for seed, public, victim in product(range(seeds), (True, False), VICTIMS):
+    for seed, public, victim in product(range(seeds), (True, False), victims):
         if not public and victim.startswith("private"):
             continue  # that backbone is public by its making
         for row in attacked(name, victim, seed, public, rows):
@@ -239,11 +242,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--task", choices=tuple(TASKS), default="digits")
     parser.add_argument("--seeds", type=int, default=5, help="repetitions: public model, victim, questions, weights")
+    parser.add_argument("--victim", choices=tuple(VICTIMS), action="append", help="repeatable; all by default")
     parser.add_argument("--out", type=Path, help="file that holds the rows, and from which a stopped run goes on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     wanted, rows = settings(options.task), []
-    for rows in measured(options.task, options.seeds, options.out, wanted):
+    victims = options.victim or list(VICTIMS)
+    for rows in measured(options.task, victims, options.seeds, options.out, wanted):
         if rows and not options.json:
             print("\n".join(report(rows[-1:])), flush=True)
     print(result(wanted, rows) if options.json else "\n".join(report(rows)))
