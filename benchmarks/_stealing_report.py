@@ -1,4 +1,8 @@
-"""The rows of ``model_stealing`` as lines for people: one per victim, placement and prior."""
+"""The rows of ``model_stealing`` for people: a line per arm as it is done, and the tables of the documentation.
+
+One seed has Wilson's interval over test images, and its lead over the black box is paired over them. Several have
+Student's interval over seeds, each of which is a repetition of everything.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +12,90 @@ from typing import Any
 from holdfast.execution.statistics import MeanEstimate
 
 Row = Mapping[str, Any]
+Arm = tuple[str, str, bool]
 _LEAD = "ahead of the black box"
 
 
-def report(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a line per arm: fidelity by budget with its interval, and the lead over the black box.
-
-    One seed has Wilson's interval over test images, and the lead is paired over them. Several have Student's over
-    seeds.
-    """
-    for (victim, placement, public), found in grouped(rows).items():
-        cells = [cell(found, number) for number in range(len(found[0]["points"]))]
-        prior = "public known" if public else "no prior"
-        own = mean([row["victim accuracy"]["value"] for row in found])
-        yield f"{victim} ({own}) | {placement} | {prior} | " + " | ".join(cells)
+def line(row: Row) -> str:
+    """Return one arm of one seed."""
+    prior = "public known" if row["public"] else "no prior"
+    cells = [
+        f"{point['budget']}: {figure([point['fidelity']], 0.0)}, accuracy {figure([point['accuracy']], 0.0)}"
+        for point in row["points"]
+    ]
+    return " | ".join([f"seed {row['seed']}", row["victim"], row["placement"], prior, *cells])
 
 
-def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, bool], list[Row]]:
+def tables(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what victims are, what no question buys under each rule, and what questions buy, as Markdown."""
+    arms = grouped(rows)
+    for part in (victims(arms), unasked(arms), asked(arms)):
+        yield from part
+        yield ""
+
+
+def grouped(rows: Sequence[Row]) -> dict[Arm, list[Row]]:
     """Return the seeds of each arm."""
-    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    groups: dict[Arm, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["victim"], row["placement"], row["public"]), []).append(row)
     return groups
 
 
-def cell(found: Sequence[Row], number: int) -> str:
-    """Return one budget of one arm."""
-    points = [row["points"][number] for row in found]
-    text = f"{points[0]['budget']}: {figure([point['fidelity'] for point in points], 0.0)}"
-    if all(_LEAD in point for point in points):
-        text += f", ahead {figure([point[_LEAD] for point in points], -1.0)}"
-    return text + f", accuracy {mean([point['accuracy']['value'] for point in points])}"
+def victims(arms: Mapping[Arm, Sequence[Row]]) -> Iterator[str]:
+    """Yield accuracy, similarity to the public model, and the bars, of each victim."""
+    yield "| victim | accuracy | cosine to the public weights | nats per weight | constant answer | public model |"
+    yield "|---|---|---|---|---|---|"
+    seen: set[str] = set()
+    for (victim, _, _), rows in arms.items():
+        if victim not in seen:
+            seen.add(victim)
+            shares = [figure([row[key] for row in rows], 0.0) for key in ("victim accuracy", "constant answer")]
+            near = [sum(row["similarity"][key] for row in rows) / len(rows) for key in ("cosine", "information")]
+            public = figure([row["public accuracy"] for row in rows], 0.0)
+            yield f"| {victim} | {shares[0]} | {near[0]:.3f} | {near[1]:.2f} | {shares[1]} | {public} |"
 
 
-def figure(values: Sequence[Mapping[str, Any]], least: float) -> str:
-    """Return a share with its interval: its own for one seed, over seeds for several."""
+def unasked(arms: Mapping[Arm, Sequence[Row]]) -> Iterator[str]:
+    """Yield the fidelity of copies without a question: a line per rule, a column per victim and prior."""
+    heads = sorted({(victim, public) for victim, _, public in arms}, key=lambda head: (_order(arms, head[0]), head[1]))
+    words = [f"{victim}, {'public known' if public else 'no prior'}" for victim, public in heads]
+    yield f"| no question, under | {' | '.join(words)} |"
+    yield f"|---|{'---|' * len(heads)}"
+    for placement in dict.fromkeys(placement for _, placement, _ in arms):
+        found = [arms.get((victim, placement, public)) for victim, public in heads]
+        cells = [figure([row["points"][0]["fidelity"] for row in rows], 0.0) if rows else "-" for rows in found]
+        yield f"| {placement} | {' | '.join(cells)} |"
+
+
+def asked(arms: Mapping[Arm, Sequence[Row]]) -> Iterator[str]:
+    """Yield fidelity by budget, and the lead over the black box, of all arms in which questions were asked."""
+    budgets = [point["budget"] for rows in arms.values() for point in rows[0]["points"] if point["budget"]]
+    columns = list(dict.fromkeys(budgets))
+    heads = " | ".join(f"{budget} questions | ahead of the black box" for budget in columns)
+    yield f"| victim | public model | under | {heads} |"
+    yield f"|---|---|---|{'---|---|' * len(columns)}"
+    for (victim, placement, public), rows in arms.items():
+        if len(rows[0]["points"]) > 1 and "shows what it does" not in rows[0]:
+            cells = [cell for number in range(1, len(columns) + 1) for cell in _pair(rows, number)]
+            yield f"| {victim} | {'known' if public else '-'} | {placement} | {' | '.join(cells)} |"
+
+
+def _pair(rows: Sequence[Row], number: int) -> tuple[str, str]:
+    points = [row["points"][number] for row in rows]
+    leads = [point[_LEAD] for point in points if _LEAD in point]
+    return figure([point["fidelity"] for point in points], 0.0), figure(leads, -1.0, "+") if leads else "-"
+
+
+def _order(arms: Mapping[Arm, Sequence[Row]], victim: str) -> int:
+    return list(dict.fromkeys(name for name, _, _ in arms)).index(victim)
+
+
+def figure(values: Sequence[Mapping[str, Any]], least: float, sign: str = "") -> str:
+    """Return a share in percent with its interval: its own for one seed, over seeds for several."""
     if len(values) == 1:
         value, low, high = (float(values[0][key]) for key in ("value", "low", "high"))
     else:
         found = MeanEstimate.student_t([float(one["value"]) for one in values], least=least, most=1.0)
         value, low, high = found.value, found.low, found.high
-    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
-
-
-def mean(values: Sequence[Any]) -> str:
-    """Return a mean."""
-    return f"{sum(map(float, values)) / len(values):.1%}"
+    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks import _harness
 from benchmarks._stealing import TASKS, VICTIMS, Task
-from benchmarks._stealing_report import report
+from benchmarks._stealing_report import line, tables
 from holdfast import BitFlip, campaign
 from holdfast._files import write_atomic
 from holdfast.execution import accuracy
@@ -250,8 +250,8 @@ def main() -> None:
     victims = options.victim or list(VICTIMS)
     for rows in measured(options.task, victims, options.seeds, options.out, wanted):
         if rows and not options.json:
-            print("\n".join(report(rows[-1:])), flush=True)
-    print(result(wanted, rows) if options.json else "\n".join(report(rows)))
+            print(line(rows[-1]), flush=True)
+    print(result(wanted, rows) if options.json else "\n".join(tables(rows)))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from holdfast.cli import main
-from holdfast.models import save
+from holdfast.models import build_architecture, save
 from tests.unit.shielding.theft.victims import case
 
 
@@ -33,6 +34,19 @@ def test_placements_are_attacked_and_the_result_is_one_json_object(
     assert float(points["tsqp"][0]["fidelity"]["value"]) > float(points["whole"][0]["fidelity"]["value"]) + 0.3
     assert found["modes"]["none"]["hidden"] == 0
     assert "same answer as the victim" in err
+    assert "more than whole" in err
+    lead = next(line for line in err.splitlines() if line.startswith("tsqp") and " 0 " in line).split("  ")[-1]
+    shares = [float(points[mode][0]["fidelity"]["value"]) for mode in ("tsqp", "whole")]
+    assert float(lead.split("%")[0]) == pytest.approx(100 * (shares[0] - shares[1]), abs=0.06)
+
+
+def test_a_fine_tuned_model_has_no_public_backbone(
+    victim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(build_architecture("digits-cnn:channels=8", seed=5), tmp_path / "other")
+    more = ["--mode", "private-adapters", "--public", str(tmp_path / "other")]
+    assert main(["shield", "steal", victim, "--data", "digits", *more]) == 2
+    assert "no layer of the public model unchanged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,20 @@ def _rule(rule: Rule, graph: IntegerModel, known: nn.Module | None, top_code: in
     if known is None:
         raise InvalidConfig("private-adapters goes by the public model", hint="name it with --public")
     theirs = export(known, own.example[None], own.take(256), top_code=top_code)
-    return PrivateAdapters(public=public_nodes(graph, theirs))
+    if not (shared := public_nodes(graph, theirs)):
+        raise InvalidConfig(
+            "the victim has no layer of the public model unchanged",
+            hint="private-adapters offloads such layers; after fine-tuning all weights there is none",
+        )
+    return PrivateAdapters(public=shared)
 
 
 def _report(attack: Theft, curves: dict[str, Curve]) -> Iterator[str]:
-    yield f"victim: accuracy {_share(attack.victim_accuracy())}; always one class: {_share(attack.chance())}"
-    yield f"always the victim's most frequent answer is the victim's on {_share(attack.constant())}"
-    rows = [("placement", "hidden parameters", "questions", "accuracy of the copy", "same answer as the victim")]
+    guess = f"accuracy {_share(attack.chance())}, same answer {_share(attack.constant())}"
+    yield f"victim: accuracy {_share(attack.victim_accuracy())}; always one class: {guess}"
+    rows: list[tuple[str, ...]] = [
+        ("placement", "hidden parameters", "questions", "accuracy of the copy", "same answer as the victim")
+    ]
     rows += [
         (spec, f"{curve.hidden:,} of {curve.parameters:,}", f"{point.budget:,}", _share(point.accuracy),
          _share(point.fidelity))
