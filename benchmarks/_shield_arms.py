@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ SHARE = 0.2  # of the MACs: what first-k, last-k keep in the trusted world
 PRIVATE = 0.05  # of the weights: what an adapter holds
 MEMORY = 0.9  # of what the whole model needs: the planner's budget
 SLOWER = 2.0  # how much slower a trusted world the deadline rule is planned for
-TRIALS = 8  # bit flips into the output of each stage
+TRIALS, STRUCK = 8, 0.02  # faults in the output of each stage, and the share of elements that each strikes
 _CPU_OF_ALL_THREADS = 2  # Linux: the clock of process p is ~p << 3, with what it counts in the low bits
 CORE = max(os.sched_getaffinity(0))
 
@@ -160,24 +159,27 @@ def _slower(laws: Laws) -> Laws:
 
 
 def sensitivities(model: IntegerModel, x: Tensor) -> dict[str, float]:
-    """Return for each multiplying node the share of single bit flips in its output that change the label of ``x``."""
+    """Return for each multiplying node the share of faults in its output that change the label of ``x``."""
     label = model(x).flatten(1).argmax(1)
     result = {}
     for name in (node.name for node in workload(model).nodes if node.macs):
-        draw = derive(0, "shield-baselines", name).numpy()
+        draw = derive(0, "shield-baselines", name).torch()
         changed = 0
         for _ in range(TRIALS):
-            handle = model.get_submodule(name).register_forward_hook(lambda _, __, y, draw=draw: flipped(y, draw))
+            handle = model.get_submodule(name).register_forward_hook(lambda _, __, y, draw=draw: struck(y, draw))
             changed += not torch.equal(model(x).flatten(1).argmax(1), label)
             handle.remove()
         result[name] = changed / TRIALS
     return result
 
 
-def flipped(y: Tensor, draw: np.random.Generator) -> Tensor:
-    """Return float32 ``y`` with one bit of one element flipped."""
+def struck(y: Tensor, draw: torch.Generator) -> Tensor:
+    """Return float32 ``y`` with one bit flipped in each of ``STRUCK`` of its elements."""
     words = y.clone().contiguous().view(torch.int32).view(-1)
-    words[int(draw.integers(words.numel()))] ^= torch.tensor(1 << int(draw.integers(32))).to(torch.int32)
+    count = max(1, round(STRUCK * words.numel()))
+    places = torch.randint(words.numel(), (count,), generator=draw)
+    bits = torch.bitwise_left_shift(torch.ones(count, dtype=torch.int64), torch.randint(32, (count,), generator=draw))
+    words[places] ^= bits.to(torch.int32)
     return words.view(torch.float32).view(y.shape)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.shielding.planner.machine import Laws, Machine
+from holdfast.shielding.planner.laws import PLANES, Laws, Machine, wire_bytes
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node
 
 Placement = Literal["trusted", "verified", "blinded", "probed", "exposed"]
-_CODE, _RESIDUE, _CHECK = 1, 4, 8  # bytes of a code, of a residue modulo 2**32, and of one modulo 2**64
+_CHECK = 8  # bytes of a residue modulo 2**64
+_PLANES: dict[Placement, int] = {"verified": 1, "probed": 2, "blinded": PLANES}  # a code and a small mask: nine bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +58,47 @@ def cost(node: Node, placement: Placement, machine: Machine) -> Cost:
         return Cost(_handling(node, machine) + _product(node, machine.trusted, machine), memory=node.weights)
     if placement == "exposed":
         return Cost(_handling(node, machine) + _product(node, machine.open, machine))
-    sent, multiplied = _wire(node, placement), _product(node, machine.worker, machine)
-    online = _handling(node, machine) + machine.crossing + sent / machine.bandwidth + multiplied
+    sent = int(wire_bytes(_PLANES[placement], node.taken, node.given))
+    way = _handling(node, machine) + machine.crossing + sent / machine.bandwidth
     if placement == "probed":
-        return Cost(online, bytes=sent, crossings=1)
-    online += _product(node, machine.check, machine)
-    held = _CHECK * (node.inner + node.channels)
+        online = way + _between(node, machine) + _masks(node, machine)
+        return Cost(online, _between(node, machine), sent, 1)
+    held, check = _CHECK * (node.inner + node.channels), _product(node, machine.check, machine)
     if placement == "verified":
-        return Cost(online, bytes=sent, crossings=1, memory=held)
-    pads, prepared = (node.taken + node.given) / machine.pads, _RESIDUE * (node.taken + node.given)
-    return Cost(online + pads, multiplied, sent, 1, held + prepared)
+        return Cost(way + _product(node, machine.worker, machine) + check, bytes=sent, crossings=1, memory=held)
+    multiplied, prepared = _product(node, machine.blinded(), machine), PLANES * (node.taken + node.given)
+    return Cost(way + multiplied + check + _masks(node, machine), multiplied, sent, 1, held + prepared)
 
 
-def _wire(node: Node, placement: Placement) -> int:
-    """Return bytes between the worlds: codes go out as they are, or as byte planes of residues; int32 comes back."""
-    return (_RESIDUE if placement == "blinded" else _CODE) * node.taken + _RESIDUE * node.given
+def _between(node: Node, machine: Machine) -> float:
+    """Return seconds of the worker's product with two byte planes: one third of the way from one to four."""
+    clear, masked = (_product(node, laws, machine) for laws in (machine.worker, machine.blinded()))
+    return clear + (masked - clear) / 3
 
 
 def _handling(node: Node, machine: Machine) -> float:
     """Return seconds of elementwise work: codes and scales of a product, or the node itself."""
+    if node.linear and machine.handling is not None:
+        return machine.handling.seconds(inner=0, channels=0, outputs=node.given, inputs=node.taken)
+    if not node.linear and (law := machine.small.get(node.family)) is not None:
+        return law.seconds(inner=node.macs // max(node.given, 1), channels=0, outputs=node.given, inputs=node.taken)
     return machine.step + (node.given + (node.taken if node.linear else 0)) / machine.elements
+
+
+def _masks(node: Node, machine: Machine) -> float:
+    """Return seconds to draw a mask again, to add it and to take it off."""
+    if machine.masks is not None:
+        return machine.masks.seconds(inner=0, channels=0, outputs=node.given, inputs=node.taken)
+    return (node.taken + node.given) / machine.pads
 
 
 def _product(node: Node, laws: Laws, machine: Machine) -> float:
     """Return seconds of the products of a node: by a law, or tap by tap where there is no fan-out."""
     if node.linear:
         law = laws.of(node.operation)
-        return law.seconds(inner=node.inner, channels=node.channels, outputs=node.given)
+        return law.seconds(inner=node.inner, channels=node.channels, outputs=node.given, inputs=node.taken)
+    if node.family in machine.small:
+        return 0.0  # the law of its family counts them
     if node.operation == "product":
         return laws.linear.base + node.macs * laws.linear.mac
     return node.macs / machine.elements

@@ -1,240 +1,172 @@
-"""What the target can do: laws of both worlds and of the way between them, measured with the code that will run."""
+"""Measuring a target: laws of both worlds and of the way between them, with the code that will run.
+
+Products, checks, masks and crossings are timed where they happen: in one session over layers of many shapes, each
+called in turn, so that a layer finds caches as a model leaves them, and not warm from its own last call. Small trusted
+work is timed in the same turns. What is kept is the least of a few times, which other work on the machine disturbs
+least; of a worker that we started on this machine it is CPU time, ours and its own, and only the wait for a round trip
+is by the clock on the wall.
+"""
 
 from __future__ import annotations
 
+import copy
+import os
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig, UnsupportedVersion
-from holdfast.seeds import Entropy
-from holdfast.shielding import Freivalds, PadStore, int8_model, shield
-from holdfast.shielding.product import Geometry, integer_product, ring_product
+from holdfast.shielding import Session, int8_model, integer_layers, shield
+from holdfast.shielding.integer import IntegerLayer
+from holdfast.shielding.planner.fitting import Turn, fitted_machine
+from holdfast.shielding.planner.laws import Law, Laws, Machine, sizes
+from holdfast.shielding.planner.small import Piece, pieces
 
-FORMAT = "holdfast.shield-machine/v1"
-_REPEATS = 5
+__all__ = ["Law", "Laws", "Machine", "measure"]
+
+_ROUNDS = 7
 # (inputs, outputs, side, kernel, stride) and (rows, inputs, outputs): corners of what networks hold
 _CONVOLUTIONS = ((3, 16, 32, 3, 1), (16, 16, 32, 3, 1), (64, 64, 28, 3, 1), (128, 128, 14, 3, 1), (64, 128, 28, 1, 2),
-                 (256, 256, 7, 3, 1), (32, 192, 28, 1, 1), (3, 64, 56, 7, 2))  # fmt: skip
-_LINEARS = ((1, 64, 64), (1, 512, 1000), (1, 2048, 1024), (8, 1024, 1024), (64, 256, 1024), (196, 384, 384))
-_PADDED = Geometry(kind="linear", out_channels=1024, in_channels=1024)
-_LAWS = ("trusted", "open", "worker", "check")
-_RATES = ("step", "elements", "pads", "bandwidth", "crossing")
+                 (512, 512, 7, 3, 1), (32, 192, 28, 1, 1), (96, 24, 56, 1, 1), (3, 64, 112, 7, 2),
+                 (64, 64, 112, 3, 1))  # fmt: skip
+_LINEARS = ((1, 64, 64), (1, 512, 1000), (1, 4096, 2048), (8, 1024, 1024), (64, 64, 172), (64, 256, 1024),
+            (196, 384, 1536))  # fmt: skip
+_TINY, _BULK = 1, 512  # sides of the images whose round trips give the price of a crossing and of a byte
+_ALL_THREADS = 2  # Linux: the clock of process p is ~p << 3, with what it counts in the low bits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
-    """Seconds of one call: a base, and a price for each of four sizes.
+class _Layers(nn.Module):
+    """Layers of many shapes, each with an input of its own; some twice, to be offloaded in the clear and blinded."""
 
-    Attributes:
-        base: seconds of a call without work.
-        mac: per multiply-accumulate.
-        operand: per input operand of an output position; what unrolling copies.
-        weight: per weight, which small batches wait for.
-        output: per element of the result.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = [_convolution(*shape) for shape in _CONVOLUTIONS] + [_linear(*shape) for shape in _LINEARS]
+        ways = [_convolution(1, 1, side, 1, 1) for side in (_TINY, _BULK)]
+        self.images = [x for _, x in (*shapes, *ways)]
+        self.verified = nn.ModuleList(layer for layer, _ in (*shapes, *ways))
+        self.blinded = nn.ModuleList(copy.deepcopy(layer) for layer, _ in shapes)
 
-    base: float = 0.0
-    mac: float = 0.0
-    operand: float = 0.0
-    weight: float = 0.0
-    output: float = 0.0
-
-    def seconds(self, *, inner: int, channels: int, outputs: int) -> float:
-        """Return the time of a product with ``outputs`` elements, ``channels`` of them at each position."""
-        return float(
-            np.dot([self.base, self.mac, self.operand, self.weight, self.output], _sizes(inner, channels, outputs))
-        )
+    def forward(self, _: Tensor) -> Tensor:
+        """Call every layer once."""
+        for layers in (self.verified, self.blinded):
+            for layer, x in zip(layers, self.images, strict=False):
+                layer(x)
+        return self.images[0]
 
 
-def _sizes(inner: int, channels: int, outputs: int) -> list[float]:
-    return [1.0, outputs * inner, outputs / channels * inner, inner * channels, outputs]
+def _convolution(taken: int, made: int, side: int, kernel: int, stride: int) -> tuple[nn.Module, Tensor]:
+    return nn.Conv2d(taken, made, kernel, stride, kernel // 2), torch.rand(1, taken, side, side)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Laws:
-    """One law for convolutions, one for linear layers."""
-
-    conv2d: Law
-    linear: Law
-
-    def of(self, operation: str) -> Law:
-        """Return the law for an operation; all but convolutions go by that of linear layers."""
-        return self.conv2d if operation == "conv2d" else self.linear
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """Laws and rates of one target.
-
-    Attributes:
-        trusted: int8 products in the trusted world.
-        open: int8 products outside, unshielded and believed.
-        worker: products modulo 2**32 in the worker, in the clear or blinded: it cannot tell.
-        check: checking an answer.
-        step: seconds of a node that does nothing.
-        elements: elementwise work, elements per second.
-        pads: blinding and unblinding, elements per second.
-        bandwidth: between the worlds, bytes per second.
-        crossing: one round trip without data, seconds.
-    """
-
-    trusted: Laws
-    open: Laws
-    worker: Laws
-    check: Laws
-    step: float
-    elements: float
-    pads: float
-    bandwidth: float
-    crossing: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"type": FORMAT, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Machine:
-        """Read what :meth:`to_json` made.
-
-        Raises:
-            UnsupportedVersion, InvalidConfig: another type, or fields that are missing or no such numbers.
-        """
-        if not isinstance(value, dict) or value.get("type") != FORMAT:
-            raise UnsupportedVersion(f"this is no {FORMAT}", hint="measure the target again")
-        if value.keys() - {"type"} != cls.__dataclass_fields__.keys():
-            raise InvalidConfig("a machine has other fields", hint="measure the target again")
-        trusted, outside, worker, check = (_laws(key, value[key]) for key in _LAWS)
-        rates = {key: _number(key, value[key], above=0.0) for key in _RATES}
-        return cls(trusted=trusted, open=outside, worker=worker, check=check, **rates)
-
-
-def _laws(key: str, value: Any) -> Laws:
-    if not isinstance(value, dict) or value.keys() != Laws.__dataclass_fields__.keys():
-        raise InvalidConfig(f"{key} of a machine has a law for conv2d and one for linear")
-    found = {}
-    for kind, law in value.items():
-        if not isinstance(law, dict) or law.keys() != Law.__dataclass_fields__.keys():
-            raise InvalidConfig(f"the law {key} of {kind} has other fields", hint="measure the target again")
-        found[kind] = Law(**{name: _number(f"{key}.{kind}.{name}", part) for name, part in law.items()})
-    return Laws(**found)
-
-
-def _number(key: str, value: Any, *, above: float | None = None) -> float:
-    right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if not right or (above is not None and value <= above):
-        raise InvalidConfig(f"{key} of a machine is {value!r}, not a positive number")
-    return float(value)
+def _linear(rows: int, taken: int, made: int) -> tuple[nn.Module, Tensor]:
+    return nn.Linear(taken, made), torch.rand(1, rows, taken)
 
 
 def measure(*, worker: str = "spawn") -> Machine:
-    """Measure this machine in seconds, with the products, checks, pads and worker that sessions use.
+    """Measure this machine in some seconds, with the products, checks, masks and worker that sessions use.
 
-    Both worlds are taken to compute as this process does. Where the trusted world is slower, or the other has an
-    accelerator, measure there and put the laws together in one file.
+    What the worker does is measured through the worker, wherever that is and whatever it computes on; the trusted
+    world is taken to be this process. Where it is an enclave, measure there. A worker that is started here gets a core
+    of its own for the time, as long as there are two: waking somebody on another core takes longer than on our own.
 
     Args:
         worker: as for :func:`~holdfast.shielding.shield`.
     """
-    conv2d = _fitted([_convolution(*shape) for shape in _CONVOLUTIONS])
-    linear = _fitted([_linear(*shape) for shape in _LINEARS])
-    trusted, outside, work, check = (
-        Laws(conv2d=first, linear=second) for first, second in zip(conv2d, linear, strict=True)
-    )
-    step, crossing = _seconds(lambda: _elementwise(torch.rand(1))), _round_trip(worker, 1)
-    extra, size = 2 * 4 * (2**18 - 1), 2**20
-    bandwidth = extra / max(_round_trip(worker, 2**18) - crossing, 1e-9)
-    x = torch.rand(size)
-    elements = size / max(_seconds(lambda: _elementwise(x)) - step, 1e-9)
-    rates = {"step": step, "elements": elements, "pads": _pad_rate(), "bandwidth": bandwidth, "crossing": crossing}
-    return Machine(trusted=trusted, open=outside, worker=work, check=check, **rates)
+    layers = _Layers()
+    model = int8_model(layers, torch.zeros(1, 1))
+    parts = integer_layers(model)
+    placements = {name: name.partition(".")[0] for name in parts}
+    here = [_here(parts[f"verified.{k}"], x) for k, x in enumerate(layers.images)]
+    small = [_small(piece) for piece in pieces()]
+    with ExitStack() as stack:
+        session = stack.enter_context(shield(model, worker, placements=placements))  # type: ignore[arg-type]
+        session.prepare(_ROUNDS)
+        stack.enter_context(_apart(session))
+        there = [_there(session, name, layers.images[int(name.partition(".")[2])]) for name in placements]
+        tiny = there[len(layers.images) - 2]
+        for _ in range(_ROUNDS):
+            for turn in (*here, *there, *small):
+                turn()
+                tiny()  # often, since a wait is least only where both worlds are awake
+    return fitted_machine(here, there, small)
 
 
-def _convolution(taken: int, made: int, side: int, kernel: int, stride: int) -> tuple[Geometry, tuple[int, ...]]:
-    geometry = Geometry(kind="conv2d", out_channels=made, in_channels=taken, kernel=(kernel, kernel),
-                        stride=(stride, stride), padding=(kernel // 2,) * 4)  # fmt: skip
-    return geometry, (taken, side, side)
+@contextmanager
+def _apart(session: Session) -> Iterator[None]:
+    """Keep this process on its first core and a worker of ours on the last, where the system has such words."""
+    owner = session._owner
+    if owner is None or sys.platform != "linux" or len(cores := os.sched_getaffinity(0)) < 2:
+        yield
+        return
+    for task in Path(f"/proc/{owner.process.pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(task.name), {max(cores)})
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def _linear(rows: int, taken: int, made: int) -> tuple[Geometry, tuple[int, ...]]:
-    return Geometry(kind="linear", out_channels=made, in_channels=taken), (rows, taken)
+def _here(layer: IntegerLayer, x: Tensor) -> Turn:
+    """Time a layer in the trusted world."""
+
+    def run() -> dict[str, float]:
+        values, start = x.clone(), time.perf_counter()
+        codes = layer.encode(values)
+        encoded = time.perf_counter()
+        accumulators = layer.accumulate(codes)
+        multiplied = time.perf_counter()
+        layer.epilogue(accumulators)
+        done = time.perf_counter()
+        return {"product": multiplied - encoded, "handling": encoded - start + done - multiplied}
+
+    return Turn(_layer_sizes(layer), layer.geometry.kind, run)
 
 
-def _fitted(layers: Sequence[tuple[Geometry, tuple[int, ...]]]) -> list[Law]:
-    """Return laws of the trusted product, the same outside, the worker's, and the check."""
-    sizes, times = [], []
-    for geometry, sample in layers:
-        outputs = torch.Size(geometry.output_shape(sample)).numel()
-        sizes.append(_sizes(geometry.inner, geometry.out_channels, outputs))
-        times.append(_product_times(geometry, sample))
-    trusted, worker, check = (_law(sizes, column) for column in zip(*times, strict=True))
-    return [trusted, trusted, worker, check]
+def _there(session: Session, name: str, x: Tensor) -> Turn:
+    """Time a layer through the session: ``both`` worlds, ``own`` work before and after, and the ``wait`` between."""
+    layer, remote, clock = session._layers[name].layer, session.model.get_submodule(name), _clock(session)
+
+    def run() -> dict[str, float]:
+        values, before, start = x.clone(), session.timings, clock()
+        begun = time.perf_counter()
+        remote(values)
+        whole, took = time.perf_counter() - begun, clock() - start
+        spent = {phase: seconds - before[phase] for phase, seconds in session.timings.items()}
+        masks = spent["prepare"] + spent["blind"] + spent["unblind"]
+        own = whole - spent["remote"]
+        return {"both": took, "own": own, "wait": spent["remote"], "check": spent["check"], "masks": masks}
+
+    return Turn(_layer_sizes(layer), f"{name.partition('.')[0]} {layer.geometry.kind}", run)
 
 
-def _law(sizes: Sequence[Sequence[float]], times: Sequence[float]) -> Law:
-    """Fit non-negative prices by least squares of relative errors."""
-    relative = np.array(sizes) / np.array(times)[:, None]
-    widths = relative.max(0)
-    prices, _ = nnls(relative / widths, np.ones(len(times)))
-    return Law(**dict(zip(Law.__dataclass_fields__, (prices / widths).tolist(), strict=True)))
+def _clock(session: Session) -> Callable[[], float]:
+    """Return the clock of both worlds together: CPU time where a worker of ours has one thread as we do, or the wall's.
+
+    The worlds take turns, so the sum is the latency of a machine that does nothing else.
+    """
+    owner = session._owner
+    if owner is None or torch.get_num_threads() > 1 or session.kernels["device"] != "cpu" or sys.platform != "linux":
+        return time.perf_counter
+    worker = ~owner.process.pid << 3 | _ALL_THREADS
+    return lambda: time.process_time() + time.clock_gettime(worker)
 
 
-def _product_times(geometry: Geometry, sample: tuple[int, ...]) -> tuple[float, float, float]:
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(-127, 128, geometry.weight_shape, generator=generator, dtype=torch.int8)
-    x = torch.randint(-127, 128, (1, *sample), generator=generator, dtype=torch.int8)
-    y, verifier = integer_product(x, codes, geometry), Freivalds().prepare(codes, geometry, Entropy())
-    return (
-        _seconds(lambda: integer_product(x, codes, geometry)),
-        _seconds(lambda: ring_product(x.to(torch.int32), codes, geometry)),
-        _seconds(lambda: verifier.accepts(x, y)),
-    )
+def _layer_sizes(layer: IntegerLayer) -> list[float]:
+    geometry, shape = layer.geometry, layer.sample_shape
+    outputs = torch.Size(geometry.output_shape(shape)).numel()
+    return sizes(geometry.inner, geometry.out_channels, outputs, torch.Size(shape).numel())
 
 
-def _elementwise(x: Tensor) -> Tensor:
-    return (x / 0.01).round_().clamp_(-127, 127).to(torch.int8).float() * 0.01
+def _small(piece: Piece) -> Turn:
+    def run() -> dict[str, float]:
+        inputs, start = [part.clone() for part in piece.inputs], time.perf_counter()
+        piece.call(*inputs)
+        return {"call": time.perf_counter() - start}
 
-
-def _pad_rate() -> float:
-    codes = torch.ones(_PADDED.weight_shape, dtype=torch.int8)
-    store, shape = PadStore(codes, _PADDED, Entropy()), (8, _PADDED.in_channels)
-    store.prepare(shape, _REPEATS + 1)
-    x, y = torch.zeros(1, *shape, dtype=torch.int8), torch.zeros(1, *shape, dtype=torch.int32)
-
-    def once() -> Tensor:
-        pad = store.take(shape, 1)
-        pad.blind(x)
-        return pad.unblind(y)
-
-    return 2 * x.numel() / _seconds(once)
-
-
-def _round_trip(worker: str, size: int) -> float:
-    """Return seconds of one remote answer of ``size`` elements that cost one multiplication each."""
-    x = torch.rand(1, 1, size, 1)
-    model = int8_model(nn.Sequential(nn.Conv2d(1, 1, 1)), x)
-    with shield(model, worker, placements="verified") as session:
-        session(x)
-        times = []
-        for _ in range(_REPEATS):
-            before = session.timings["remote"]
-            session(x)
-            times.append(session.timings["remote"] - before)
-    return min(times)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """Return the least time of a few calls, after one to warm up."""
-    call()
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return max(min(times), 1e-9)
+    return Turn(sizes(piece.inner, 0, piece.given, piece.taken), piece.family, run)

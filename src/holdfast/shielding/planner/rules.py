@@ -19,7 +19,7 @@ from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.shielding.integer import integer_layers
 from holdfast.shielding.planner.costs import Placement, cost, transfer
-from holdfast.shielding.planner.machine import Machine
+from holdfast.shielding.planner.laws import Machine
 from holdfast.shielding.planner.solve import Option, fastest, least_exposed, over_budget
 from holdfast.shielding.planner.workload import Node, Workload
 

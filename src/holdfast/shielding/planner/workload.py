@@ -13,6 +13,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.shielding.graph import IntegerModel, Step
 from holdfast.shielding.graph.leaves import GroupedConvolution, Product
 from holdfast.shielding.integer import IntegerLayer
+from holdfast.shielding.planner.small import family
 
 FLOAT_BYTES = 4
 
@@ -30,6 +31,7 @@ class Node:
         taken, given: elements of its input and output.
         weights: bytes it holds: int8 codes of linear nodes, tables and floats of others.
         reason: why it cannot be offloaded under a check; empty for linear nodes.
+        family: what the cost of a node that is not linear goes by; empty for linear nodes.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Node:
     given: int = 0
     weights: int = 0
     reason: str = ""
+    family: str = ""
 
     @property
     def linear(self) -> bool:
@@ -133,7 +136,7 @@ def _node(
     own = [] if part is None else list(part.buffers())
     held = _bytes([*own, *(model.get_buffer(f"constant_{ref}") for ref in _constants(model, step))], counted)
     return Node(name=name, operation=step.operation, sources=sources, macs=macs, weights=held,
-                reason=_reason(part), taken=taken, given=made)  # fmt: skip
+                reason=_reason(part), taken=taken, given=made, family=family(step.operation, part))  # fmt: skip
 
 
 def _inner(part: nn.Module | None) -> int:
