@@ -1,10 +1,10 @@
 """Every published rule of who computes what, on one graph, executed with real tensors between two processes.
 
 One sample at a time, the trusted world on one core and the worker, under another user, on another. All arms are open at
-once and take turns, one call to warm up and one that counts, so that what else the machine does strikes all alike; every answer
-is compared with the plaintext int8 model, bit for bit. Wall-clock medians, and beside them the CPU time of both worlds,
-whose sum is the latency of a machine that does nothing else, for the worlds take turns too. Speed-ups are over the whole model in the trusted world
-(MLCapsule) and over no shield at all; intervals are 95 % bootstraps over rounds.
+once and take turns, one call to warm up and one that counts, so that what else the machine does strikes all alike;
+every answer is compared with the plaintext int8 model, bit for bit. Wall-clock medians, and beside them the CPU time of
+both worlds, whose sum is the latency of a machine that does nothing else, for the worlds take turns too. Speed-ups are
+over the whole model in the trusted world (MLCapsule) and over no shield at all; intervals are 95 % bootstraps.
 
 What a rule leaves exposed or probed is believed; no session of Holdfast would, so these arms run through
 :mod:`benchmarks._exposed` and their rows say what they reveal. ``most`` is the speed-up of the whole model's CPU time
