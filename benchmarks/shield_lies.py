@@ -1,8 +1,11 @@
 """A million lies to the verifier, over every linear layer of ResNet-18 at 224x224: how many pass?
 
 Single bits of any element, and lies a liar would think of: one off, the sign, the top bit, a multiple of a power of
-two, two elements exchanged, an element zeroed, a channel repeated. The peer figure is the bound of the proof times the
-number of lies: how many should be expected to pass at most.
+two, two elements exchanged, an element zeroed. The peer figure is the bound of the proof times the number of lies: how
+many should be expected to pass at most. Beside it: lies about the protocol (:mod:`benchmarks._protocol_lies`), and
+campaigns of bit flips over ``offload:**`` of a session with a worker in a process of its own: what share was detected.
+
+    python -m benchmarks.shield_lies [--json] [--protocol-only]
 """
 
 from __future__ import annotations
@@ -11,20 +14,26 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks import _harness
+from benchmarks._protocol_lies import refusals
 from benchmarks._resnet_layers import CONVOLUTIONS, HEAD, STEM, Layer
+from benchmarks._shield_arms import network
+from holdfast import BitFlip, campaign, dataset
 from holdfast.seeds import Entropy, derive
-from holdfast.shielding import ESCAPE, Freivalds
+from holdfast.shielding import ESCAPE, Freivalds, integer_layers, shield
 from holdfast.shielding.checking.folds import same
+from holdfast.shielding.graph import export
 
 LIES = int(os.environ.get("HOLDFAST_BENCH_LIES", "1000000"))
+TURNS, TRIALS = 25, 300  # lies of each kind about each layer, and bit flips of a campaign
 TARGETED = 0.3  # share of lies that are not single bits
 Lie = Callable[[Tensor, np.random.Generator], tuple[Tensor, Tensor]]  # places, and what stands there instead
 
@@ -113,13 +122,34 @@ def measure() -> tuple[_harness.Result, dict[str, dict[str, int]]]:
     return result, found
 
 
+def campaigns() -> Iterator[dict[str, Any]]:
+    """Yield the share of bit flips in answers that a session detects, with its interval, blinded and in the clear."""
+    net, x = network("cifar-resnet20")
+    model, data = export(net, x[:1], x), dataset("synthetic:n=1,size=32,channels=3")
+    for placement in ("blinded", "verified"):
+        with shield(model, placements=dict.fromkeys(integer_layers(model), placement)) as session:  # type: ignore[arg-type]
+            found = campaign(session, data, BitFlip(), at="offload:**", trials=TRIALS, seed=0)["detected"]
+        yield {"placement": placement, "at": "offload:**", "fault": "bit-flip", "trials": found.n,
+               "detected": [found.value, found.low, found.high]}  # fmt: skip
+
+
 def main() -> None:
-    """Run as a command: one sentence for people, or one JSON object with ``--json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run as a command: sentences for people, or one JSON object with ``--json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    as_json = parser.parse_args().json
-    result, found = measure()
-    print(json.dumps(asdict(result) | {"layers": found}, sort_keys=True) if as_json else result.claim)
+    parser.add_argument("--protocol-only", action="store_true", help="leave the million lies about numbers out")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    more: dict[str, Any] = {"protocol": list(refusals(TURNS)), "campaigns": list(campaigns())}
+    if not options.protocol_only:
+        result, found = measure()
+        more = asdict(result) | {"layers": found} | more
+    if options.json:
+        print(json.dumps(more, sort_keys=True))
+        return
+    print(more.get("claim", "lies about numbers left out"))
+    for row in (*more["protocol"], *more["campaigns"]):
+        print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
 
 
 if __name__ == "__main__":
