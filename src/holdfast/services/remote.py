@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 
 from holdfast.errors import HoldfastError, IntegrityError, WorkerUnreachable
 from holdfast.services.worker import Service, Worker, lie, require_device
-from holdfast.shielding.transport.remote import LIMITS, METHOD, MutualTls, grpc_module
+from holdfast.shielding.transport.remote import ANSWERING, METHOD, PIECE, MutualTls, grpc_module, listen_mutually
 from holdfast.shielding.transport.wire import Frame, Kind, encode, parsed
 
-_SESSIONS = 16  # at a time; the one unused longest makes room
+_SESSIONS = 64  # at a time
+_IDLE = 600.0  # seconds after which a session that said nothing makes room for a new one
 _PEER = "the session"
 
 
@@ -28,7 +30,7 @@ class Switchboard:
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make, self._lock = make, Lock()
-        self._sessions: OrderedDict[object, Worker] = OrderedDict()
+        self._sessions: OrderedDict[object, tuple[Worker, float]] = OrderedDict()  # with when each last spoke
 
     def answer(self, raw: bytes) -> bytes:
         """Return the bytes that answer a question; errors become a frame that says so."""
@@ -41,17 +43,24 @@ class Switchboard:
         return b"".join(encode(reply))
 
     def _answer(self, frame: Frame) -> Frame:
-        nonce = frame.header.get("nonce")
+        nonce, now = frame.header.get("nonce"), time.monotonic()
         if frame.kind is Kind.BYE:
+            self._sessions.pop(nonce, None)
             return Frame(Kind.BYE)
         if frame.kind is Kind.HELLO and isinstance(nonce, str):
-            while len(self._sessions) >= _SESSIONS:
-                self._sessions.popitem(last=False)
-            self._sessions[nonce] = self._make()
+            self._make_room(now)
+            self._sessions[nonce] = self._make(), now
         if nonce not in self._sessions:
-            raise IntegrityError("the session sends the nonce of another session")
-        self._sessions.move_to_end(nonce)
-        return self._sessions[nonce].answer(frame)
+            raise IntegrityError("the session sends the nonce of another session, or of one that was idle for too long")
+        worker = self._sessions.pop(nonce)[0]
+        self._sessions[nonce] = worker, now  # the last one is the one that spoke last
+        return worker.answer(frame)
+
+    def _make_room(self, now: float) -> None:
+        while self._sessions and now - next(iter(self._sessions.values()))[1] > _IDLE:
+            self._sessions.popitem(last=False)
+        if len(self._sessions) >= _SESSIONS:
+            raise WorkerUnreachable(f"this worker has {_SESSIONS} sessions already and takes no other")
 
 
 def serve_remote(
@@ -83,15 +92,13 @@ def serve_remote(
         server.stop(grace=1).wait()
 
 
+def _pieces(answer: bytes) -> Iterator[bytes]:
+    return (answer[start : start + PIECE] for start in range(0, len(answer), PIECE))
+
+
 def _bind(grpc: Any, address: str, tls: MutualTls, board: Switchboard) -> tuple[Any, int]:
-    authority, certificate, key = tls.read()
-    handler = grpc.unary_unary_rpc_method_handler(lambda raw, _: board.answer(raw))
+    handler = grpc.unary_stream_rpc_method_handler(lambda raw, _: _pieces(board.answer(raw)))
     _, service, method = METHOD.split("/")
-    server = grpc.server(ThreadPoolExecutor(2), options=[*LIMITS, ("grpc.so_reuseport", 0)])
+    server = grpc.server(ThreadPoolExecutor(2), options=[*ANSWERING, ("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
-    try:
-        port = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise WorkerUnreachable(f"cannot listen on {address}", hint="is the port taken?") from error
-    return server, port
+    return server, listen_mutually(server, address, tls)

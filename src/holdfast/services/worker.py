@@ -9,6 +9,7 @@ every product it returns.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import os
 import pwd
@@ -34,6 +35,7 @@ from holdfast.shielding.transport.spawn import socket_kind
 from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel, Frame, Kind, encode, parsed
 
+_NO_NEW_PRIVS = 38  # PR_SET_NO_NEW_PRIVS
 _LOOK = 0.5  # seconds between looks at who our parent is
 _ORPHANED = 4  # the exit code of an unreachable peer
 _PATIENCE = 5.0  # seconds in which an orphan may clean up
@@ -104,8 +106,8 @@ class Worker:
         if layer not in self._layers:
             raise InvalidConfig(f"no weights were sent for layer {layer!r}")
         geometry, codes = self._layers[layer]
-        if not 1 <= planes.shape[0] <= MOST_PLANES:
-            raise InvalidConfig(f"a message has 1 to {MOST_PLANES} byte planes, not {planes.shape[0]}")
+        if planes.ndim < 2 or not 1 <= planes.shape[0] <= MOST_PLANES:
+            raise InvalidConfig(f"a message has 1 to {MOST_PLANES} byte planes of inputs, not {tuple(planes.shape)}")
         geometry.output_shape(tuple(planes.shape[2:]))  # refuses what the layer does not take
         ring = frame.header.get("bytes", MOST_PLANES)
         if isinstance(ring, bool) or not isinstance(ring, int) or not 1 <= ring <= MOST_PLANES:
@@ -162,6 +164,7 @@ def serve(path: Path | str, service: Service | None = None, *, ready: Callable[[
     distort = None if service.fault is None else lie(service.fault, service.seed)
     torch.set_num_threads(service.threads)
     require_device(service.device)
+    renounce()
     rehearse(service)
     listener = _listen(Path(path), service)
     try:
@@ -262,6 +265,14 @@ def become(user: str) -> None:
     os.setgroups([])
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+def renounce() -> None:
+    """Have the kernel grant this process and its children no new rights, by whatever program they run."""
+    if sys.platform == "linux":
+        done = ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if done != 0:
+            raise WorkerUnreachable(f"this kernel does not take rights away: {os.strerror(ctypes.get_errno())}")
 
 
 def _clear_stale(path: Path, kind: socket.SocketKind) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from holdfast.services.remote import Switchboard, serve_remote  # noqa: E402
 from holdfast.services.worker import Service, Worker  # noqa: E402
 from holdfast.shielding import MutualTls, shield  # noqa: E402
 from holdfast.shielding.transport import Frame, Kind  # noqa: E402
-from holdfast.shielding.transport.remote import METHOD  # noqa: E402
+from holdfast.shielding.transport.remote import METHOD, PIECE  # noqa: E402
 from holdfast.shielding.transport.wire import encode, parsed  # noqa: E402
 from tests.unit.shielding.nets import images, integer_net  # noqa: E402
 
@@ -121,7 +125,7 @@ def test_there_is_no_unprotected_way(port: int) -> None:
     with pytest.raises(InvalidConfig, match="mutual TLS"):
         shield(integer_net(), f"grpc:localhost:{port}")
     with grpc.insecure_channel(f"localhost:{port}") as channel, pytest.raises(grpc.RpcError):
-        channel.unary_unary(METHOD)(b"".join(encode(Frame(Kind.HELLO, {"nonce": "a"}))), timeout=5)
+        list(channel.unary_stream(METHOD)(b"".join(encode(Frame(Kind.HELLO, {"nonce": "a"}))), timeout=5))
     import holdfast.services.remote
     import holdfast.shielding.transport.remote
 
@@ -153,6 +157,85 @@ def test_a_question_with_another_sessions_nonce_is_refused() -> None:
     assert answer.kind is Kind.ERROR
     assert "nonce of another session" in answer.header["message"]
     assert parsed(board.answer(b"rubbish"), "the worker").kind is Kind.ERROR
-    for number in range(40):
-        board.answer(b"".join(encode(Frame(Kind.HELLO, {"nonce": str(number)}))))
-    assert len(board._sessions) == 16
+
+
+def say(board: Switchboard, kind: Kind, nonce: str) -> Frame:
+    return parsed(board.answer(b"".join(encode(Frame(kind, {"nonce": nonce})))), "the worker")
+
+
+def test_a_full_worker_takes_no_session_and_forgets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions in use must not lose their weights because somebody opens more of them."""
+    board = Switchboard(Worker)
+    for number in range(64):
+        assert say(board, Kind.HELLO, str(number)).kind is Kind.HELLO
+    refused = say(board, Kind.HELLO, "one more")
+    assert refused.kind is Kind.ERROR
+    assert "64 sessions already" in refused.header["message"]
+    assert "neither weights nor work" in say(board, Kind.RUN, "0").header["message"]  # known still
+    assert say(board, Kind.BYE, "7").kind is Kind.BYE
+    assert say(board, Kind.HELLO, "one more").kind is Kind.HELLO  # in the place of the one that left
+    later = time.monotonic() + 601
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert say(board, Kind.HELLO, "later").kind is Kind.HELLO  # all others are idle
+    assert "another session" in say(board, Kind.RUN, "3").header["message"]
+
+
+def test_a_closed_session_leaves_nothing_at_the_worker(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards: list[Switchboard] = []
+    monkeypatch.setattr(Switchboard, "__init__", kept(boards, Switchboard.__init__))
+    port = started(authority)
+    model = integer_net()
+    with shield(model, f"grpc:localhost:{port}", tls=authority.issue("session"), timeout=20) as session:
+        session(images(1))
+        assert len(boards[0]._sessions) == 1
+    assert not boards[0]._sessions
+
+
+def kept(boards: list[Switchboard], make: Callable[..., None]) -> Callable[..., None]:
+    def init(board: Switchboard, *arguments: object) -> None:
+        boards.append(board)
+        make(board, *arguments)
+
+    return init
+
+
+@contextmanager
+def flooding(authority: Authority, pieces: Iterator[bytes], compression: object = None) -> Iterator[int]:
+    """A worker with a certificate of the authority that answers whatever it likes."""
+    _, service, method = METHOD.split("/")
+    handler = grpc.unary_stream_rpc_method_handler(lambda _, __: pieces)
+    server = grpc.server(ThreadPoolExecutor(1), compression=compression)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    root, certificate, key = authority.issue("flood").read()
+    credentials = grpc.ssl_server_credentials([(key, certificate)], root, require_client_auth=True)
+    port = server.add_secure_port("localhost:0", credentials)
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0).wait()
+
+
+def test_reading_stops_at_the_first_byte_too_many(authority: Authority) -> None:
+    """A worker that sends without end must not fill the trusted side's memory."""
+    sent: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        while len(sent) < 1000:
+            sent.append(1)
+            yield bytes(PIECE)
+
+    with flooding(authority, endless()) as port, pytest.raises(IntegrityError, match="sends more than"):
+        shield(integer_net(), f"grpc:localhost:{port}", tls=authority.issue("session"), timeout=20)
+    assert len(sent) < 20  # what had been on its way
+
+
+@pytest.mark.parametrize(
+    ("piece", "compression"), [(3 * PIECE, None), (PIECE, grpc.Compression.Gzip)], ids=["long", "compressed"]
+)
+def test_long_and_compressed_pieces_are_refused(authority: Authority, piece: int, compression: object) -> None:
+    with (
+        flooding(authority, iter([bytes(piece)]), compression) as port,
+        pytest.raises(WorkerUnreachable, match="is gone, or"),
+    ):
+        shield(integer_net(), f"grpc:localhost:{port}", tls=authority.issue("session"), timeout=20)

@@ -102,7 +102,7 @@ class Client:
         if channel is None:
             return
         try:
-            channel.send(Frame(Kind.BYE))
+            channel.send(Frame(Kind.BYE, {"nonce": self._nonce}))
         except WorkerUnreachable:
             return  # it is gone already, which is what was wanted
         finally:

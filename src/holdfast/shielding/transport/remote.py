@@ -1,7 +1,9 @@
 """Frames to a worker on another machine: gRPC over mutual TLS. There is no way to open a channel without it.
 
-Each question is one unary call of raw bytes, so that each has its own deadline, and no generated code is needed. TLS
-says that both ends hold keys that the authority vouched for; whether an answer is true is decided by the check.
+Each question is one call of raw bytes, so that each has its own deadline, and no generated code is needed. The answer
+comes in pieces, uncompressed: we stop reading at the first byte too many, so nobody can make us hold more than we
+asked for. TLS says that both ends hold keys that the authority vouched for; whether an answer is true is decided by
+the check.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._extras import extra
-from holdfast.errors import InvalidConfig, UnreadableArtifact, WorkerUnreachable
+from holdfast.errors import IntegrityError, InvalidConfig, UnreadableArtifact, WorkerUnreachable
 from holdfast.shielding.sealing.aead import read_private
 from holdfast.shielding.transport.wire import MAX_BODY, MAX_HEADER, PREFIX, Frame, Kind, encode, parsed
 
 METHOD = "/holdfast.Worker/Answer"
-LIMITS = [
-    ("grpc.max_send_message_length", MAX_BODY + MAX_HEADER + PREFIX.size),
-    ("grpc.max_receive_message_length", MAX_BODY + MAX_HEADER + PREFIX.size),
-]
+PIECE = 2**20  # bytes of one message of an answer
+_LONGEST = MAX_BODY + MAX_HEADER + PREFIX.size
+_PLAIN = ("grpc.compression_enabled_algorithms_bitset", 1)  # what is compressed may be a bomb
+ASKING = [("grpc.max_send_message_length", _LONGEST), ("grpc.max_receive_message_length", 2 * PIECE), _PLAIN]
+ANSWERING = [("grpc.max_send_message_length", 2 * PIECE), ("grpc.max_receive_message_length", _LONGEST), _PLAIN]
 _GOODBYE = 2.0  # seconds that a goodbye may take
 _PEER = "the worker"
 
@@ -63,6 +66,22 @@ def grpc_module() -> Any:
     return extra("grpc", name="grpc", needs="workers on other machines need grpcio")
 
 
+def listen_mutually(server: Any, address: str, tls: MutualTls) -> int:
+    """Have a gRPC server listen at ``HOST:PORT`` for clients that show a certificate; return the port.
+
+    Raises:
+        WorkerUnreachable: the port cannot be had.
+    """
+    grpc = grpc_module()
+    authority, certificate, key = tls.read()
+    credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+    try:
+        port: int = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise WorkerUnreachable(f"cannot listen on {address}", hint="is the port taken?") from error
+    return port
+
+
 class RemoteConnection:
     """Asks one worker over one TLS channel.
 
@@ -74,27 +93,27 @@ class RemoteConnection:
 
     def __init__(self, channel: Any, *, timeout: float, peer: str = _PEER) -> None:
         self._channel, self._timeout, self.peer = channel, timeout, peer
-        self._call = channel.unary_unary(METHOD, request_serializer=None, response_deserializer=None)
+        self._call = channel.unary_stream(METHOD, request_serializer=None, response_deserializer=None)
         self._question = b""
 
     def send(self, frame: Frame) -> None:
         """Keep the question until its answer is waited for; say goodbye at once."""
         self._question = b"".join(encode(frame))
         if frame.kind is Kind.BYE:
-            self._ask(_GOODBYE)
+            self._ask(_GOODBYE, 0)
 
     def receive(self, *, shape: tuple[int, ...] | None = None, max_body: int = MAX_BODY) -> Frame:
         """Ask, and return the answer, as :class:`~holdfast.shielding.transport.wire.Channel` says."""
-        return parsed(self._ask(self._timeout), self.peer, shape=shape, max_body=max_body)
+        return parsed(self._ask(self._timeout, max_body), self.peer, shape=shape, max_body=max_body)
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
 
-    def _ask(self, timeout: float) -> bytes:
-        grpc = grpc_module()
+    def _ask(self, timeout: float, max_body: int) -> bytes:
+        grpc, call = grpc_module(), self._call(self._question, timeout=timeout)
         try:
-            answer: bytes = self._call(self._question, timeout=timeout)
+            return self._gathered(call, PREFIX.size + MAX_HEADER + max_body)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise WorkerUnreachable(f"{self.peer} did not answer within {timeout:g} seconds") from error
@@ -102,7 +121,16 @@ class RemoteConnection:
                 f"{self.peer} is gone, or the two sides do not trust each other: {str(error.details())[:200]}",
                 hint="is it up, and do both certificates come from the authority of the other side?",
             ) from error
-        return answer
+
+    def _gathered(self, call: Any, most: int) -> bytes:
+        parts, length = [], 0
+        for part in call:
+            parts.append(part)
+            length += len(part)
+            if length > most:
+                call.cancel()
+                raise IntegrityError(f"{self.peer} sends more than {most} bytes")
+        return b"".join(parts)
 
 
 def dial_remote(address: str, tls: MutualTls | None, *, timeout: float) -> RemoteConnection:
@@ -117,5 +145,5 @@ def dial_remote(address: str, tls: MutualTls | None, *, timeout: float) -> Remot
     grpc = grpc_module()
     authority, certificate, key = tls.read()
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    options = LIMITS + ([("grpc.ssl_target_name_override", tls.name)] if tls.name else [])
+    options = ASKING + ([("grpc.ssl_target_name_override", tls.name)] if tls.name else [])
     return RemoteConnection(grpc.secure_channel(address, credentials, options=options), timeout=timeout)

@@ -20,6 +20,15 @@ from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel
 
 RING_BYTES = 2**30  # of each direction; only pages that messages touch cost memory
+_KEPT = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "HOME",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+)  # what a worker needs of our environment: no secrets
+_KEPT_KINDS = ("LC_", "OMP_", "MKL_", "KMP_", "ATEN_", "DNNL_", "ONEDNN_", "TORCH_", "CUDA_", "PYTHON")
 _POLL = 0.02  # seconds between attempts to connect
 _PEER = "the worker"
 _NOBODY = "nobody"
@@ -30,7 +39,8 @@ class SpawnedWorker:
     """A worker process of our own, with its socket in a private folder; gone when this object or the program ends.
 
     Where shared memory exists it is used, and where we are root the worker gives its rights up for those of ``nobody``
-    before it listens: two processes, two users.
+    before it listens: two processes, two users. It runs in the root folder with little of our environment, which may
+    hold secrets, and can gain no rights by running other programs.
 
     Args:
         options: extra command-line arguments, e.g. ``("--fault", "bit-flip")`` for one that lies.
@@ -41,14 +51,19 @@ class SpawnedWorker:
         self._folder = Path(tempfile.mkdtemp(prefix="holdfast-"))  # mkdtemp makes it 0700
         self.path = self._folder / "worker.sock"
         self.shared = hasattr(os, "memfd_create")
-        command = [sys.executable, "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
+        command = [sys.executable, "-P", "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
         command += ["--parent", str(os.getpid())]  # or it would wait for ever for one that was killed
         command += ["--shared"] * self.shared + ["--once"] * once
         if os.geteuid() == 0 and "--user" not in options:
             command += ["--user", _NOBODY]
         with (self._folder / "stderr").open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env=environment(),
+                cwd="/",
             )
         self.close = weakref.finalize(self, _stop, self.process, self._folder)
 
@@ -79,8 +94,9 @@ class SpawnedWorker:
                 raise WorkerUnreachable(
                     f"the worker exited with code {code} before it listened", hint=self._last_words()
                 )
-            if self.path.exists() and (stream := _try_connect(self.path, shared=self.shared)) is not None:
-                return stream
+            found = self.path.exists() and _try_connect(self.path, shared=self.shared, until=deadline)
+            if found:
+                return found
             time.sleep(_POLL)
         raise WorkerUnreachable(
             f"the worker did not listen within {timeout:g} seconds", hint="allow more start-up time"
@@ -89,6 +105,14 @@ class SpawnedWorker:
     def _last_words(self) -> str:
         lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
         return f"it said: {lines[-1].strip()}" if lines else "it said nothing"
+
+
+def environment() -> dict[str, str]:
+    """Return what of this process's environment a worker is given: where code lies and how it computes, no more."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_KINDS)}
+    if "PYTHONPATH" in kept:  # the worker runs in another folder
+        kept["PYTHONPATH"] = os.pathsep.join(str(Path(part).resolve()) for part in kept["PYTHONPATH"].split(os.pathsep))
+    return kept
 
 
 def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -116,14 +140,31 @@ def credentials(stream: socket.socket) -> tuple[int, int]:
     return process, user
 
 
-def _try_connect(path: Path, *, shared: bool) -> socket.socket | None:
-    stream = socket.socket(socket.AF_UNIX, socket_kind(shared=shared))
-    try:
-        stream.connect(str(path))
-    except OSError:
-        stream.close()
-        return None
-    return stream
+def _try_connect(path: Path, *, shared: bool, until: float) -> socket.socket | None:
+    """Connect, or return None where nobody listens.
+
+    Raises:
+        WorkerUnreachable: somebody listens, but has no room for us before the monotonic time ``until``. Left to block,
+            ``connect`` would wait for as long as others queue there.
+    """
+    while True:
+        stream = socket.socket(socket.AF_UNIX, socket_kind(shared=shared))
+        stream.setblocking(False)
+        try:
+            stream.connect(str(path))
+        except BlockingIOError as error:
+            stream.close()
+            if time.monotonic() >= until:
+                raise WorkerUnreachable(
+                    f"the worker at {path} takes no further session", hint="is it busy with another one?"
+                ) from error
+            time.sleep(_POLL)
+        except OSError:
+            stream.close()
+            return None
+        else:
+            stream.setblocking(True)
+            return stream
 
 
 def _channel(stream: socket.socket, *, shared: bool, timeout: float, ring: int) -> Channel:
@@ -142,7 +183,7 @@ def dial(address: str, *, timeout: float, ring: int = RING_BYTES, user: int | No
 
     Raises:
         InvalidConfig: another kind of address.
-        WorkerUnreachable: nobody listens there.
+        WorkerUnreachable: nobody listens there, or who does has no room for us within ``timeout``.
         IntegrityError: another user listens there.
     """
     scheme, _, path = address.partition(":")
@@ -151,7 +192,7 @@ def dial(address: str, *, timeout: float, ring: int = RING_BYTES, user: int | No
             f"a worker is 'spawn' or 'unix:PATH', not {address!r}",
             hint="or shared:PATH, or grpc:HOST:PORT with mutual TLS",
         )
-    stream = _try_connect(Path(path), shared=scheme == "shared")
+    stream = _try_connect(Path(path), shared=scheme == "shared", until=time.monotonic() + timeout)
     if stream is None:
         raise WorkerUnreachable(
             f"no worker listens on {path}",
