@@ -59,7 +59,10 @@ def gateway(
     queue: Annotated[int, typer.Option(help="Requests that may wait; one more is told to come again.", min=1)] = 64,
     timeout: Annotated[float, typer.Option(help="Seconds from a request to its answer or error.")] = 30.0,
     worker_timeout: Annotated[float, typer.Option(help="Seconds a worker may take for one answer.")] = 10.0,
-    max_body: Annotated[int, typer.Option(help="Bytes of the longest request.", min=1)] = 16 * 2**20,
+    max_body: Annotated[
+        int | None,
+        typer.Option(help="Bytes of the longest request. [default: what inputs need, to 16 MiB]", min=1),
+    ] = None,
     most: Annotated[int, typer.Option(help="Inputs in one request.", min=1)] = 64,
     batch: Annotated[int, typer.Option(help="Inputs of waiting requests to compute together; 1 is none.", min=1)] = 1,
     drain: Annotated[float, typer.Option(help="Seconds that requests in hand get after SIGTERM.")] = 30.0,

@@ -25,6 +25,7 @@ from tests.unit.shielding.gateway.places import MODEL, Gate, Threaded, dying, ga
 from tests.unit.shielding.nets import honest, images
 
 JSON = "application/json"
+HEAD = b"POST /v1/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def outputs(told: dict[str, object]) -> torch.Tensor:
@@ -88,7 +89,7 @@ def test_an_oversized_body_of_unknown_length_is_cut_off(served: Serving) -> None
 
 
 def test_a_head_that_trickles_is_hung_up_on(served: Serving) -> None:
-    for first in (b"", b"POST /v1/infer HTTP/1.1\r\nHost: a\r\n"):
+    for first in (b"", b"POST /v1/infer HTTP/1.1\r\nHost: localhost\r\n"):
         start = time.monotonic()
         with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
             sock.sendall(first)
@@ -98,7 +99,7 @@ def test_a_head_that_trickles_is_hung_up_on(served: Serving) -> None:
 
 def test_a_second_head_on_the_same_connection_must_hurry_too(served: Serving) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in sock.recv(1000)
         sock.sendall(b"GET /healthz HT")
         rest = b""
@@ -109,7 +110,9 @@ def test_a_second_head_on_the_same_connection_must_hurry_too(served: Serving) ->
 
 def test_a_body_that_trickles_is_an_error_in_time(served: Serving) -> None:
     before = served.count("slow")
-    head = b"POST /v1/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    head = (
+        b"POST /v1/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
         sock.sendall(head)
         assert b"408" in sock.recv(1000)
@@ -119,6 +122,52 @@ def test_a_body_that_trickles_is_an_error_in_time(served: Serving) -> None:
         time.sleep(0.1)
     until(lambda: served.count("gone") == 1)
     assert served.gateway._arriving == 0
+
+
+def test_who_sends_little_keeps_nobody_out(served: Serving) -> None:
+    """Places are for bytes that came: many bodies that trickle hold next to nothing."""
+    slow = [socket.create_connection(("127.0.0.1", served.port), timeout=10) for _ in range(20)]
+    try:
+        for sock in slow:
+            sock.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+        until(lambda: served.gateway._arriving == 20)
+        assert served.infer(images(1))[0] == 200
+    finally:
+        for sock in slow:
+            sock.close()
+
+
+def test_what_arrives_at_once_is_bounded(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.gateway, "_most", 50)
+    before = served.count("overloaded")
+    status, told, headers = served.infer(images(1))
+    assert status == 429, told
+    assert (status, headers["retry-after"], served.count("overloaded")) == (429, "1", before + 1)
+    assert served.gateway._arriving == 0
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "0.0.0.0", "", "localhost.evil:80"])
+def test_a_name_that_is_not_this_machines_is_refused(served: Serving, host: str) -> None:
+    """A page in a browser here may point its own name at loopback (DNS rebinding)."""
+    body = json.dumps({"inputs": images(1).tolist()})
+    headers = {"content_type": "application/json", "host": host}
+    assert served.ask("POST", "/v1/infer", body, **headers)[0] == 421
+    assert served.ask("GET", "/metrics", host=host)[0] == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1:8080", "[::1]:8080"])
+def test_names_of_this_machine_are_answered(served: Serving, host: str) -> None:
+    assert served.ask("GET", "/healthz", host=host)[0] == 200
+
+
+def test_what_the_server_says_is_an_event(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    audited: list[str] = []
+    monkeypatch.setattr(served.gateway.audit, "_write", audited.append)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(b"no request at all\r\n\r\n")
+        assert b"400" in sock.recv(1000)
+    until(lambda: any("http-server" in line for line in audited))
+    assert all(json.loads(line)["event"] for line in audited)
 
 
 @settings(max_examples=40, deadline=None)

@@ -28,6 +28,13 @@ def split(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def split_host(name: str) -> str:
+    """Return the host of a Host header, without its port."""
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].lower()
+
+
 def is_loopback(host: str) -> bool:
     """Say whether ``host`` is certainly this machine and no other; names but ``localhost`` are not."""
     if host == "localhost" or host.startswith(_UNIX):

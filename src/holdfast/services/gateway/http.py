@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
 from holdfast._extras import extra
+from holdfast.services.gateway.addresses import is_loopback, split_host
 from holdfast.shielding.gateway import Gateway, Job, Refused
 from holdfast.shielding.gateway.metrics import CONTENT_TYPE
 from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
@@ -37,12 +39,14 @@ def starlette_module() -> Any:
     return extra("starlette", name="gateway", needs=NEEDS)
 
 
-def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True) -> Any:
+def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True, local: bool = False) -> Any:
     """Return the ASGI application of a gateway.
 
     Args:
         patience: seconds in which the body of a request must arrive.
         infer: whether inputs are taken here; not where clients are to be shown evidence first.
+        local: refuse requests to any name but this machine's own: a web page may point a name of its own at loopback,
+            and have a browser here ask for it.
 
     Raises:
         MissingExtra: starlette is not installed.
@@ -76,7 +80,7 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True)
     async def metrics(request: Any) -> Any:
         return plain(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    return starlette.applications.Starlette(
+    made = starlette.applications.Starlette(
         routes=[
             *([route("/v1/infer", answer, methods=["POST"])] if infer else []),
             route("/v1/model", model),
@@ -85,6 +89,21 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True)
             route("/metrics", metrics),
         ]
     )
+    return _for_this_machine(made, gateway, told) if local else made
+
+
+def _for_this_machine(asked: Any, gateway: Gateway, told: Callable[..., Any]) -> Any:
+    """Return an ASGI application that hands on only what was addressed to loopback."""
+
+    async def judged(scope: Any, receive: Any, send: Any) -> None:
+        names = [value for name, value in scope.get("headers", ()) if name == b"host"]
+        if len(names) == 1 and is_loopback(split_host(names[0].decode("latin-1"))):
+            await asked(scope, receive, send)
+            return
+        refused = Refused("this address serves its own machine only", hint="ask for localhost", outcome="invalid")
+        await told(gateway.counted(refused).to_json(), 421, {"connection": "close"})(scope, receive, send)
+
+    return judged
 
 
 def hurried(base: Any, allowance: float) -> Any:
@@ -135,36 +154,36 @@ def _kind(gateway: Gateway, request: Any) -> str:
 async def _body(gateway: Gateway, request: Any, patience: float) -> bytes:
     """Read a body of bounded length in bounded time."""
     announced = request.headers.get("content-length", "")
-    with gateway.arriving(int(announced) if announced.isascii() and announced.isdigit() else None):
+    with gateway.arriving(int(announced) if announced.isascii() and announced.isdigit() else None) as keep:
         try:
             async with asyncio.timeout(patience):
-                return await _collected(gateway, request)
+                return await _collected(gateway, request, keep)
         except TimeoutError as error:
             raise gateway.counted(
                 Refused(f"the request did not arrive within {patience:g} seconds", outcome="slow")
             ) from error
 
 
-async def _collected(gateway: Gateway, request: Any) -> bytes:
+async def _collected(gateway: Gateway, request: Any, keep: Callable[[int], None]) -> bytes:
     gone = starlette_module().requests.ClientDisconnect
-    body = bytearray()
+    body, stream = bytearray(), request.stream()
     try:
-        async for part in request.stream():
+        async for part in stream:
+            keep(len(part))
             body += part
-            gateway.require_length(len(body))
     except gone as error:
         raise gateway.counted(Refused("the client left", outcome="gone")) from error
     except Refused:
-        await _drained(request)
+        await _drained(stream)
         raise
     return bytes(body)
 
 
-async def _drained(request: Any) -> None:
+async def _drained(stream: AsyncIterator[bytes]) -> None:
     """Read on for a moment: who is still sending would meet a reset connection before the refusal."""
     with suppress(TimeoutError, starlette_module().requests.ClientDisconnect):
         async with asyncio.timeout(_LINGER):
-            async for _ in request.stream():
+            async for _ in stream:
                 pass
 
 

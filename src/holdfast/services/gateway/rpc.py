@@ -9,11 +9,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-from holdfast.errors import WorkerUnreachable
 from holdfast.shielding import MutualTls
 from holdfast.shielding.gateway import Gateway, Refused
 from holdfast.shielding.gateway.signature import SAFETENSORS, write
-from holdfast.shielding.transport.remote import grpc_module
+from holdfast.shielding.transport.remote import grpc_module, listen_mutually
 
 SERVICE, METHOD = "holdfast.Gateway", "Infer"
 _HEALTH = "grpc.health.v1.Health"
@@ -32,7 +31,6 @@ def start_rpc(gateway: Gateway, address: str, tls: MutualTls, *, sessions: int) 
         MissingExtra: grpcio is not installed.
     """
     grpc = grpc_module()
-    authority, certificate, key = tls.read()
     calls = gateway.settings.queue + sessions + _SPARE
     options = [("grpc.max_receive_message_length", gateway.max_body), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(calls), options=options, maximum_concurrent_rpcs=calls)
@@ -43,11 +41,7 @@ def start_rpc(gateway: Gateway, address: str, tls: MutualTls, *, sessions: int) 
             grpc.method_handlers_generic_handler(_HEALTH, {"Check": unary(lambda raw, call: health(gateway))}),
         )
     )
-    credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
-    try:
-        port: int = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise WorkerUnreachable(f"cannot listen on {address}", hint="is the port taken?") from error
+    port = listen_mutually(server, address, tls)
     server.start()
     return server, port
 
@@ -55,7 +49,8 @@ def start_rpc(gateway: Gateway, address: str, tls: MutualTls, *, sessions: int) 
 def infer(gateway: Gateway, raw: bytes, call: Any) -> bytes:
     """Return the bytes that answer a request, or end the call with a status."""
     try:
-        with gateway.arriving(len(raw)):
+        with gateway.arriving(len(raw)) as keep:
+            keep(len(raw))
             inputs = gateway.read(raw, SAFETENSORS)
         return write(gateway.submit(inputs).wait(), SAFETENSORS)
     except Refused as refused:

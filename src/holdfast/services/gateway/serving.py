@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import time
@@ -191,8 +192,14 @@ def uvicorn_module() -> Any:
 
 def _server(gateway: Gateway, listen: Listen, sessions: int, context: ssl.SSLContext | None) -> Any:
     uvicorn = uvicorn_module()
+    _told_by(gateway)
     config = uvicorn.Config(
-        application(gateway, patience=listen.arrival, infer=listen.attested is None),
+        application(
+            gateway,
+            patience=listen.arrival,
+            infer=listen.attested is None,
+            local=context is None and not listen.http.startswith("unix:"),
+        ),
         http=hurried(uvicorn.protocols.http.h11_impl.H11Protocol, listen.arrival),
         ws="none",
         lifespan="off",
@@ -206,6 +213,27 @@ def _server(gateway: Gateway, listen: Listen, sessions: int, context: ssl.SSLCon
         ssl_context_factory=None if context is None else lambda config, default: context,
     )
     return _orderly(uvicorn.Server(config), gateway, listen.drain)
+
+
+class _Events(logging.Handler):
+    """Writes what uvicorn has to say as events, so that standard error stays one line of JSON for each."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(logging.WARNING)
+        self._gateway = gateway
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message, without a traceback: it may hold data of a request."""
+        fault = record.exc_info[0] if record.exc_info else None
+        error = None if fault is None else fault.__name__
+        self._gateway.audit("http-server", level=record.levelname, message=record.getMessage(), error=error)
+
+
+def _told_by(gateway: Gateway) -> None:
+    """Have the loggers of the server and of its event loop write events of ``gateway``, and nothing else."""
+    for name in ("uvicorn", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Events(gateway)], False
 
 
 def _orderly(server: Any, gateway: Gateway, patience: float) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -21,6 +21,7 @@ from holdfast.shielding.gateway.signature import JSON, Signature
 from holdfast.shielding.gateway.sources import Source
 
 _PREFIX = "holdfast_"
+_MAX_BODY = 16 * 2**20
 
 
 class Gateway:
@@ -31,7 +32,7 @@ class Gateway:
         signature: what a request may hold.
         settings: limits.
         audit: writes down what happens to workers.
-        max_body: bytes of the longest request.
+        max_body: bytes of the longest request; by default what the signature needs, 16 MiB at most.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Gateway:
         *,
         settings: Settings,
         audit: Audit,
-        max_body: int = 16 * 2**20,
+        max_body: int | None = None,
     ) -> None:
-        self.signature, self.settings, self.audit, self.max_body = signature, settings, audit, max_body
+        self.signature, self.settings, self.audit = signature, settings, audit
+        self.max_body = min(_MAX_BODY, signature.longest) if max_body is None else max_body
         self.metrics = Metrics()
         self.pool = Pool(sources, settings, self.metrics, audit)
-        self._lock, self._arriving, self._most = Lock(), 0, settings.queue + len(sources)
+        self._lock, self._arriving = Lock(), 0  # bytes of requests that are being read
+        self._most = (settings.queue + len(sources)) * self.max_body
         self._gauges()
 
     def __enter__(self) -> Gateway:
@@ -57,29 +60,38 @@ class Gateway:
         self.close()
 
     @contextmanager
-    def arriving(self, length: int | None) -> Iterator[None]:
-        """Hold a place for a request while it is read, so that no more of them fill memory than could be answered.
+    def arriving(self, length: int | None) -> Iterator[Callable[[int], None]]:
+        """Admit a request while it is read; call what this yields with the bytes that are about to be kept.
+
+        What counts is what came, not what was announced: whoever announces much and sends little holds little, and
+        keeps nobody else out.
 
         Args:
             length: bytes that it announces, if it does.
 
         Raises:
-            Refused: too long, or nothing could be done with it now; counted already.
+            Refused: too long, nothing could be done with it now, or more arrives at once than could be answered;
+                counted already.
         """
         self.require_length(length or 0)
         self.pool.require_room()
-        with self._lock:
-            if full := self._arriving >= self._most:
-                self.metrics.requests.add("overloaded")
-            else:
-                self._arriving += 1
-        if full:
-            raise Refused("too many requests arrive at once", outcome="overloaded", retry_after=1)
+        kept = 0
+
+        def keep(count: int) -> None:
+            nonlocal kept
+            self.require_length(kept + count)
+            with self._lock:
+                if fits := self._arriving + count <= self._most:
+                    self._arriving += count
+                    kept += count
+            if not fits:
+                raise self.counted(Refused("too many requests arrive at once", outcome="overloaded", retry_after=1))
+
         try:
-            yield
+            yield keep
         finally:
             with self._lock:
-                self._arriving -= 1
+                self._arriving -= kept
 
     def require_length(self, length: int) -> None:
         """Refuse a request longer than allowed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from holdfast.errors import ArtifactError, HoldfastError, IntegrityError, Unavailable
+from holdfast.errors import ArtifactError, HoldfastError, IntegrityError, StorageError, Unavailable
 from holdfast.shielding.gateway.jobs import Job
 from holdfast.shielding.gateway.refusal import Refused
 from holdfast.shielding.gateway.sources import Opened, Source
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 State = Literal["starting", "ready", "busy", "quarantined", "stopped"]
 USABLE: frozenset[State] = frozenset(("starting", "ready", "busy"))
 _IDLE = 0.2  # seconds between looks at an idle worker
+_STEP = 8  # inputs for which masks are drawn between two looks at who waits
 _OURS = (HoldfastError, OSError, RuntimeError, ValueError, LookupError, MemoryError)  # no worker's fault
 _DOUBLINGS = 16
 _FIRST_PAUSE = 0.1  # seconds before a worker that could not be reached is tried again; doubles each time
@@ -41,6 +42,7 @@ class Seat(Thread):
         self.state: State = "starting"
         self._pool, self._source, self._failed = pool, source, 0
         self._opened: Opened | None = None
+        self._ahead = pool.settings.prepare
 
     def run(self) -> None:
         """Work until there is nothing left to do here."""
@@ -103,9 +105,20 @@ class Seat(Thread):
         if not opened.alive:
             self._record("lost", "worker-lost", Unavailable("the worker ended while idle"), opened)
             return False
-        if ahead := self._pool.settings.prepare:
-            opened.session.prepare(ahead)
+        self._prepare(opened)
         return True
+
+    def _prepare(self, opened: Opened) -> None:
+        """Draw masks ahead of time in small steps, as long as nobody waits for this seat and there is room for them."""
+        for ahead in range(_STEP, self._ahead + _STEP, _STEP):
+            if len(self._pool.waiting) or not self._goes_on():
+                return
+            try:
+                opened.session.prepare(min(ahead, self._ahead))
+            except StorageError as error:
+                self._ahead = ahead - _STEP  # what fitted stays; asking again and again would cost as much each time
+                self._pool.audit("masks-limited", worker=self._source.name, inputs=self._ahead, error=str(error))
+                return
 
     def _work(self, opened: Opened, jobs: list[Job]) -> bool:
         """Bring requests further; return whether the session is still good."""

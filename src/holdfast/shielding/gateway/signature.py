@@ -7,6 +7,7 @@ loses no bit: every float32 is a number that JSON can write exactly, and comes b
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from holdfast.errors import InvalidConfig
 from holdfast.shielding.gateway.refusal import Refused
 
 JSON, SAFETENSORS = "application/json", "application/x-safetensors"
+_NUMBER, _LIST, _HEAD = 32, 8, 4096  # bytes: of a number written in full, of brackets, and of what is around them
+_SPARE = 64  # numbers or lists too many that a request may have and still be told its shape
 _LITERALS = (b"true", b"false", b"null")
 
 
@@ -54,19 +57,50 @@ class Signature:
         name = str(self.dtype).removeprefix("torch.")
         return {"shape": list(self.shape), "dtype": name, "vocabulary": self.vocabulary, "most": self.most}
 
+    @property
+    def numbers(self) -> int:
+        """Of the largest request."""
+        return self.most * math.prod(self.shape)
+
+    @property
+    def lists(self) -> int:
+        """Of the largest request: one of inputs, and in each input one for all but its last dimension."""
+        return 1 + self.most * sum(math.prod(self.shape[:axis]) for axis in range(len(self.shape)))
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the largest request that has a reason to be so long."""
+        return _NUMBER * self.numbers + _LIST * self.lists + _HEAD
+
     def read(self, raw: bytes, kind: str = JSON) -> Tensor:
         """Return the inputs of a request, (batch, *shape).
 
         Raises:
             Refused: the request is malformed, or is for another model.
         """
-        inputs = _from_json(raw) if kind == JSON else _from_safetensors(raw, self.dtype)
+        inputs = self._from_json(raw) if kind == JSON else _from_safetensors(raw, self.dtype)
         if inputs.shape[1:] != self.shape or not 1 <= len(inputs) <= self.most:
-            wanted = ", ".join(map(str, ("batch", *self.shape)))
-            raise _invalid(
-                f"inputs have shape {list(inputs.shape)}", f"this model takes [{wanted}], batch 1 .. {self.most}"
-            )
+            raise _invalid(f"inputs have shape {list(inputs.shape)}", self._wanted)
         return self._tokens(inputs) if self.vocabulary is not None else self._numbers(inputs)
+
+    def _from_json(self, raw: bytes) -> np.ndarray:
+        """Read lists of numbers, no more of them than the model could take: each costs far more than its two bytes."""
+        if raw.count(b",") > self.numbers + _SPARE or raw.count(b"[") > self.lists + _SPARE:
+            raise _invalid("the request holds more numbers or lists than this model takes", self._wanted)
+        inputs = _inputs(raw)
+        if _depth(inputs) > len(self.shape) + 1:
+            raise _invalid("inputs are nested too deeply", self._wanted)
+        try:
+            array = np.array(inputs)
+        except (ValueError, OverflowError) as error:
+            raise _invalid("inputs are lists of different lengths", "make every row as long as the others") from error
+        if array.dtype.kind not in "iuf":
+            raise _invalid("inputs are not lists of numbers")
+        return array
+
+    @property
+    def _wanted(self) -> str:
+        return f"this model takes [{', '.join(map(str, ('batch', *self.shape)))}], batch 1 .. {self.most}"
 
     def _numbers(self, inputs: np.ndarray) -> Tensor:
         with np.errstate(over="ignore"):  # what overflows is refused in the next line
@@ -101,7 +135,7 @@ def write(outputs: Tensor, kind: str = JSON) -> bytes:
         ) from error
 
 
-def _from_json(raw: bytes) -> np.ndarray:
+def _inputs(raw: bytes) -> list[Any]:
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -110,15 +144,18 @@ def _from_json(raw: bytes) -> np.ndarray:
         raise _invalid(f"the request is not strict JSON: {str(error)[:100]}") from error
     if not isinstance(value, dict) or set(value) != {"inputs"}:
         raise _invalid("the request is not an object with the one key inputs", 'send {"inputs": [[...], ...]}')
-    if not isinstance(value["inputs"], list) or any(word in raw for word in _LITERALS):
+    found = value["inputs"]
+    if not isinstance(found, list) or any(word in raw for word in _LITERALS):
         raise _invalid("inputs are not lists of numbers")
-    try:
-        array = np.array(value["inputs"])
-    except (ValueError, OverflowError) as error:
-        raise _invalid("inputs are lists of different lengths", "make every row as long as the others") from error
-    if array.dtype.kind not in "iuf":
-        raise _invalid("inputs are not lists of numbers")
-    return array
+    return found
+
+
+def _depth(inputs: object) -> int:
+    """Return how deep the first number lies."""
+    depth = 0
+    while isinstance(inputs, list):
+        depth, inputs = depth + 1, inputs[0] if inputs else None
+    return depth
 
 
 def _from_safetensors(raw: bytes, dtype: torch.dtype) -> np.ndarray:

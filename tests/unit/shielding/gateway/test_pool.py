@@ -8,8 +8,9 @@ import threading
 import pytest
 import torch
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, StorageError
 from holdfast.numerics.bits import bit_equal
+from holdfast.shielding import Session
 from holdfast.shielding.gateway import Opened, Refused, Settings, sources
 from holdfast.shielding.gateway.jobs import Job
 from tests.unit.shielding.gateway.places import (
@@ -228,6 +229,34 @@ def test_idle_sessions_keep_masks_ready() -> None:
         assert store is not None
         until(lambda: store.available((1, 8, 8)) == 5)
         assert bit_equal(gate.submit(images(2)).wait(), MODEL(images(2)))
+
+
+def test_preparing_without_end_keeps_neither_requests_nor_the_end_waiting() -> None:
+    with gateway(Threaded("a"), prepare=10_000_000, timeout=20.0) as gate:
+        until(lambda: gate.pool._seats[0]._opened is not None)
+        session = gate.pool._seats[0]._opened.session  # type: ignore[union-attr]
+        until(lambda: session.timings["prepare"] > 0)
+        for seed in range(3):
+            assert bit_equal(gate.submit(images(2, seed)).wait(), MODEL(images(2, seed)))
+    assert not gate.pool._seats[0].is_alive()
+
+
+def test_masks_that_do_not_fit_are_said_once_and_the_session_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    asked: list[int] = []
+
+    def limited(session: Session, samples: int) -> None:
+        asked.append(samples)
+        if samples > 16:
+            raise StorageError("the store is full")
+
+    monkeypatch.setattr(Session, "prepare", limited)
+    with gateway(Threaded("a"), prepare=64, audit=lines) as gate:
+        until(lambda: len(asked) > 8)
+        assert bit_equal(gate.submit(images(1)).wait(), MODEL(images(1)))
+    assert asked[:5] == [8, 16, 24, 8, 16]
+    assert max(asked[3:]) == 16
+    assert [json.loads(line)["event"] for line in lines].count("masks-limited") == 1
 
 
 def test_a_job_ends_once_whoever_ends_it() -> None:

@@ -48,7 +48,10 @@ def test_safetensors_both_ways() -> None:
         (b'{"inputs": [[1, NaN]]}', "NaN is no number"),
         (b'{"inputs": [[1, -Infinity]]}', "-Infinity is no number"),
         (b'{"inputs": [[1, 2]], "inputs": [[1, 2]]}', "a key stands twice"),
-        (b'{"inputs": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"inputs": ' + b"[" * 100_000, "more numbers or lists than"),
+        (b'{"inputs": [' + b"[]," * 5_000_000 + b"[]]}", "more numbers or lists than"),
+        (b'{"inputs": [' + b"0," * 5_000_000 + b"0]}", "more numbers or lists than"),
+        (b'{"inputs": ' + b"[" * 60 + b"]" * 60 + b"}", "nested too deeply"),
         (b'{"inputs": [[1, 1e39]]}', "not finite in float32"),
         (b'{"inputs": [[1, 1e999]]}', "not finite in float32"),
         (b"[[1, 2]]", "the one key inputs"),
@@ -128,3 +131,12 @@ def test_a_signature_that_nothing_fits_is_refused() -> None:
     for broken in ({"shape": ()}, {"shape": (0,)}, {"shape": (1,), "most": 0}, {"shape": (1,), "vocabulary": 0}):
         with pytest.raises(InvalidConfig):
             Signature(**broken)  # type: ignore[arg-type]
+
+
+def test_the_longest_request_holds_what_the_model_takes_however_it_is_written() -> None:
+    signature = Signature(shape=(3, 2), most=4)
+    inputs = torch.full((4, 3, 2), -1.2345678806304932e-38)
+    assert torch.equal(signature.read(json.dumps({"inputs": inputs.tolist()}, indent=1).encode()), inputs)
+    for raw in (json.dumps({"inputs": inputs.tolist()}).encode(), save({"inputs": inputs})):
+        assert len(raw) <= signature.longest < 8192
+    assert (signature.numbers, signature.lists) == (24, 1 + 4 + 12)
