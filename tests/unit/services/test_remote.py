@@ -227,7 +227,7 @@ def test_reading_stops_at_the_first_byte_too_many(authority: Authority) -> None:
 
     with flooding(authority, endless()) as port, pytest.raises(IntegrityError, match="sends more than"):
         shield(integer_net(), f"grpc:localhost:{port}", tls=authority.issue("session"), timeout=20)
-    assert len(sent) < 20  # what had been on its way
+    assert len(sent) < 500  # what was on its way already, not the thousand
 
 
 @pytest.mark.parametrize(
