@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -34,44 +36,48 @@ KEY = bytes(range(32))
 
 def test_a_counter_only_goes_up_and_survives_its_process(tmp_path: Path) -> None:
     path = tmp_path / "counter"
-    counter = FileCounter(path, Sealer(KEY))
+    counter = FileCounter(path, KEY, purpose="tests")
     assert counter.read() == 0
-    counter.advance(7)
+    counter.advance(7, after=0)
     for value in (7, 3, 0):
         with pytest.raises(IntegrityError, match="does not go to"):
-            counter.advance(value)
+            counter.advance(value, after=7)
+    with pytest.raises(IntegrityError, match="does not go on from 3"):
+        counter.advance(9, after=3)
     with pytest.raises(StorageError, match="cannot be held"):
-        FileCounter(path, Sealer(KEY))
+        FileCounter(path, KEY, purpose="tests")
     counter.close()
-    assert FileCounter(path, Sealer(KEY)).read() == 7
+    assert FileCounter(path, KEY, purpose="tests").read() == 7
 
 
 def test_a_counter_that_somebody_wrote_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "counter"
-    counter = FileCounter(path, Sealer(KEY))
-    counter.advance(9)
+    counter = FileCounter(path, KEY, purpose="tests")
+    counter.advance(9, after=0)
     counter.close()
+    with pytest.raises(InvalidConfig, match="is closed"):
+        counter.advance(10, after=9)
     whole = path.read_bytes()
     for forged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"", b"9", whole + b"x"):
         path.write_bytes(forged)
         with pytest.raises(IntegrityError, match="does not open"):
-            FileCounter(path, Sealer(KEY))
+            FileCounter(path, KEY, purpose="tests")
     path.write_bytes(whole)
     with pytest.raises(IntegrityError, match="another key"):
-        FileCounter(path, Sealer(KEY[::-1]))
+        FileCounter(path, KEY[::-1], purpose="tests")
 
 
 class Durable:
     """A counter whose value outlives the stream that uses it, as a disk does."""
 
     def __init__(self) -> None:
-        self.value = 0
+        self.identity, self.value = b"a disk", 0
 
     def read(self) -> int:
         return self.value
 
-    def advance(self, value: int) -> None:
-        assert value > self.value
+    def advance(self, value: int, *, after: int) -> None:
+        assert value > self.value == after
         self.value = value
 
 
@@ -105,18 +111,19 @@ def dying(counter: Durable) -> Durable:
         def read(self) -> int:
             return counter.read()
 
-        def advance(self, value: int) -> None:
+        def advance(self, value: int, *, after: int) -> None:
             raise Crash
 
     return Dying()
 
 
 def test_masks_are_uniform_differ_by_number_and_repeat_by_key_and_number() -> None:
-    stream = MaskStream(KEY, VolatileCounter())
+    stream = MaskStream(KEY, Durable())
     words = stream.words(range(4), (64, 128))
-    again = MaskStream(KEY, VolatileCounter()).words(range(4), (64, 128))
+    again = MaskStream(KEY, Durable()).words(range(4), (64, 128))
     assert torch.equal(words, again)
-    assert not torch.equal(words, MaskStream(KEY[::-1], VolatileCounter()).words(range(4), (64, 128)))
+    assert not torch.equal(words, MaskStream(KEY[::-1], Durable()).words(range(4), (64, 128)))
+    assert not torch.equal(words, MaskStream(KEY, VolatileCounter()).words(range(4), (64, 128)))
     assert len(torch.unique(words)) > 0.999 * words.numel()
     octets = np.frombuffer(words.numpy().tobytes(), dtype=np.uint8)
     assert stats.chisquare(np.bincount(octets, minlength=256)).pvalue > 1e-6
@@ -124,13 +131,12 @@ def test_masks_are_uniform_differ_by_number_and_repeat_by_key_and_number() -> No
 
 
 def test_a_mask_is_the_keystream_of_the_standard() -> None:
-    """SP 800-38A: block 0 of counter mode is the cipher's output for the counter block, here number and zero."""
-    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    """RFC 5869 gives the key; SP 800-38A: block 0 is the cipher's output for the counter block, number and zero."""
     number = int.from_bytes(bytes.fromhex("f0f1f2f3f4f5f6f7"), "big")
-    stream = MaskStream(key, VolatileCounter())
-    first = stream.words(range(number, number + 1), (8,))
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
+    first = MaskStream(KEY, Durable()).words(range(number, number + 1), (8,))
+    label = b'["holdfast.subkey/v1","masks","' + b"a disk".hex().encode() + b'"]'
+    pseudorandom = hmac.digest(bytes(32), KEY, "sha256")
+    key = hmac.digest(pseudorandom, label + b"\x01", "sha256")
     block = bytes.fromhex("f0f1f2f3f4f5f6f7") + bytes(8)
     wanted = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(block)
     assert first.numpy().tobytes()[:16] == wanted
@@ -138,7 +144,7 @@ def test_a_mask_is_the_keystream_of_the_standard() -> None:
 
 def test_masks_run_out_instead_of_repeating_and_keys_stay_out_of_sight() -> None:
     counter = VolatileCounter()
-    counter.advance(2**63 - 5)
+    counter.advance(2**63 - 5, after=0)
     with pytest.raises(InvalidConfig, match="no masks left"):
         MaskStream(KEY, counter).reserve(10)
     with pytest.raises(InvalidConfig, match="32 bytes, not 5"):
@@ -194,7 +200,7 @@ def test_a_spilled_vector_that_was_changed_exchanged_or_removed_is_refused(tmp_p
 def test_a_session_over_a_sealed_counter_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     model, seen = integer_net(), []
     for _ in range(2):
-        counter = FileCounter(tmp_path / "masks", Sealer(KEY))
+        counter = FileCounter(tmp_path / "masks", KEY, purpose="masks")
         masks = MaskStream(KEY, counter)
         with session_with(model, masks=masks) as session:
             assert bit_equal(session(images(2)), model(images(2)))

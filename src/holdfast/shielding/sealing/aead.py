@@ -1,4 +1,8 @@
-"""Sealing bytes: AES-256-GCM under a key that never shows in a log, an argument or a repr."""
+"""Sealing bytes: AES-256-GCM under a key that never shows in a log, an argument or a repr.
+
+No key is used as it is given: :func:`subkey` derives another one for each purpose (HKDF, RFC 5869). AES in counter
+mode and AES-GCM under *one* key undo each other: keystream block 0 of counter 0 is GCM's authentication key.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast.errors import IntegrityError, InvalidConfig, UnreadableArtifact
+from holdfast.evidence import canonical
 from holdfast.seeds import Entropy
 
 KEY_BYTES = 32
@@ -18,20 +25,30 @@ _MOST_SECRET = 2**16
 _MAGIC = b"HFSL\x01"
 
 
+def subkey(key: bytes, *purpose: str) -> bytes:
+    """Return 32 bytes for one ``purpose``, which tell nothing about ``key`` nor about those for another purpose.
+
+    Raises:
+        InvalidConfig: a key of another length than 32 bytes.
+    """
+    if len(key) != KEY_BYTES:
+        raise InvalidConfig(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    label = canonical.dumps(["holdfast.subkey/v1", *purpose])
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=label).derive(key)
+
+
 class Sealer:
-    """Encrypts and authenticates byte strings under one key, each bound to what it is.
+    """Encrypts and authenticates byte strings under a subkey of one key, each bound to what it is.
 
     Args:
-        key: 32 secret bytes.
+        key: 32 secret bytes; may serve counters and masks as well.
 
     Raises:
         InvalidConfig: another length.
     """
 
     def __init__(self, key: bytes) -> None:
-        if len(key) != KEY_BYTES:
-            raise InvalidConfig(f"a sealing key has {KEY_BYTES} bytes, not {len(key)}")
-        self._cipher = AESGCM(key)
+        self._cipher = AESGCM(subkey(key, "sealed file"))
 
     def seal(self, plain: bytes, what: bytes) -> bytes:
         """Return ``plain`` sealed; it opens only as the same ``what``. A fresh nonce is drawn each time."""

@@ -22,6 +22,7 @@ from holdfast.errors import InvalidConfig, StorageError
 from holdfast.seeds import Entropy
 from holdfast.shielding.product import MOST_PLANES, Geometry, byte_planes, centred, ring_product
 from holdfast.shielding.sealing.masks import MaskStream
+from holdfast.shielding.sealing.own_process import OwnProcess
 from holdfast.shielding.sealing.spill import Spill
 
 _AT_ONCE = 16  # masks whose products are computed together
@@ -57,14 +58,16 @@ class Pad:
     def __init__(self, mask: Tensor, shift: Tensor, number: int, planes: int = MOST_PLANES) -> None:
         self._mask: Tensor | None = mask
         self._shift: Tensor | None = shift
+        self._process = OwnProcess("a mask")
         self.number, self.planes = number, planes
 
     def blind(self, codes: Tensor) -> Tensor:
         """Return ``codes + mask`` as int8 planes, shape (planes, batch, *sample), and forget the mask.
 
         Raises:
-            InvalidConfig: the mask was used already, or has another shape.
+            InvalidConfig: the mask was used already, has another shape, or was copied into this process by a fork.
         """
+        self._process.require()
         mask, self._mask = self._mask, None
         if mask is None:
             raise InvalidConfig("a mask blinds one message only", hint="take a new pad from the store")

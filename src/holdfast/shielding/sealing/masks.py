@@ -1,13 +1,17 @@
 """Single-use masks from a stream cipher: mask number ``n`` is AES-256-CTR keystream number ``n``.
 
 A number leaves the stream once. Numbers are reserved in blocks, and the counter is advanced past a block *before* its
-first number is used: a crash can skip numbers, never repeat one.
+first number is used: a crash can skip numbers, never repeat one. Threads may share a stream; a forked process may not.
+
+The keystream's key is derived from the one given and from the counter's identity. So the same key may seal files, and
+two streams over different counters share no mask.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from threading import Lock
 
 import numpy as np
 import torch
@@ -17,8 +21,9 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import require_entropy
-from holdfast.shielding.sealing.aead import KEY_BYTES
+from holdfast.shielding.sealing.aead import KEY_BYTES, subkey
 from holdfast.shielding.sealing.counter import MonotonicCounter, VolatileCounter
+from holdfast.shielding.sealing.own_process import OwnProcess
 
 _BLOCK = 1024  # numbers reserved at a time
 _MOST = 2**63
@@ -37,9 +42,8 @@ class MaskStream:
     """
 
     def __init__(self, key: bytes, counter: MonotonicCounter) -> None:
-        if len(key) != KEY_BYTES:
-            raise InvalidConfig(f"a mask key has {KEY_BYTES} bytes, not {len(key)}")
-        self._cipher, self._counter = algorithms.AES(key), counter
+        self._cipher = algorithms.AES(subkey(key, "masks", counter.identity.hex()))
+        self._counter, self._lock, self._process = counter, Lock(), OwnProcess("a stream of masks")
         self._next = self._reserved = counter.read()
 
     @classmethod
@@ -56,19 +60,32 @@ class MaskStream:
         """Return ``count`` consecutive numbers that nobody had before.
 
         Raises:
-            InvalidConfig: all numbers are used up; take a new key.
+            InvalidConfig: all numbers are used up, so take a new key; or this process was forked off.
         """
-        first, beyond = self._next, self._next + count
-        if beyond >= _MOST:
+        self._process.require()
+        with self._lock:
+            if self._next + count > self._reserved:
+                self._reserve_block(count)
+            numbers = range(self._next, self._next + count)
+            self._next = numbers.stop
+            return numbers
+
+    def _reserve_block(self, count: int) -> None:
+        """Bring the counter further; where somebody else did, too, begin behind what he has."""
+        now = self._counter.read()
+        first = self._next if now == self._reserved else now
+        if (beyond := first + count) >= _MOST:
             raise InvalidConfig("this key has no masks left", hint="open a new session, with a new key")
-        if beyond > self._reserved:
-            self._counter.advance(beyond + _BLOCK)
-            self._reserved = beyond + _BLOCK
-        self._next = beyond
-        return range(first, beyond)
+        self._counter.advance(beyond + _BLOCK, after=now)
+        self._next, self._reserved = first, beyond + _BLOCK
 
     def words(self, numbers: range, shape: tuple[int, ...]) -> Tensor:
-        """Return the masks with these numbers, int32, shape (len(numbers), *shape)."""
+        """Return the masks with these numbers, int32, shape (len(numbers), *shape).
+
+        Raises:
+            InvalidConfig: this process was forked off since the stream was made.
+        """
+        self._process.require()
         size = 4 * math.prod(shape)
         stream = np.empty((len(numbers), size), dtype=np.uint8)
         zeros = bytes(size)

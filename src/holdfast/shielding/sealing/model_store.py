@@ -60,7 +60,7 @@ class SealedStore:
             _files.write_atomic(self._part(version, place), self._sealer.seal(data, _what(version, place, name)))
         manifest = canonical.dumps({"files": entries, "type": TYPE, "version": version})
         _files.write_atomic(self._manifest(version), self._sealer.seal(manifest, _what(version, -1, "manifest")))
-        self._counter.advance(version)
+        self._counter.advance(version, after=version - 1)
         self._forget(version)
         return version
 

@@ -1,0 +1,216 @@
+"""Attacks on sealing that once worked: each does what an attacker does, with what an attacker has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Barrier, BrokenBarrierError, Thread
+
+import pytest
+import torch
+
+from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, StorageError
+from holdfast.shielding.sealing import FileCounter, MaskStream, PadStore, Sealer, VolatileCounter
+from holdfast.shielding.sealing import counter as counters
+from tests.unit.shielding.test_blinding import GEOMETRY, WEIGHTS
+from tests.unit.shielding.test_sealing import KEY, Durable
+
+_FIELD = 0xE1 << 120
+_MAGIC, _NONCE, _TAG = 5, 12, 16
+
+
+def test_a_worker_that_knows_four_codes_forges_no_sealed_file(tmp_path: Path) -> None:
+    """One key for masks and files: mask 0, block 0 was AES of zeros, which is the authentication key of GCM."""
+    counter = FileCounter(tmp_path / "masks", KEY, purpose="masks")
+    pad = PadStore(WEIGHTS, GEOMETRY, MaskStream(KEY, counter)).take((16,), 1)
+    assert pad.number == 0
+    message = pad.blind(torch.zeros(1, 16, dtype=torch.int8))  # what the worker sees; it knows that codes are 0
+    residues = sum(plane.int() << 8 * place for place, plane in enumerate(message)).flatten()[:4]
+    sealer = Sealer(KEY)
+    old, new = b"deny everything!", b"allow all of it!"
+    forged = forge(sealer.seal(old, b"policy"), b"policy", residues.numpy().tobytes(), xor(old, new))
+    with pytest.raises(IntegrityError, match="does not open"):
+        sealer.open(forged, b"policy", name="the policy")
+
+
+def test_the_forger_of_these_tests_can_forge() -> None:
+    """With the authentication key itself, that is AES of zeros under the key of GCM, it succeeds."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    from holdfast.shielding.sealing.aead import subkey
+
+    stolen = Cipher(algorithms.AES(subkey(KEY, "sealed file")), modes.ECB()).encryptor().update(bytes(16))
+    sealed = Sealer(KEY).seal(b"deny everything!", b"policy")
+    forged = forge(sealed, b"policy", stolen, xor(b"deny everything!", b"allow all of it!"))
+    assert Sealer(KEY).open(forged, b"policy", name="the policy") == b"allow all of it!"
+
+
+def forge(sealed: bytes, what: bytes, secret: bytes, change: bytes) -> bytes:
+    """Return ``sealed`` with ``change`` added to its plain text, and the tag that GHASH under ``secret`` gives it."""
+    head, body = sealed[: _MAGIC + _NONCE], sealed[_MAGIC + _NONCE :]
+    text, tag = body[:-_TAG], body[-_TAG:]
+    authenticated = sealed[:_MAGIC] + what
+    one_time = xor(tag, ghash(secret, authenticated, text))
+    altered = xor(text, change)
+    return head + altered + xor(one_time, ghash(secret, authenticated, altered))
+
+
+def ghash(secret: bytes, authenticated: bytes, text: bytes) -> bytes:
+    """NIST SP 800-38D, algorithm 2, over the blocks of algorithm 4."""
+    data = padded(authenticated) + padded(text) + struct.pack(">QQ", 8 * len(authenticated), 8 * len(text))
+    value, key = 0, int.from_bytes(secret, "big")
+    for start in range(0, len(data), 16):
+        value = product(value ^ int.from_bytes(data[start : start + 16], "big"), key)
+    return value.to_bytes(16, "big")
+
+
+def product(left: int, right: int) -> int:
+    total = 0
+    for place in range(127, -1, -1):
+        total ^= right if left >> place & 1 else 0
+        right = right >> 1 ^ (_FIELD if right & 1 else 0)
+    return total
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 16)
+
+
+def xor(left: bytes, right: bytes) -> bytes:
+    return bytes(one ^ other for one, other in zip(left, right, strict=True))
+
+
+class Meeting(Durable):
+    """A counter in which two threads meet if both come; a lock around it lets only one come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = Barrier(2, timeout=0.2)
+
+    def advance(self, value: int, *, after: int) -> None:
+        with suppress(BrokenBarrierError):
+            self.barrier.wait()
+        self.value = max(value, self.value)
+
+
+def test_two_threads_that_share_a_stream_get_different_masks() -> None:
+    stream, taken = MaskStream(KEY, Meeting()), list[int]()
+    together(lambda: taken.extend(stream.reserve(64)))
+    assert len(set(taken)) == len(taken) == 128
+
+
+def test_two_threads_do_not_take_a_counter_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter, barrier, write = FileCounter(tmp_path / "c", KEY, purpose="tests"), Barrier(2, timeout=0.2), []
+    real = counters._files.write_atomic
+
+    def slowly(path: Path | str, data: bytes) -> None:
+        with suppress(BrokenBarrierError):
+            barrier.wait()
+        real(path, data)
+
+    monkeypatch.setattr(counters._files, "write_atomic", slowly)
+
+    def go_on() -> None:
+        try:
+            counter.advance(100 + len(write), after=0)
+        except IntegrityError:
+            write.append("refused")
+
+    together(go_on)
+    assert write == ["refused"]
+
+
+def together(function: Callable[[], object]) -> None:
+    threads = [Thread(target=function) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_two_streams_over_one_counter_share_no_mask() -> None:
+    counter = VolatileCounter()
+    first, second = MaskStream(KEY, counter), MaskStream(KEY, counter)
+    taken = [*first.reserve(1000), *second.reserve(2000), *first.reserve(3000), *second.reserve(10)]
+    assert len(set(taken)) == len(taken) == 6010
+
+
+def test_one_key_over_two_counters_gives_no_mask_twice(tmp_path: Path) -> None:
+    """Also where the file of the counter was taken away: the next one is another."""
+    path, seen = tmp_path / "masks", []
+    for _ in range(2):
+        counter = FileCounter(path, KEY, purpose="masks")
+        stream = MaskStream(KEY, counter)
+        seen.append(stream.words(stream.reserve(1), (4,)))
+        counter.close()
+        path.unlink()
+    assert not torch.equal(*seen)
+
+
+def in_a_fork(function: Callable[[], object]) -> str:
+    """Return what becomes of ``function`` in a forked process: its result or its error, as text."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            said = repr(function())
+        except HoldfastError as error:
+            said = f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            said = f"unexpected {error!r}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        return pipe.read().decode()
+
+
+def test_a_forked_process_gets_no_mask_of_its_parent(tmp_path: Path) -> None:
+    counter = FileCounter(tmp_path / "masks", KEY, purpose="masks")
+    stream = MaskStream(KEY, counter)
+    stream.reserve(1)
+    pads = PadStore(WEIGHTS, GEOMETRY, stream)
+    pads.prepare((16,), 2)
+    pad = pads.take((16,), 1)
+    codes = torch.zeros(1, 16, dtype=torch.int8)
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: stream.reserve(2),  # a number of the block that is reserved
+        lambda: stream.reserve(3000),  # and beyond it
+        lambda: stream.words(range(3, 4), (2,)).tolist(),
+        lambda: pads.take((16,), 1),  # prepared before the fork
+        lambda: pad.blind(codes),  # and taken before it
+        lambda: counter.advance(10**6, after=counter.read()),
+    )
+    for attempt in attempts:
+        assert in_a_fork(attempt).startswith("InvalidConfig: ")
+    assert pad.blind(codes).shape == (4, 1, 16)  # the parent goes on
+    assert stream.reserve(1) == range(3, 4)
+
+
+def test_a_counter_of_something_else_is_refused(tmp_path: Path) -> None:
+    """Under one key: the counter of a model, which hardly moves, in place of that of masks, which moves fast."""
+    model = FileCounter(tmp_path / "model", KEY, purpose="model")
+    model.advance(1, after=0)
+    shutil.copy(tmp_path / "model", tmp_path / "masks")
+    with pytest.raises(IntegrityError, match="of 'masks' does not open"):
+        FileCounter(tmp_path / "masks", KEY, purpose="masks")
+    with pytest.raises(InvalidConfig, match="a counter counts something"):
+        FileCounter(tmp_path / "more", KEY, purpose="")
+
+
+def test_a_sealed_counter_of_another_length_is_refused_and_lets_the_next_one_count(tmp_path: Path) -> None:
+    path = tmp_path / "masks"
+    counter = FileCounter(path, KEY, purpose="masks")
+    path.write_bytes(Sealer(KEY).seal(b"abc", counter._what))
+    counter.close()
+    with pytest.raises(IntegrityError, match="holds 3 bytes, not 24"):
+        FileCounter(path, KEY, purpose="masks")
+    path.unlink()
+    FileCounter(path, KEY, purpose="masks").close()
+    path.mkdir()
+    with pytest.raises(StorageError, match="cannot be held: Is a directory"):
+        FileCounter(path, KEY, purpose="masks")
