@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from holdfast.shielding.integer import IntegerLayer, accumulator_bound, integer_
 from holdfast.shielding.kernels import kernel
 from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, placed
 from holdfast.shielding.product import MOST_PLANES, planes_for
-from holdfast.shielding.sealing import Budget, MaskStream, Pad, PadStore, Spill
+from holdfast.shielding.sealing import Budget, MaskStream, OwnProcess, Pad, PadStore, Spill
 from holdfast.shielding.transport import Channel, Client, SpawnedWorker
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
@@ -32,7 +33,8 @@ class Session(nn.Module):
     """Runs an int8 model with every integer product offloaded; bit-equal to the model itself.
 
     Use it as a context manager. The first answer that fails its check raises IntegrityError, naming the layer, and
-    ends the session; nothing computed from it is returned.
+    ends the session; nothing computed from it is returned. Threads may share it and take turns; a process that was
+    forked off since may not use it.
 
     Args:
         model: from :func:`~holdfast.shielding.int8_model`; left alone.
@@ -67,7 +69,7 @@ class Session(nn.Module):
     ) -> None:
         super().__init__()
         require_entropy(entropy, what="a session")
-        self._owner = owner
+        self._owner, self._turn, self._process = owner, RLock(), OwnProcess("a session")
         self._taps: Mapping[str, Callable[[Tensor], Tensor]] = {}
         self._spent: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._plain, self.model = (model,), copy.deepcopy(model).eval()  # in a tuple, so that it is no submodule
@@ -94,23 +96,25 @@ class Session(nn.Module):
         Raises:
             IntegrityError: the worker lied; names the layer.
             WorkerUnreachable: the worker crashed or is silent.
-            InvalidConfig: the session is closed.
+            InvalidConfig: the session is closed, or this process was forked off since it was opened.
         """
-        self._client.require_open()
-        start, before = time.perf_counter(), sum(self._spent.values())
-        with torch.no_grad():
-            output: Tensor = self.model(images)
-        elsewhere = sum(self._spent.values()) - before
-        self._spent["trusted"] += time.perf_counter() - start - elsewhere
-        return output
+        with self._alone():
+            self._client.require_open()
+            start, before = time.perf_counter(), sum(self._spent.values())
+            with torch.no_grad():
+                output: Tensor = self.model(images)
+            elsewhere = sum(self._spent.values()) - before
+            self._spent["trusted"] += time.perf_counter() - start - elsewhere
+            return output
 
     def prepare(self, samples: int) -> None:
         """Draw masks for ``samples`` inputs of the calibrated size ahead of time; what is missing is drawn later.
 
         Raises:
             StorageError: they do not fit in the memory and disk allowed for them.
+            InvalidConfig: this process was forked off since the session was opened.
         """
-        with self._phase("prepare"):
+        with self._alone(), self._phase("prepare"):
             for offloaded in self._layers.values():
                 if (store := offloaded.store) is not None:
                     shape = offloaded.layer.sample_shape
@@ -159,11 +163,12 @@ class Session(nn.Module):
         for name in taps:
             if name not in self._layers:
                 raise NoSuchSite(f"layer {name!r} is not offloaded", hint=f"offloaded: {', '.join(self._layers)}")
-        outer, self._taps = self._taps, taps
-        try:
-            yield self
-        finally:
-            self._taps = outer
+        with self._alone():
+            outer, self._taps = self._taps, taps
+            try:
+                yield self
+            finally:
+                self._taps = outer
 
     def recover(self) -> None:
         """Go on after a detected experiment; the challenge of the layer is a new one already.
@@ -174,10 +179,16 @@ class Session(nn.Module):
         self._client.require_open()
 
     def close(self) -> None:
-        """End the session and stop a worker it started; more than once does no harm."""
-        self._client.close()
-        if self._owner is not None:
-            self._owner.close()
+        """End the session and stop a worker it started; more than once does no harm.
+
+        A call in another thread ends first. In a process that was forked off nothing happens: the session is not its.
+        """
+        if not self._process.here:
+            return
+        with self._turn:
+            self._client.close()
+            if self._owner is not None:
+                self._owner.close()
 
     def __enter__(self) -> Session:
         return self
@@ -210,6 +221,12 @@ class Session(nn.Module):
 
     def _accumulate(self, offloaded: Offloaded, codes: Tensor) -> Tensor:
         """Return the product for int8 ``codes`` (batch, *sample), or raise; the only way answers enter the model."""
+        if not codes.numel():
+            return offloaded.layer.accumulate(codes)  # there is nothing to ask for
+        with self._alone():
+            return self._asked(offloaded, codes)
+
+    def _asked(self, offloaded: Offloaded, codes: Tensor) -> Tensor:
         shape = tuple(codes.shape[1:])
         with self._phase("prepare"):
             pad = None if offloaded.store is None else offloaded.store.take(shape, len(codes))
@@ -246,6 +263,13 @@ class Session(nn.Module):
             f"the worker returned a wrong product for layer {offloaded.name!r}",
             hint="the lie was injected here" if experiment else "do not trust this worker; the session is closed",
         )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other threads; a question between another one and its answer would make a liar of the worker."""
+        self._process.require()  # before the lock, which a fork copies as it was
+        with self._turn:
+            yield
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:

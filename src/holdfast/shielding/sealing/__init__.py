@@ -5,6 +5,7 @@ from holdfast.shielding.sealing.blinding import Budget, Pad, PadStore
 from holdfast.shielding.sealing.counter import FileCounter, MonotonicCounter, VolatileCounter
 from holdfast.shielding.sealing.masks import MaskStream
 from holdfast.shielding.sealing.model_store import SealedStore
+from holdfast.shielding.sealing.own_process import OwnProcess
 from holdfast.shielding.sealing.spill import Spill
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FileCounter",
     "MaskStream",
     "MonotonicCounter",
+    "OwnProcess",
     "Pad",
     "PadStore",
     "SealedStore",

@@ -144,7 +144,7 @@ class PadStore:
         taken = [ready.popleft() for _ in range(min(count, len(ready)))]
         words = [self._masks.words(range(number, number + 1), shape).to(self._codes.device) for number, _ in taken]
         shifts = [self._fetch(number, shift, shape).unsqueeze(0) for number, shift in taken]
-        if missing := count - len(taken):
+        if (missing := count - len(taken)) or not taken:
             numbers, mask, shift = self._draw(shape, missing)
             words, shifts = [*words, mask], [*shifts, shift]
         return Pad(torch.cat(words), torch.cat(shifts), taken[0][0] if taken else numbers.start, self.planes)
