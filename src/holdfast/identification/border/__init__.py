@@ -1,6 +1,7 @@
 """Border inputs: images and prompts that two platforms answer with different labels."""
 
 from holdfast.identification.border.again import Again, recheck, require_model
+from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.checks import Demands, Standing
 from holdfast.identification.border.distributed import Ranks, Remote, joined
 from holdfast.identification.border.elsewhere import Naming, naming, transferred
@@ -9,7 +10,7 @@ from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import BorderInput, BorderSet, checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
-from holdfast.identification.border.oracle import Local, Oracle, Service, open_oracles
+from holdfast.identification.border.oracle import Local, Service, open_oracles
 from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
 from holdfast.identification.border.probe_sets import ProbeSet, probe_set

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.gap import margins
 from holdfast.seeds import Seed, derive
 
@@ -127,35 +128,13 @@ class Space(Protocol):
         ...
 
 
-class Asked(Protocol):
-    """What is asked: an oracle of images, or one of prompts."""
-
-    @property
-    def name(self) -> str:
-        """Name of the platform."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Inputs in one pass."""
-        ...
-
-    def logits(self, inputs: Tensor, /) -> Tensor:
-        """Return (n, classes) of full batches."""
-        ...
-
-    def fresh(self, inputs: Tensor, /) -> Tensor | None:
-        """Return the same from a process of its own, or None."""
-        ...
-
-
-def standing(oracle: Asked, image: Tensor, space: Space, demands: Demands, seed: Seed | int) -> Standing:
+def standing(oracle: Oracle, image: Tensor, space: Space, demands: Demands, seed: Seed | int) -> Standing:
     """Ask one platform about one input, an image (c, h, w) or tokens (t,), in all ways that ``demands`` name."""
     return standings(oracle, [image], space, demands, seed)[0]
 
 
 def standings(
-    oracle: Asked, images: Sequence[Tensor], space: Space, demands: Demands, seed: Seed | int
+    oracle: Oracle, images: Sequence[Tensor], space: Space, demands: Demands, seed: Seed | int
 ) -> list[Standing]:
     """Ask one platform about several inputs of one shape; a fresh process is started once for all of them."""
     arranged = [_arranged(image, oracle.batch, space, demands, seed) for image in images]
@@ -186,7 +165,7 @@ def _arranged(
     return torch.cat(batches), rows, ways
 
 
-def _judged(oracle: Asked, seen: list[tuple[str, Tensor]], ways: list[str], least: float) -> Standing:
+def _judged(oracle: Oracle, seen: list[tuple[str, Tensor]], ways: list[str], least: float) -> Standing:
     first = int(seen[0][1][0].argmax())
     asked, agreed = dict[str, int](), dict[str, int]()
     for number, (round_, values) in enumerate(seen):

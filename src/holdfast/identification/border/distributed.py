@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, MissingDevice, Unavailable, VerificationError
 from holdfast.evidence import canonical
 from holdfast.execution import describe_platform
+from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.oracle import Oracle, open_oracles
+from holdfast.identification.border.line import END, Line
+from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.border.setting import Setting
 from holdfast.models import manifest_of
 
-_END, _DESCRIBE, _ANSWER, _FRESH = range(4)
-_FAILED = -1  # in place of a size: what follows is a message
-_LIMIT = 1 << 28  # bytes or values of one message
+_DESCRIBE, _ANSWER, _FRESH = range(1, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Ranks:
 class Remote:
     """The platform of another rank."""
 
-    line: _Line
+    line: Line
     name: str
     batch: int
     platform: dict[str, Any]  # what the rank says it is, as ``describe_platform`` has it
@@ -107,10 +107,10 @@ def joined(
         here = _Named(own[0], f"{own[0].name}@{ranks.rank}")
         described = _described(here, model, lattice)
         if ranks.rank:
-            _serve(_Line(0, ranks), here, described)
+            _serve(Line(0, ranks.backend), here, described)
             yield None
             return
-        lines = [_Line(rank, ranks) for rank in range(1, ranks.world_size)]
+        lines = [Line(rank, ranks.backend) for rank in range(1, ranks.world_size)]
         try:
             yield [here, *(_met(line, described) for line in lines)]
         finally:
@@ -173,7 +173,7 @@ def _described(oracle: Oracle, model: nn.Module, lattice: Lattice) -> dict[str, 
     }
 
 
-def _met(line: _Line, ours: dict[str, Any]) -> Remote:
+def _met(line: Line, ours: dict[str, Any]) -> Remote:
     """Check that the other end is there and about the same thing."""
     line.send_numbers(_DESCRIBE)
     theirs = canonical.loads(bytes(line.receive().tolist()), what=f"the description of rank {line.peer}")
@@ -183,9 +183,9 @@ def _met(line: _Line, ours: dict[str, Any]) -> Remote:
     return Remote(line, str(theirs["name"]), int(theirs["batch"]), theirs["platform"])
 
 
-def _serve(line: _Line, oracle: Oracle, described: dict[str, Any]) -> None:
+def _serve(line: Line, oracle: Oracle, described: dict[str, Any]) -> None:
     """Answer rank 0 until it ends; an error here is told there before it is raised."""
-    while (what := line.receive_numbers()) != _END:
+    while (what := line.receive_numbers()) != END:
         try:
             if what == _DESCRIBE:
                 line.send(torch.frombuffer(bytearray(canonical.dumps(described)), dtype=torch.uint8))
@@ -196,69 +196,3 @@ def _serve(line: _Line, oracle: Oracle, described: dict[str, Any]) -> None:
         except BaseException as error:
             line.tell(str(error))
             raise
-
-
-_DTYPES = (torch.uint8, torch.float32)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Tensors to and from one rank: a head of eight numbers (dtype, dimensions, sizes), then the values."""
-
-    peer: int
-    ranks: Ranks
-
-    @property
-    def _device(self) -> torch.device:
-        # NCCL moves what lies on GPUs only
-        return (
-            torch.device("cuda", torch.cuda.current_device()) if self.ranks.backend == "nccl" else torch.device("cpu")
-        )
-
-    def send_numbers(self, what: int) -> None:
-        self._moved(torch.tensor([what]), dist.send)
-
-    def receive_numbers(self) -> int:
-        return int(self._moved(torch.zeros(1, dtype=torch.int64), dist.recv)[0])
-
-    def send(self, tensor: Tensor) -> None:
-        sizes = list(tensor.shape) + [0] * (6 - tensor.dim())
-        self._moved(torch.tensor([_DTYPES.index(tensor.dtype), tensor.dim(), *sizes]), dist.send)
-        if tensor.numel():
-            self._moved(tensor.contiguous(), dist.send)
-
-    def receive(self) -> Tensor:
-        kind, dimensions, *sizes = self._moved(torch.zeros(8, dtype=torch.int64), dist.recv).tolist()
-        failed = kind == _FAILED
-        shape = sizes[:1] if failed else sizes[: max(0, min(dimensions, 6))]
-        count = int(torch.tensor(shape).prod()) if shape else 1
-        if (not failed and kind not in range(len(_DTYPES))) or min(shape, default=0) < 0 or count > _LIMIT:
-            raise Unavailable(f"rank {self.peer} sent what is no message")
-        values = torch.empty(shape, dtype=torch.uint8 if failed else _DTYPES[kind])
-        if count:
-            values = self._moved(values, dist.recv)
-        if failed:
-            raise Unavailable(f"rank {self.peer} failed: {bytes(values.tolist()).decode(errors='replace')}")
-        return values
-
-    def tell(self, message: str) -> None:
-        """Send an error in place of an answer."""
-        octets = torch.frombuffer(bytearray(message.encode() or b"?"), dtype=torch.uint8)
-        self._moved(torch.tensor([_FAILED, 1, len(octets), 0, 0, 0, 0, 0]), dist.send)
-        self._moved(octets, dist.send)
-
-    def end(self) -> None:
-        """Tell the rank that nothing follows; one that is gone does not hear it."""
-        try:
-            self.send_numbers(_END)
-        except Unavailable:
-            return
-
-    def _moved(self, tensor: Tensor, move: Any) -> Tensor:
-        placed = tensor.to(self._device)
-        try:
-            move(placed, self.peer)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise Unavailable(f"rank {self.peer} does not answer: {reason}", hint="see what it printed") from error
-        return placed.cpu()

@@ -10,8 +10,9 @@ from torch import nn
 
 from holdfast.execution.run import evaluating
 from holdfast.identification.border.again import Again, recorded_on
+from holdfast.identification.border.asking import in_full_batches
 from holdfast.identification.border.inputs import BorderSet
-from holdfast.identification.border.oracle import in_full_batches, open_oracles
+from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.border.probe_sets import ProbeSet, named_right, probe_set
 from holdfast.identification.border.setting import recorded_setting
 from holdfast.identification.border.votes import Transfer, transfer

@@ -14,12 +14,13 @@ from holdfast.errors import InvalidConfig, VerificationError
 from holdfast.execution import Progress
 from holdfast.execution.fit import require_fit
 from holdfast.execution.run import evaluating
+from holdfast.identification.border.asking import Oracle, in_full_batches
 from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet, checked, write_checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
-from holdfast.identification.border.oracle import Oracle, in_full_batches, open_oracles
+from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.border.setting import Setting
 from holdfast.models import manifest_of
 from holdfast.seeds import derive

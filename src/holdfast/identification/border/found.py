@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from holdfast.data import Dataset
-    from holdfast.identification.border.oracle import Oracle
+    from holdfast.identification.border.asking import Oracle
     from holdfast.seeds import Seed
 
 

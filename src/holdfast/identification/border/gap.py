@@ -8,9 +8,12 @@ from torch import Tensor
 
 
 def margins(logits: Tensor) -> Tensor:
-    """Return the distance (n,) from the top output to the next; 0 is a tie, which any library may break its own way."""
-    top = logits.float().topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
+    """Return the distance (n,) from the top output of (n, classes) to the next; 0 is a tie.
+
+    Any library may break a tie its own way. Outputs may have more dimensions before the last.
+    """
+    top = logits.float().topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from holdfast.data import Preprocessing
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion, VerificationError
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
+from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.checks import Demands, Standing, standing, standings
 from holdfast.identification.border.lattice import Lattice, png_bytes, png_pixels
-from holdfast.identification.border.oracle import Oracle
 from holdfast.seeds import Seed
 
 BORDER_TYPE = "holdfast.border-inputs/v1"

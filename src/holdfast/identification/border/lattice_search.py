@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.identification.border.asking import Oracle, in_full_batches
 from holdfast.identification.border.bisection import Crossing, bisect
 from holdfast.identification.border.found import Found
 from holdfast.identification.border.gap import Answers
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.oracle import Oracle, in_full_batches
 from holdfast.identification.border.steps import Steps
 from holdfast.seeds import Seed, derive
 

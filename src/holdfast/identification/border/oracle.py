@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig
+from holdfast.identification.border.asking import Oracle, opened
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.setting import EmulatedSetting, Setting, answers, placed, platform_of
+from holdfast.identification.border.setting import Setting, answers, placed
 from holdfast.identification.border.worker import Worker
-from holdfast.identification.platforms import LocalPlatform
 
 Answer = Callable[[Dataset], Tensor]
-
-
-class Oracle(Protocol):
-    """One platform that answers images."""
-
-    @property
-    def name(self) -> str:
-        """Name of the platform."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """How many images it computes at a time."""
-        ...
-
-    def logits(self, images: Tensor, /) -> Tensor:
-        """Return float32 (n, classes) of stored images (n, c, h, w), in consecutive batches; n is a multiple of it."""
-        ...
-
-    def fresh(self, images: Tensor, /) -> Tensor | None:
-        """Return what a process of its own computes, or None where there is none to start."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,8 +51,6 @@ class Local:
     platform: Setting
     lattice: Lattice
     worker: Worker | None = field(default=None, compare=False)
-    _ready: list[nn.Module] = field(default_factory=list, compare=False, repr=False)  # copied once for all
-    _answers: list[Answer] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,28 +67,28 @@ class Local:
         data = self.lattice.dataset(images)
         if self.worker is not None:
             return self.worker.ask(data)
-        if not self._answers:
-            self._answers.append(answers(self.model, self.platform))
-        return self._answers[0](data)
+        return self._answer(data)
 
     def fresh(self, images: Tensor) -> Tensor | None:
         """Ask a new interpreter."""
         with Worker.start(self.platform, self.model) as worker:
             return worker.ask(self.lattice.dataset(images))
 
-    @property
+    @cached_property
     def net(self) -> nn.Module:
-        """The model under this setting, with gradients; as it was when first asked."""
-        if not self._ready:
-            self._ready.append(placed(self.model, self.platform))
-        return self._ready[0]
+        """The model under this setting, with gradients; copied once, when it is first asked for."""
+        return placed(self.model, self.platform)
+
+    @cached_property
+    def _answer(self) -> Answer:
+        return answers(self.model, self.platform, lambda: self.net)
 
 
 @contextmanager
 def open_oracles(
     model: nn.Module, platforms: Iterable[str | Setting | Oracle], lattice: Lattice, *, batch: int | None = None
 ) -> Iterator[list[Oracle]]:
-    """Yield an oracle for each platform; workers of platforms that need a process of their own end with the block.
+    """Yield an oracle of images for each platform; workers, where a platform needs its own process, end with the block.
 
     Args:
         model: what runs on named local platforms.
@@ -126,34 +100,10 @@ def open_oracles(
         UnknownName: no such local platform.
         InvalidConfig: two platforms of one name, or a batch below 1.
     """
-    if batch is not None and batch < 1:
-        raise InvalidConfig(f"a batch holds at least one image, not {batch}")
-    with ExitStack() as stack:
-        oracles = [_open(item, model, lattice, batch, stack) for item in platforms]
-        _require_distinct(oracles)
+
+    def made(setting: Setting, stack: ExitStack) -> Oracle:
+        worker = stack.enter_context(Worker.start(setting, model)) if setting.environment else None
+        return Local(model, setting, lattice, worker)
+
+    with opened(platforms, made, batch=batch) as oracles:
         yield oracles
-
-
-def _open(
-    item: str | Setting | Oracle, model: nn.Module, lattice: Lattice, batch: int | None, stack: ExitStack
-) -> Oracle:
-    if isinstance(item, str):
-        item = platform_of(item)
-    if not isinstance(item, LocalPlatform | EmulatedSetting):
-        return item
-    setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
-    worker = stack.enter_context(Worker.start(setting, model)) if setting.environment else None
-    return Local(model, setting, lattice, worker)
-
-
-def _require_distinct(oracles: Sequence[Oracle]) -> None:
-    names = [oracle.name for oracle in oracles]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidConfig(f"two platforms are called {', '.join(twice)}", hint="a platform is compared with others")
-
-
-def in_full_batches(oracle: Oracle, images: Tensor, fillers: Tensor) -> Tensor:
-    """Return the logits of ``images``; the last batch is filled up, since its size is part of the platform."""
-    missing = -len(images) % oracle.batch
-    padded = torch.cat((images, fillers[:1].expand(missing, *images.shape[1:]))) if missing else images
-    return oracle.logits(padded)[: len(images)]

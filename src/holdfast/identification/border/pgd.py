@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
+from holdfast.identification.border.asking import Oracle, in_full_batches
 from holdfast.identification.border.found import Found
 from holdfast.identification.border.gap import Answers
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.oracle import Local, Oracle, in_full_batches
+from holdfast.identification.border.oracle import Local
 from holdfast.identification.border.setting import differentiable_here
 from holdfast.seeds import Seed, derive
 

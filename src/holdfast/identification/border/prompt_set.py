@@ -14,7 +14,8 @@ from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, UnreadableArtifact, UnsupportedVersion, VerificationError
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.identification.border.checks import Asked, Demands, Standing, standing
+from holdfast.identification.border.asking import Oracle
+from holdfast.identification.border.checks import Demands, Standing, standing
 from holdfast.identification.border.text_oracle import Vocabulary
 from holdfast.seeds import Seed
 
@@ -63,7 +64,7 @@ class BorderPrompt:
             raise UnreadableArtifact(f"continuations of a border prompt are {following!r:.100}")
         return cls(tuple(tokens), text, standings, following)
 
-    def rechecked(self, oracles: Sequence[Asked], demands: Demands, seed: Seed | int) -> BorderPrompt:
+    def rechecked(self, oracles: Sequence[Oracle], demands: Demands, seed: Seed | int) -> BorderPrompt:
         """Return the prompt with what the platforms say now; raises as :func:`checked_prompt`."""
         return replace(self, standings=checked_prompt(torch.tensor(self.tokens), oracles, demands, seed))
 
@@ -80,7 +81,7 @@ class BorderPrompts:
     model_digest: str
     tokenizer: str  # digest, or empty
 
-    def rechecked(self, oracles: Sequence[Asked], demands: Demands | None = None, *, seed: int = 0) -> BorderPrompts:
+    def rechecked(self, oracles: Sequence[Oracle], demands: Demands | None = None, *, seed: int = 0) -> BorderPrompts:
         """Check every prompt again and return the set with what was seen.
 
         Raises:
@@ -90,7 +91,7 @@ class BorderPrompts:
         return replace(self, prompts=tuple(again))
 
     def save(
-        self, folder: Path | str, oracles: Sequence[Asked], demands: Demands | None = None, *, seed: int = 0
+        self, folder: Path | str, oracles: Sequence[Oracle], demands: Demands | None = None, *, seed: int = 0
     ) -> BorderPrompts:
         """Check every prompt once more and write ``prompts.json``; return what was written.
 
@@ -134,7 +135,7 @@ def write_checked(kept: BorderPrompts, folder: Path) -> None:
 
 
 def checked_prompt(
-    prompt: Tensor, oracles: Sequence[Asked], demands: Demands, seed: Seed | int
+    prompt: Tensor, oracles: Sequence[Oracle], demands: Demands, seed: Seed | int
 ) -> tuple[Standing, ...]:
     """Return what each platform says after ``prompt`` (t,), the first two of which must differ.
 

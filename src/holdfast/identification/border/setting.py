@@ -114,10 +114,15 @@ def differentiable_here(setting: Setting) -> bool:
     return isinstance(setting, EmulatedSetting) or has_gradients(setting)
 
 
-def answers(model: nn.Module, setting: Setting) -> Callable[[Dataset], Tensor]:
+def answers(
+    model: nn.Module, setting: Setting, net: Callable[[], nn.Module] | None = None
+) -> Callable[[Dataset], Tensor]:
     """Return what gives float32 logits (n, classes) of images under a setting, in this process.
 
-    The model is copied on the first call, unless another runtime converts it each time.
+    Args:
+        model: copied on the first call, unless another runtime converts it each time.
+        setting: of this process.
+        net: gives the model as :func:`placed` under the setting, where somebody has it already.
     """
     if (platform := host_of(setting)).runtime != "torch":
         return lambda data: trace_here(platform, model, data).outputs
@@ -125,7 +130,7 @@ def answers(model: nn.Module, setting: Setting) -> Callable[[Dataset], Tensor]:
 
     def answer(data: Dataset) -> Tensor:
         if not ready:
-            ready.append(placed(model, setting))
+            ready.append(placed(model, setting) if net is None else net())
         with one_thread():
             return predict(ready[0], data, batch_size=setting.batch_size)
 

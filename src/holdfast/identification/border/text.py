@@ -20,7 +20,8 @@ from holdfast.data.tokenizer import Tokenizer
 from holdfast.errors import InvalidConfig, VerificationError
 from holdfast.execution import Progress
 from holdfast.execution.run import evaluating
-from holdfast.identification.border.checks import Asked, Demands
+from holdfast.identification.border.asking import Oracle, in_full_batches
+from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.gap import Answers, margins
 from holdfast.identification.border.prompt_set import (
     PROMPTS,
@@ -30,7 +31,7 @@ from holdfast.identification.border.prompt_set import (
     write_checked,
 )
 from holdfast.identification.border.setting import Setting
-from holdfast.identification.border.text_oracle import in_full_batches, open_text_oracles
+from holdfast.identification.border.text_oracle import open_text_oracles
 from holdfast.models import card, manifest_of
 from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive
@@ -60,7 +61,7 @@ class NearTies:
             raise InvalidConfig("a search asks about one place with one candidate at least", hint="steps may be 0")
 
     def search(
-        self, pair: tuple[Asked, Asked], model: nn.Module, windows: Tensor, typed: Typed, seed: Seed | int
+        self, pair: tuple[Oracle, Oracle], model: nn.Module, windows: Tensor, typed: Typed, seed: Seed | int
     ) -> Iterator[Tensor]:
         """Yield prompts (t,) that the pair continues with different tokens; windows are int64 (w, context)."""
         size = 0
@@ -104,8 +105,7 @@ def _gaps(output: Any) -> Tensor:
     logits = logits_of(output)
     if not isinstance(logits, Tensor) or logits.dim() != 3:
         raise InvalidConfig("a language model returns (batch, tokens, vocabulary)")
-    top = logits.float().topk(2, dim=2).values
-    return top[:, :, 0] - top[:, :, 1]
+    return margins(logits)
 
 
 def windows_for(model: nn.Module, corpus: Text) -> Tensor:
@@ -117,7 +117,7 @@ def border_text(
     model: nn.Module,
     windows: Tensor,
     *,
-    platforms: Sequence[str | Setting | Asked],
+    platforms: Sequence[str | Setting | Oracle],
     tokenizer: Tokenizer | None = None,
     n: int = 1,
     search: NearTies | None = None,
@@ -164,7 +164,7 @@ def border_text(
 class _Hunt:
     """Checks what a search yields and keeps what holds."""
 
-    oracles: Sequence[Asked]
+    oracles: Sequence[Oracle]
     found: BorderPrompts
     tokenizer: Tokenizer | None
     demands: Demands
@@ -225,7 +225,7 @@ def _typed_by(tokenizer: Tokenizer | None) -> Typed:
     return lambda tokens: tokenizer.encode(tokenizer.decode(tokens)) == tokens[1:]
 
 
-def _continued(oracle: Asked, prompt: Tensor, count: int) -> list[int]:
+def _continued(oracle: Oracle, prompt: Tensor, count: int) -> list[int]:
     tokens = prompt[None]
     for _ in range(count):
         following = in_full_batches(oracle, tokens)[0].argmax()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidConfig
-from holdfast.identification.border.checks import Asked
-from holdfast.identification.border.setting import EmulatedSetting, Setting, host_of, next_logits, platform_of
+from holdfast.identification.border.asking import Oracle, opened
+from holdfast.identification.border.setting import Setting, host_of, next_logits
 from holdfast.identification.border.worker import Worker
-from holdfast.identification.platforms import LocalPlatform
 from holdfast.identification.platforms.torch_stacks import require_torch
 from holdfast.seeds import Seed, derive
 
@@ -82,38 +79,20 @@ class Vocabulary:
 
 @contextmanager
 def open_text_oracles(
-    model: nn.Module, platforms: Sequence[str | Setting | Asked], *, batch: int | None = None
-) -> Iterator[list[Asked]]:
+    model: nn.Module, platforms: Sequence[str | Setting | Oracle], *, batch: int | None = None
+) -> Iterator[list[Oracle]]:
     """Yield an oracle of prompts for each platform; workers end with the block.
 
     Raises:
         UnknownName: no such local platform.
         InvalidConfig: two platforms of one name, one of another runtime than torch, or a batch below 1.
     """
-    if batch is not None and batch < 1:
-        raise InvalidConfig(f"a batch holds at least one prompt, not {batch}")
-    with ExitStack() as stack:
-        oracles = [_open(item, model, batch, stack) for item in platforms]
-        names = [oracle.name for oracle in oracles]
-        if len(set(names)) < len(names):
-            raise InvalidConfig(f"two of the platforms {', '.join(names)} have one name")
+
+    def made(setting: Setting, stack: ExitStack) -> Oracle:
+        require_torch(host_of(setting))
+        if setting.environment:
+            return LocalText(model, setting, stack.enter_context(Worker.start(setting, model)).ask_next)
+        return LocalText(model, setting, next_logits(model, setting))
+
+    with opened(platforms, made, batch=batch) as oracles:
         yield oracles
-
-
-def _open(item: str | Setting | Asked, model: nn.Module, batch: int | None, stack: ExitStack) -> Asked:
-    if isinstance(item, str):
-        item = platform_of(item)
-    if not isinstance(item, LocalPlatform | EmulatedSetting):
-        return item
-    setting = item if batch is None else dataclasses.replace(item, batch_size=batch)
-    require_torch(host_of(setting))
-    if setting.environment:
-        return LocalText(model, setting, stack.enter_context(Worker.start(setting, model)).ask_next)
-    return LocalText(model, setting, next_logits(model, setting))
-
-
-def in_full_batches(oracle: Asked, prompts: Tensor) -> Tensor:
-    """Return the logits of prompts (n, t); the last batch is filled up with the first of them."""
-    missing = -len(prompts) % oracle.batch
-    padded = torch.cat((prompts, prompts[:1].expand(missing, -1))) if missing else prompts
-    return oracle.logits(padded)[: len(prompts)]

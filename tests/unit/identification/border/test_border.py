@@ -31,6 +31,7 @@ from holdfast.identification.border import (
     recheck,
     transferred,
 )
+from holdfast.identification.border import oracle as oracle_module
 from holdfast.identification.border.bisection import bisect
 from holdfast.identification.border.lattice import png_bytes, png_pixels
 from holdfast.identification.border.steps import Steps
@@ -226,7 +227,7 @@ def test_a_call_that_cannot_work_says_so(model, data) -> None:
         border(model, data, platforms=("default", "bf61"))
     with pytest.raises(InvalidConfig, match="float32 pixels"):
         border(model, dataclasses.replace(data, raw=data.raw.float()), platforms=("default", "bf16"))
-    with pytest.raises(InvalidConfig, match="at least one image"):
+    with pytest.raises(InvalidConfig, match="at least one input"):
         border(model, data, platforms=("default", "bf16"), batch=0)
 
 
@@ -296,6 +297,16 @@ def test_a_search_goes_on_from_what_its_folder_holds(model, data, tmp_path: Path
     assert not torch.equal(both.inputs[1].image, first.inputs[0].image)
     with pytest.raises(InvalidConfig, match="another model"):
         border(model, data, platforms=("default", "fp16"), folder=tmp_path)
+
+
+def test_answers_and_gradients_are_those_of_one_copy_of_the_model(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = list[str]()
+    monkeypatch.setattr(oracle_module, "placed", lambda model, setting: copies.append(setting.name) or model)
+    with open_oracles(trained_digits(steps=1), ["default"], Lattice.of(data), batch=4) as (oracle,):
+        oracle.logits(data.raw[:4])
+        assert oracle.net is oracle.net
+        oracle.logits(data.raw[:4])
+    assert copies == ["default"]
 
 
 @dataclasses.dataclass

@@ -138,7 +138,7 @@ def test_platforms_that_are_one_have_no_border_prompt(llama, windows) -> None:
 def test_calls_that_cannot_work_say_so(llama, windows) -> None:
     with pytest.raises(InvalidConfig, match="two platforms"):
         border_text(llama, windows, platforms=("default",))
-    with pytest.raises(InvalidConfig, match="one name"):
+    with pytest.raises(InvalidConfig, match="two platforms are called bf16"):
         border_text(llama, windows, platforms=("bf16", "bf16"))
     with pytest.raises(InvalidConfig, match="vocabulary"):
         border_text(torch.nn.Identity(), windows, platforms=("default", "bf16"))
