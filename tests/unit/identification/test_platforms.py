@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from holdfast.errors import InvalidConfig, MissingExtra, Unavailable
+from holdfast.errors import InvalidConfig, MissingExtra, Unavailable, UnknownName
 from holdfast.evidence import canonical
 from holdfast.execution import Trace
 from holdfast.identification import LOCAL_PLATFORMS, LocalPlatform, collect_platforms, trace_on
+from holdfast.identification.platforms import run as run_module
 from holdfast.identification.platforms.process import Case, environment_for, traces_in_own_process
 from holdfast.identification.probe_nets import PROBE_NETS, probe_inputs, probe_net
 
@@ -63,8 +65,28 @@ def test_settings_of_this_process_are_put_back() -> None:
         torch.get_float32_matmul_precision(),
         torch.backends.quantized.engine,
     )
-    assert torch.backends.mkldnn.enabled
-    assert torch.backends.nnpack.is_available()
+
+
+def kernels() -> tuple[bool, bool]:
+    """Which libraries torch may use in this process at this moment."""
+    return torch.backends.mkldnn.enabled, torch._C._get_nnpack_enabled()
+
+
+class Looking(nn.Module):
+    """Notes which kernels it runs on."""
+
+    seen: ClassVar[list[tuple[bool, bool]]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(kernels())
+        return x.flatten(1)
+
+
+def test_libraries_are_switched_off_for_one_trace_and_on_again_after_it() -> None:
+    before = kernels()
+    trace_on(LOCAL_PLATFORMS["onednn-nnpack-off"], Looking(), probe_inputs(1))
+    assert Looking.seen[-1] == (False, False)
+    assert kernels() == before == (True, True)
 
 
 def test_a_trace_describes_the_setting_it_was_computed_under() -> None:
@@ -158,6 +180,14 @@ def test_chunks_are_cut_where_torch_cuts_them() -> None:
     numbers = torch.arange(10.0)
     found = METHODS["chunk"](None, numbers.numpy(), 4)
     assert [part.tolist() for part in found] == [part.tolist() for part in numbers.chunk(4)]
+
+
+def test_a_name_that_does_not_exist_is_refused_before_anything_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = list[str]()
+    monkeypatch.setattr(run_module, "trace_on", lambda platform, model, probes: traced.append(platform.name))
+    with pytest.raises(UnknownName, match="bf61"):
+        collect_platforms(probe_net("mlp"), probe_inputs(1), ["default", "bf61"])
+    assert not traced
 
 
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest
 from holdfast.identification.border.probe_sets import ProbeSet, probe_set
 from holdfast.identification.border.prompt_set import BorderPrompt, BorderPrompts
-from holdfast.identification.border.setting import EmulatedSetting
 from holdfast.identification.border.text import NearTies, border_text, windows_for
 from holdfast.identification.border.text_oracle import TextService, open_text_oracles
 from holdfast.identification.border.votes import Transfer, Votes, transfer, vote
+from holdfast.identification.settings import EmulatedSetting
 
 __all__ = [
     "Again",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidConfig
-from holdfast.identification.border.setting import EmulatedSetting, Setting, platform_of
 from holdfast.identification.platforms import LocalPlatform
+from holdfast.identification.settings import EmulatedSetting, Setting, platform_of
 
 
 class Oracle(Protocol):

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from holdfast._registry import unknown
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
 from holdfast.execution import predict
 from holdfast.execution.run import one_thread
-from holdfast.identification.emulated import EMULATED, EmulatedFormat
-from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.emulated import EmulatedFormat
+from holdfast.identification.platforms import LocalPlatform
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.platforms.torch_stacks import Placed, has_gradients
-
-_PREFIX = "emulated:"
-
-
-@dataclass(frozen=True, slots=True)
-class EmulatedSetting:
-    """A number format of accelerators in place of a platform: this machine computes, and the name says so."""
-
-    format: EmulatedFormat
-    batch_size: int = 32
-    environment: dict[str, str] = field(default_factory=dict)  # none: it needs no process of its own
-
-    @property
-    def name(self) -> str:
-        """``emulated:`` and the tag."""
-        return _PREFIX + self.format.name
-
-
-Setting = LocalPlatform | EmulatedSetting
-
-
-def platform_of(name: str) -> Setting:
-    """Return a setting of this machine, or else an emulated format: ``bf16``, ``int8-dynamic``, ``emulated:bf16``.
-
-    Raises:
-        UnknownName: there is none of that name.
-    """
-    if name in LOCAL_PLATFORMS:
-        return LOCAL_PLATFORMS[name]
-    tag = name.removeprefix(_PREFIX)
-    if tag not in EMULATED:
-        known = [*LOCAL_PLATFORMS, *(_PREFIX + item for item in EMULATED)]
-        raise unknown("platform", name, known, listed_by=LISTED_BY)
-    return EmulatedSetting(EMULATED[tag])
+from holdfast.identification.settings import EmulatedSetting, Setting, platform_of
 
 
 def without_rank(name: str) -> str:

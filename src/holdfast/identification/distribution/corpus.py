@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast._registry import unknown
 from holdfast.data import Dataset
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
@@ -17,8 +16,9 @@ from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Progress, Trace
 from holdfast.execution.fit import require_fit
 from holdfast.identification.distribution.recordings import Recording
-from holdfast.identification.emulated import EMULATED, emulated_trace
-from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, trace_on
+from holdfast.identification.emulated import emulated_trace
+from holdfast.identification.platforms import LOCAL_PLATFORMS, trace_on
+from holdfast.identification.settings import EmulatedSetting, Setting, platform_of
 
 SOURCE_TYPE = "holdfast.recording/v1"
 
@@ -33,22 +33,30 @@ def record(
 ) -> list[Recording]:
     """Record ``model`` on ``probes`` under settings of this machine or emulated formats, by name.
 
+    ``bf16`` is a platform of this machine, ``emulated:bf16`` the number format alone.
+
     Raises:
         UnknownName: neither a local platform nor an emulated format.
         InvalidConfig: the model does not take the probes.
     """
     require_fit(model, probes)
-    wanted, found = list(platforms), []
-    for name in wanted:
-        if name not in LOCAL_PLATFORMS and name not in EMULATED:
-            raise unknown("platform", name, [*LOCAL_PLATFORMS, *EMULATED], listed_by=LISTED_BY)
-    for done, name in enumerate(wanted):
-        local = LOCAL_PLATFORMS.get(name)
-        trace = trace_on(local, model, probes) if local is not None else emulated_trace(name, model, probes)
-        found.append(Recording.of(name, trace, probes, run=run))
+    wanted, found = [platform_of(name) for name in platforms], []
+    for done, setting in enumerate(wanted):
+        if isinstance(setting, EmulatedSetting):
+            trace = emulated_trace(setting.format.name, model, probes)
+        else:
+            trace = trace_on(setting, model, probes)
+        found.append(Recording.of(_label(setting), trace, probes, run=run))
         if progress is not None:
             progress(done + 1, len(wanted))
     return found
+
+
+def _label(setting: Setting) -> str:
+    """Return the tag of an emulated format, as recordings are labelled, unless a platform of this machine has it."""
+    if isinstance(setting, EmulatedSetting) and setting.format.name not in LOCAL_PLATFORMS:
+        return setting.format.name
+    return setting.name
 
 
 def save_recordings(recordings: Iterable[Recording], folder: Path | str) -> None:

@@ -33,10 +33,10 @@ def collect_platforms(
     """
     require_fit(model, probes)
     wanted = list(names)
+    if strange := [name for name in wanted if name not in LOCAL_PLATFORMS]:
+        raise unknown("platform", strange[0], LOCAL_PLATFORMS, listed_by=LISTED_BY)
     traces = {}
     for done, name in enumerate(wanted):
-        if name not in LOCAL_PLATFORMS:
-            raise unknown("platform", name, LOCAL_PLATFORMS, listed_by=LISTED_BY)
         traces[name] = trace_on(LOCAL_PLATFORMS[name], model, probes)
         if progress is not None:
             progress(done + 1, len(wanted))

@@ -14,9 +14,10 @@ from holdfast.errors import InvalidConfig
 from holdfast.identification import LOCAL_PLATFORMS, LocalPlatform, trace_on
 from holdfast.identification.border import EmulatedSetting, Lattice, Service, open_oracles, open_text_oracles
 from holdfast.identification.border.pgd import differentiable
-from holdfast.identification.border.setting import host_of, placed, platform_of
+from holdfast.identification.border.setting import host_of, placed
 from holdfast.identification.border.worker import Worker
 from holdfast.identification.probe_nets import probe_inputs, probe_net
+from holdfast.identification.settings import platform_of
 from holdfast.models import build_architecture
 
 HERE = [

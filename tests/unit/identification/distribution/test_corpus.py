@@ -33,6 +33,15 @@ def test_recordings_come_back_with_inputs_run_and_machine(model: nn.Module, tmp_
         save_recordings(written, tmp_path)
 
 
+def test_a_format_that_is_a_platform_too_is_recorded_under_its_full_name(model: nn.Module, tmp_path: Path):
+    data = probes("uniform", n=4, shape=(1, 8, 8))
+    found = record(model, data, ["bf16", "emulated:bf16", "emulated:mxint8"])
+    assert [item.label for item in found] == ["bf16", "emulated:bf16", "mxint8"]
+    assert [item.trace.platform.get("emulated") for item in found] == [None, "bf16", "mxint8"]
+    save_recordings(found, tmp_path)
+    assert {item.label for item in load_recordings(tmp_path)} == {"bf16", "emulated:bf16", "mxint8"}
+
+
 def test_an_input_has_one_name_in_every_set_of_probes(model: nn.Module):
     """Longer sets of one seed begin alike: a split by sets would let inputs through."""
     few, more = (probes("uniform", n=n, shape=(1, 8, 8)) for n in (6, 12))
