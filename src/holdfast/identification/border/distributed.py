@@ -25,7 +25,7 @@ from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.line import END, Line
 from holdfast.identification.border.oracle import open_oracles
-from holdfast.identification.border.setting import Setting
+from holdfast.identification.settings import Setting
 from holdfast.models import manifest_of
 
 _DESCRIBE, _ANSWER, _FRESH = range(1, 4)

@@ -21,7 +21,7 @@ from holdfast.identification.border.inputs import INDEX, BorderInput, BorderSet,
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import open_oracles
-from holdfast.identification.border.setting import Setting
+from holdfast.identification.settings import Setting
 from holdfast.models import manifest_of
 from holdfast.seeds import derive
 

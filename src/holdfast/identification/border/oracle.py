@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.identification.border.asking import Oracle, opened
 from holdfast.identification.border.lattice import Lattice
-from holdfast.identification.border.setting import Setting, answers, placed
+from holdfast.identification.border.setting import answers, placed
 from holdfast.identification.border.worker import Worker
+from holdfast.identification.settings import Setting
 
 Answer = Callable[[Dataset], Tensor]
 

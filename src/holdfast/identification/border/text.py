@@ -30,8 +30,8 @@ from holdfast.identification.border.prompt_set import (
     checked_prompt,
     write_checked,
 )
-from holdfast.identification.border.setting import Setting
 from holdfast.identification.border.text_oracle import open_text_oracles
+from holdfast.identification.settings import Setting
 from holdfast.models import card, manifest_of
 from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive

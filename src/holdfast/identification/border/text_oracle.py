@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.identification.border.asking import Oracle, opened
-from holdfast.identification.border.setting import Setting, host_of, next_logits
+from holdfast.identification.border.setting import host_of, next_logits
 from holdfast.identification.border.worker import Worker
 from holdfast.identification.platforms.torch_stacks import require_torch
+from holdfast.identification.settings import Setting
 from holdfast.seeds import Seed, derive
 
 Next = Callable[[Tensor], Tensor]  # int64 prompts (n, t) -> float32 logits (n, vocabulary)

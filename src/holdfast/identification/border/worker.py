@@ -24,8 +24,9 @@ from holdfast.data import Dataset, Preprocessing
 from holdfast.data.dataset import UNLABELLED
 from holdfast.errors import Unavailable
 from holdfast.evidence import canonical
-from holdfast.identification.border.setting import Setting, answers, host_of, next_logits, setting_bytes, setting_from
+from holdfast.identification.border.setting import answers, host_of, next_logits, setting_bytes, setting_from
 from holdfast.identification.platforms.process import environment_for, timeout_of
+from holdfast.identification.settings import Setting
 from holdfast.models import load as load_model
 from holdfast.models import save as save_model
 
