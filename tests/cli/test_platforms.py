@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from holdfast.cli import main
+from holdfast.data import Dataset
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
+from holdfast.identification import LocalPlatform
 from holdfast.identification.library import Library, Machine, shipped
+from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.probe_nets import PROBE_NETS, probe_net
 from holdfast.models import build_architecture, load, manifest_of, save
 
@@ -114,6 +118,22 @@ def test_a_library_from_elsewhere_prints_no_line_of_its_own(tmp_path: Path, caps
     assert "is no name of a platform" in err
     assert not any(line.startswith("platform:") for line in err.splitlines())
     assert "\x1b" not in err
+
+
+def test_a_trace_of_something_else_is_not_written_over(tmp_path: Path, capsys, monkeypatch) -> None:
+    def here(platform: LocalPlatform, model: nn.Module, probes: Dataset, *, fresh: bool) -> Trace:
+        return trace_here(platform, model, probes)
+
+    monkeypatch.setattr("holdfast.identification.platforms.trace_on", here)
+    place = tmp_path / "trace"
+    typed(capsys, "platforms", "trace", "mlp", "--probes", 2, "-o", place)
+    before = (place / "outputs.safetensors").read_bytes()
+    typed(capsys, "platforms", "trace", "mlp", "--probes", 2, "-o", place)  # the very same
+    _, err = typed(capsys, "platforms", "trace", "mlp", "--probes", 3, "-o", place, code=2)
+    assert "holds a trace of another probes" in err
+    assert (place / "outputs.safetensors").read_bytes() == before
+    typed(capsys, "platforms", "trace", "mlp", "--probes", 3, "--replace", "-o", place)
+    assert (place / "outputs.safetensors").read_bytes() != before
 
 
 @pytest.mark.slow

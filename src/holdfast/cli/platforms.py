@@ -19,7 +19,9 @@ from holdfast.cli._common import (
     say,
     stages,
 )
+from holdfast.cli._orders import show_orders
 from holdfast.cli._probes import PER_MODEL, known_probes, probe_count
+from holdfast.cli._trace_there import require_same, trace_there
 
 if TYPE_CHECKING:
     from holdfast.identification.library import EquivalenceClass, Library
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 app = make_app()
 SHIPPED = "shipped"
-_ADDENDS = 512
 Shape = Annotated[str | None, typer.Option(help="Input shape CxHxW, when the model does not say.")]
 AtLeast = Annotated[int, typer.Option(help="Exit 1 when fewer joint classes were found.", min=0)]
 
@@ -104,7 +105,7 @@ def show(
 ) -> None:
     """Print the machines, the classes with their members and digests, and what did not run and why."""
     if orders:
-        _show_orders(json)
+        show_orders(json)
         return
     found = _opened(library)
     classes = found.classes(model)
@@ -120,6 +121,7 @@ def trace(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace.")],
     platform: Annotated[str, typer.Option(help="What to be; holdfast platforms show lists names.")] = "default",
     probes: Annotated[int, typer.Option(help="Fixed inputs; the library in the package has 4.", min=1)] = 4,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a trace of something else.")] = False,
     json: Json = False,
 ) -> None:
     """Trace a probe net here in a fresh process, for holdfast identify to compare with a library."""
@@ -130,7 +132,10 @@ def trace(
     require_writable(out)
     if platform not in LOCAL_PLATFORMS:
         raise unknown("platform", platform, LOCAL_PLATFORMS, listed_by=LISTED_BY)
+    before = trace_there(out)
     found = trace_on(LOCAL_PLATFORMS[platform], probe_net(net), probe_inputs(probes), fresh=True)
+    if not replace:
+        require_same(before, found, out)
     found.save(out)
     say(f"wrote {out}: {net} on {counted(probes, 'probe')} as {platform}")
     if json:
@@ -164,30 +169,6 @@ def nets(
     say(f"{out / 'inputs.safetensors'}: {counted(probes, 'input')}, probes {cases[0].probes.digest[:12]}")
     if json:
         emit({"folder": str(out), "nets": [case.name for case in cases], "probes": cases[0].probes.digest})
-
-
-def _show_orders(json: bool) -> None:
-    from holdfast.errors import InvalidConfig
-    from holdfast.execution.run import one_thread
-    from holdfast.identification.order_kernels import ORDER_KERNELS, order_signatures
-
-    rows, told = [("kernel", "tree", "order of addition", "accumulator")], dict[str, dict[str, str]]()
-    for name in ORDER_KERNELS:
-        try:
-            with one_thread():
-                found = order_signatures([name], _ADDENDS)[name]
-        except InvalidConfig as error:
-            told[name] = {"refused": str(error)}
-            rows.append((name, "-", str(error), ""))
-            continue
-        told[name] = {"digest": found.tree.digest, "order": found.text, "accumulator": str(found.accumulator)}
-        rows.append((name, found.tree.digest[:12], found.text, str(found.accumulator)))
-    for line in aligned(rows):
-        say(line)
-    different = {value["digest"] for value in told.values() if "digest" in value}
-    say(f"{len(different)} orders in {counted(len(told), 'kernel')}, sums of {_ADDENDS}, one thread")
-    if json:
-        emit({"addends": _ADDENDS, "orders": told})
 
 
 def _opened(name: str) -> Library:
