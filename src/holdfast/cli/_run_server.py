@@ -13,71 +13,68 @@ from holdfast.cli._sealed import seal, signer_for
 from holdfast.errors import InvalidConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.evidence.record import Record
-    from holdfast.identification.collectors import Budget, Collected, ServerRequest
+    from holdfast.identification.collectors import Collected, CollectOptions, ServerRequest
 
 _DIGITS = 18  # enough to be refused; int() takes no texts of thousands
 SCHEMES = ("http://", "https://")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# parameters of the verb, and what they are called where their defaults stand
+REQUEST = {name: name for name in ("dialect", "tokens", "top", "repeat", "temperature", "prompt_logprobs")}
+REQUEST |= {"name": "model"}
+COLLECTING = ("concurrency", "timeout", "attempts", "prompt_seed")
+
+
+@dataclass(frozen=True, slots=True)
 class ServerCall:
-    """What the command line says about one collection; None is not given."""
+    """What the command line says about one collection.
+
+    Attributes:
+        url: address of the server.
+        probes: a number of known prompts, or a file of them.
+        out: folder of the answers.
+        given: parameters that were typed; all others are as the library has them.
+    """
 
     url: str
     probes: str
     out: Path
-    model: str | None
-    dialect: str
-    tokens: int
-    top: int
-    repeat: int
-    temperature: float
-    prompt_logprobs: bool
-    prompt_seed: int
-    concurrency: int
-    max_requests: int | None
-    max_tokens: int | None
-    max_cost: float | None
-    price: str | None
-    api_key_env: str | None
-    api_key_file: Path | None
-    timeout: float
-    attempts: int
-    seed: int
-    key: str | None
-    password_file: str | None
-    json: bool
+    given: Mapping[str, Any]
+
+    def _typed(self, *names: str) -> dict[str, Any]:
+        return {name: self.given[name] for name in names if name in self.given}
 
     def request(self) -> ServerRequest:
         """Return what is asked."""
         from holdfast.identification.collectors import ServerRequest
 
-        return ServerRequest(
-            url=self.url,
-            model=self.model or "",
-            dialect=self.dialect,
-            tokens=self.tokens,
-            top=self.top,
-            repeat=self.repeat,
-            temperature=self.temperature,
-            prompt_logprobs=self.prompt_logprobs,
-            seed=self.seed,
+        asked = {REQUEST[name]: value for name, value in self._typed(*REQUEST).items()}
+        return ServerRequest(url=self.url, **asked, **self._typed("seed"))
+
+    def options(self) -> CollectOptions:
+        """Return how it is asked: how many at a time, how patiently, with which key, and for how much."""
+        from holdfast.identification.collectors import Budget, CollectOptions, Patience, read_secret
+
+        given, price = self.given, self.given.get("price")
+        budget = Budget(
+            requests=given.get("max_requests"),
+            tokens=given.get("max_tokens"),
+            cost=given.get("max_cost"),
+            prices=None if price is None else _prices(price),
         )
-
-    def budget(self) -> Budget:
-        """Return what may be spent."""
-        from holdfast.identification.collectors import Budget
-
-        prices = None if self.price is None else _prices(self.price)
-        return Budget(requests=self.max_requests, tokens=self.max_tokens, cost=self.max_cost, prices=prices)
+        patience = Patience(**self._typed("attempts", "timeout"))
+        secret = read_secret(env=given.get("api_key_env"), file=given.get("api_key_file"))
+        return CollectOptions(budget=budget, patience=patience, secret=secret, **self._typed("concurrency"))
 
     def prompts(self) -> tuple[str, ...]:
         """Return what is asked: a number of known prompts, or those in a file."""
         from holdfast.identification.collectors import read_prompts, word_prompts
 
         if self.probes.isascii() and self.probes.isdigit():
-            return word_prompts(int(self.probes[:_DIGITS]), seed=self.prompt_seed)
+            return word_prompts(int(self.probes[:_DIGITS]), seed=self.given.get("prompt_seed", 0))
         found = read_prompts(self.probes)
         if twice := len(found) - len(set(found)):
             say(f"note: {counted(twice, 'line')} of {self.probes} ask what an earlier line asks; each is asked")
@@ -96,20 +93,15 @@ def _prices(text: str) -> tuple[float, float]:
 
 def run_server(call: ServerCall) -> None:
     """Collect, say how it went, and sign where a key is given; exit 1 when a budget ended it."""
-    from holdfast.identification.collectors import CollectOptions, Patience, collect_answers, read_secret
+    from holdfast.identification.collectors import collect_answers
 
-    signer, prompts = signer_for(call.key, call.password_file), call.prompts()
-    options = CollectOptions(
-        concurrency=call.concurrency,
-        budget=call.budget(),
-        patience=Patience(attempts=call.attempts, timeout=call.timeout),
-        secret=read_secret(env=call.api_key_env, file=call.api_key_file),
-    )
+    signer = signer_for(call.given.get("key"), call.given.get("password_file"))
+    prompts, options = call.prompts(), call.options()
     with stages() as announce:
         got = collect_answers(call.request(), prompts, call.out, options=options, progress=announce("answers"))
     _tell(got, call.out)
     fingerprint = seal(call.out, _record(got), signer) if got.asked or signer is not None else None
-    if call.json:
+    if call.given.get("json"):
         emit(_facts(got, call.out) | {"signer": fingerprint})
     got.require_whole()
     if not got.complete:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from holdfast.cli._common import Architecture, Json, Seed, make_app
-from holdfast.cli._run_server import SCHEMES, ServerCall, run_server
-from holdfast.errors import InvalidConfig
+from holdfast.cli._given import given, refuse
+from holdfast.cli._run_server import COLLECTING, REQUEST, SCHEMES, ServerCall, run_server
 
 app = make_app()
-_SERVER: dict[str, Any] = {"dialect": "auto", "tokens": 16, "top": 20, "repeat": 1, "temperature": 0.0}
-_SERVER |= {"prompt_seed": 0, "concurrency": 16, "timeout": 120.0, "attempts": 6}
+_LOCAL = ("platform", "shape", "arch", "replace")
+_REMOTE = (*REQUEST, *COLLECTING, "max_requests", "max_tokens", "max_cost", "price", "api_key_env", "api_key_file")
 
 
 @app.command(
@@ -23,6 +23,7 @@ _SERVER |= {"prompt_seed": 0, "concurrency": 16, "timeout": 120.0, "attempts": 6
     "Example: holdfast run http://127.0.0.1:8000/v1 --probes 512 --model NAME -o answers/"
 )
 def run(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Model to run, or address of an OpenAI-compatible server.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the trace, or for the answers of a server.")],
     probes: Annotated[
@@ -90,22 +91,11 @@ def run(
     call that was killed or ran into its budget goes on where it stopped when it is repeated; exit 1 when the budget
     ended it. Options of one kind are refused with the other.
     """
-    local: dict[str, Any] = {"--platform": platform, "--shape": shape, "--arch": arch, "--replace": replace or None}
-    remote: dict[str, Any] = {"model": name, "dialect": dialect, "tokens": tokens, "top": top, "repeat": repeat}
-    remote |= {"temperature": temperature, "prompt_logprobs": prompt_logprobs or None, "prompt_seed": prompt_seed}
-    remote |= {"concurrency": concurrency}
-    remote |= {"max_requests": max_requests, "max_tokens": max_tokens, "max_cost": max_cost, "price": price}
-    remote |= {"api_key_env": api_key_env, "api_key_file": api_key_file, "timeout": timeout, "attempts": attempts}
     if model.startswith(SCHEMES):
-        _refuse(local, "a server is")
-        given: dict[str, Any] = {key: _SERVER.get(key) if value is None else value for key, value in remote.items()}
-        given["prompt_logprobs"] = prompt_logprobs
-        call = ServerCall(
-            url=model, probes=probes, out=out, seed=seed, key=key, password_file=password_file, json=json, **given
-        )
-        run_server(call)
+        refuse(context, "a server is run", _LOCAL)
+        run_server(ServerCall(model, probes, out, given(context)))
         return
-    _refuse({f"--{key.replace('_', '-')}": value for key, value in remote.items()}, "a model on this machine is")
+    refuse(context, "a model on this machine is run", _REMOTE)
     from holdfast.cli._run_model import run_model
 
     run_model(
@@ -121,9 +111,3 @@ def run(
         replace=replace,
         json=json,
     )
-
-
-def _refuse(options: dict[str, Any], what: str) -> None:
-    given = sorted(option for option, value in options.items() if value is not None)
-    if given:
-        raise InvalidConfig(f"{what} run without {', '.join(given)}", hint="holdfast run --help")
