@@ -8,6 +8,7 @@ from holdfast.shielding.worlds.process import ProcessWorld
 from holdfast.shielding.worlds.protocol import Launch, World, worlds
 from holdfast.shielding.worlds.quoting import own_quote
 from holdfast.shielding.worlds.secrets import Secret, provisioned
+from holdfast.shielding.worlds.streams import as_socket
 from holdfast.shielding.worlds.vm import VmWorld
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Secret",
     "VmWorld",
     "World",
+    "as_socket",
     "enclave_quote",
     "lint",
     "manifest",

@@ -140,11 +140,12 @@ class Running:
         raise Unavailable("the guest stopped while it started", hint=self._words("console") or self._words("log"))
 
     def _words(self, name: str) -> str:
-        """Return the last line of a log."""
+        """Return the line of a log that says most: an error of the first process, a panic, or the last one."""
         path = self._work / name
         lines = path.read_bytes()[-_LAST_WORDS:].decode(errors="replace").split("\n") if path.exists() else []
         said = ["".join(letter for letter in line if letter.isprintable()).strip() for line in lines]
-        return next((line for line in reversed(said) if line), "")
+        telling = [line for word in ("Error: ", "Kernel panic", "") for line in reversed(said) if word in line and line]
+        return telling[0] if telling else ""
 
     def connect(self, port: str) -> socket.socket:
         """Return a connection to a port of the guest."""

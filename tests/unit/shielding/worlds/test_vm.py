@@ -14,14 +14,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import cryptography
 import pytest
 
+import holdfast
 from holdfast.errors import InvalidConfig, MissingDevice, PolicyError, Unavailable
 from holdfast.shielding.attestation import Evidence, Policy, bound, verify
 from holdfast.shielding.attestation.ima_log import require_known
+from holdfast.shielding.attestation.tls import connect
 from holdfast.shielding.worlds import Launch, VmWorld, World, vm_image, worlds
 from holdfast.shielding.worlds.seccomp import require_architecture
 from holdfast.shielding.worlds.software_tpm import require_tools as require_tpm
+from holdfast.shielding.worlds.streams import as_socket
 from holdfast.shielding.worlds.vm import USER
 from holdfast.shielding.worlds.vm_kernel import find_kernel
 from holdfast.shielding.worlds.vm_machine import require_tools
@@ -195,6 +199,49 @@ def test_an_image_that_was_exchanged_boots_and_gets_neither_secrets_nor_what_was
         assert claims.measurements["event.code"] == dict(world.measure().events)["code"].hex()  # what the image says
         with pytest.raises(PolicyError, match=r"/world/code/ask\.py ran or was read there"):
             require_known(claims, world.measure().files)
+    finally:
+        world.close()
+
+
+ECHO = """
+from holdfast.shielding.attestation.tls import accept
+from holdfast.shielding.worlds.quoting import own_quote
+from holdfast.shielding.worlds.streams import as_socket
+
+with as_socket(0, 1) as stream:
+    channel = accept(stream, own_quote, timeout=300)
+    channel.send(channel.receive()[::-1])
+    channel.close()
+"""
+
+
+@pytest.mark.slow
+def test_an_attested_session_ends_in_the_guest(vm: VmWorld, kernel: Path, tmp_path: Path):
+    """What goes over it is nobody's on the host: it comes from code whose boot the client has verified."""
+    vm.close()
+    place, packages = tmp_path / "code", tmp_path / "packages"
+    shutil.copytree(Path(holdfast.__file__).parent, place / "holdfast", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "echo.py").write_text(ECHO)
+    site = Path(cryptography.__file__).parents[1]
+    packages.mkdir()
+    for name in ("cryptography", "OpenSSL", "_cffi_backend*", "typing_extensions.py"):
+        for path in site.glob(name):
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, packages / path.name)
+    launch = Launch(module="echo", measured={"code": place, "packages": packages}, path=("code", "packages"))
+    world = VmWorld(launch, kernel=kernel)
+    try:
+        world.start()
+        process = world.run()
+        assert process.stdout is not None
+        assert process.stdin is not None
+        with as_socket(process.stdout.fileno(), process.stdin.fileno()) as stream:
+            channel, claims = connect(stream, policy(world), at=NOW, timeout=300)
+            channel.send(b"abc")
+            assert channel.receive() == b"cba"
+            channel.close()
+        assert process.wait(60) == 0
+        require_known(claims, world.measure().files)
+        assert "ima./world/packages/cryptography/__init__.py" in claims.measurements
     finally:
         world.close()
 

@@ -19,6 +19,7 @@ from holdfast.errors import InvalidConfig, MissingDevice, UnreadableArtifact
 from holdfast.shielding.attestation import bound
 from holdfast.shielding.attestation.tpm import event_value
 from holdfast.shielding.worlds import Launch, vm_digests, vm_guest, vm_image, vm_kernel, vm_ports, vm_relay
+from holdfast.shielding.worlds.streams import as_socket
 from holdfast.shielding.worlds.vm_kernel import find_kernel
 from holdfast.shielding.worlds.vm_machine import FIRMWARE, Machine, require_tools
 
@@ -229,6 +230,24 @@ def test_whoever_hangs_up_ends_the_module():
         assert process.wait(10) == -9
         streams.end()
     guest.close()
+
+
+def test_two_streams_are_one_socket():
+    with subprocess.Popen([sys.executable, "-ISc", COUNTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        given = bytes(range(256)) * 1000
+        with as_socket(process.stdout.fileno(), process.stdin.fileno()) as stream:
+            stream.sendall(len(given).to_bytes(4, "big") + given)
+            received = b""
+            while piece := stream.recv(1 << 16):
+                received += piece
+        assert received == given[::-1]
+
+
+COUNTED = (
+    "import sys; i = sys.stdin.buffer; n = int.from_bytes(i.read(4), 'big'); sys.stdout.buffer.write(i.read(n)[::-1])"
+)
 
 
 def test_a_message_that_is_too_long_is_not_taken():
