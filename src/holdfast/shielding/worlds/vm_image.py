@@ -103,7 +103,12 @@ def _write(root: Path, config: Mapping[str, object], measurement: Measurement) -
 def files(root: Path) -> dict[str, str]:
     """Return the SHA-256 (hex) of every file below ``root``, by the path that it has in the guest."""
     found = [path for path in _entries(root) if path.is_file() and not path.is_symlink()]
-    return {f"/{path.relative_to(root)}": hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    return {f"/{path.relative_to(root)}": _digest(path).hex() for path in found}
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def pack(root: Path, target: Path) -> bytes:
@@ -113,8 +118,7 @@ def pack(root: Path, target: Path) -> bytes:
             _entry(archive, number, path, str(path.relative_to(root)))
         archive.write(_header(0, "TRAILER!!!", mode=0, size=0))
     shutil.rmtree(root)
-    with target.open("rb") as packed:
-        return hashlib.file_digest(packed, "sha256").digest()
+    return _digest(target)
 
 
 def _entries(root: Path) -> Iterator[Path]:

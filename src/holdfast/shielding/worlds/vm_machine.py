@@ -169,6 +169,7 @@ class Running:
             self._control.sendall(len(words).to_bytes(4, "big") + words)
             return self._answer()
         except OSError as error:
+            self._control.close()  # a late answer must not be taken for that to another question
             raise Unavailable(f"the guest does not answer: {error}", hint=self._words("console")) from error
 
     def _answer(self) -> object:

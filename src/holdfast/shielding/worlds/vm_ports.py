@@ -12,6 +12,7 @@ import select
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -77,10 +78,13 @@ class Streams:
 
     Args:
         handle: of the port.
+        kill: ends a process, and what it started.
     """
 
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
+    def __init__(
+        self, handle: int, kill: Callable[[subprocess.Popen[bytes]], None] = subprocess.Popen.kill
+    ) -> None:  # fmt: skip
+        self._handle, self._kill = handle, kill
         self._process: subprocess.Popen[bytes] | None = None
         self._writing = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -100,7 +104,7 @@ class Streams:
     def end(self) -> None:
         """Kill the process and wait until the other side has hung up."""
         if self._process is not None:
-            self._process.kill()
+            self._kill(self._process)
         for thread in self._threads:
             thread.join()
         self._process, self._threads = None, []
@@ -132,4 +136,4 @@ class Streams:
                     elif not data:
                         stream.close()
         except (OSError, EOFError):
-            process.kill()
+            self._kill(process)

@@ -10,6 +10,7 @@ import mmap
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -84,4 +85,9 @@ if __name__ == "__main__":
     with open("/proc/self/status") as file:
         STATUS = file.read().splitlines()
     print(json.dumps(report()), flush=True)
+    if sys.stdin.readline() == "fork\n":
+        child = os.fork()
+        if not child:
+            time.sleep(3600)
+        print(child, flush=True)
     sys.stdin.read()

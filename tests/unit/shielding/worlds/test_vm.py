@@ -131,6 +131,27 @@ def test_what_ran_is_in_the_kernel_s_log_and_is_known(vm: VmWorld):
 
 
 @pytest.mark.slow
+def test_nothing_that_a_module_started_outlives_it(vm: VmWorld):
+    """A module's child holds its output open: without an end to everything, the next run would wait for it."""
+    process = vm.run()
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdout.readline()
+    process.stdin.write(b"fork\n")
+    process.stdin.flush()
+    forked = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    process = vm.run()
+    assert process.stdout is not None
+    there = json.loads(process.stdout.readline())["processes"]
+    process.kill()
+    process.communicate()
+    assert forked > 0
+    assert forked not in there
+
+
+@pytest.mark.slow
 def test_another_nonce_or_session_is_refused(vm: VmWorld):
     evidence = vm.quote(NONCE, b"session")
     verify(evidence, policy(vm), nonce=bound(NONCE, b"session"), at=NOW)

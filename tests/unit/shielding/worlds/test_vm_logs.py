@@ -291,6 +291,38 @@ def test_a_tpm_that_hardware_started_begins_elsewhere():
         replay_boot([BOOT[0], start])
 
 
+def two_banks(names: Sequence[int], event: BootEvent, digests: Sequence[int] | None = None) -> bytes:
+    """A log of one event by a machine with several banks."""
+    sizes = {0x0004: 20, 0x000B: 32}
+    banks = b"".join(name.to_bytes(2, "little") + sizes.get(name, 48).to_bytes(2, "little") for name in names)
+    head = b"Spec ID Event03\0" + bytes((0, 0, 0, 0, 0, 2, 0, 2)) + len(names).to_bytes(4, "little") + banks + b"\0"
+    start = bytes(4) + b"\3\0\0\0" + bytes(20) + len(head).to_bytes(4, "little") + head
+    listed = names if digests is None else digests
+    values = [(0x0004, bytes(20)), (0x000B, event.digest)]
+    parts = [name.to_bytes(2, "little") + value for wanted in listed for name, value in values if name == wanted]
+    fields = b"".join(field.to_bytes(4, "little") for field in (event.register, event.kind, len(parts)))
+    return start + fields + b"".join(parts) + len(event.data).to_bytes(4, "little") + event.data
+
+
+def test_of_a_machine_with_several_banks_that_of_sha_256_is_read():
+    for names in ((0x0004, 0x000B), (0x000B, 0x0004)):
+        assert read_boot_log(two_banks(names, CALLING)) == (CALLING,)
+
+
+@pytest.mark.parametrize(
+    ("names", "digests"),
+    [
+        ((0x0004,), None),  # no SHA-256
+        ((0x0004, 0x000B), (0x0004,)),  # an event that leaves one out
+        ((0x0004, 0x000B), (0x000B, 0x000B)),  # or has one twice
+        ((0x000B, 0x0099), (0x000B,)),  # a bank of unknown size
+    ],
+)
+def test_a_log_whose_events_do_not_have_every_bank_s_digest_is_refused(names: Any, digests: Any):
+    with pytest.raises(UnreadableArtifact):
+        read_boot_log(two_banks(names, CALLING, digests))
+
+
 # ----- IMA
 
 
