@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_a_refused_request_says_why_and_the_session_goes_on() -> None:
         assert caught.value.outcome == "too-large"
         assert torch.equal(caller(images(2)), MODEL(images(2)))
         assert served.count("invalid") == 2
+
+
+def test_a_late_answer_is_never_taken_for_that_of_the_next_question() -> None:
+    gate = Gate()
+    with door(Threaded("a", gate)) as served, dial(served, timeout=0.5) as caller:
+        with pytest.raises(Unavailable, match="silent for too long"):
+            caller(images(1, 1))
+        gate.open.set()
+        until(lambda: served.count("answered") == 1)
+        with pytest.raises(Unavailable):
+            caller(images(1, 2))
+
+
+def test_threads_may_share_a_session() -> None:
+    with door() as served, dial(served) as caller, ThreadPoolExecutor(4) as pool:
+        inputs = [images(2, seed) for seed in range(12)]
+        assert all(torch.equal(MODEL(x), y) for x, y in zip(inputs, pool.map(caller, inputs), strict=True))
 
 
 # ----- attacks: each ends before the client has sent anything but its nonce

@@ -49,7 +49,7 @@ class AttestedGateway:
 
         Raises:
             Refused: this request gets no answer; the session goes on.
-            Unavailable: the session broke off, or the gateway is silent.
+            Unavailable: the session broke off, or the gateway is silent; the session is over.
             IntegrityError: the answer is none.
         """
         question = save({"inputs": inputs.contiguous()})
@@ -78,8 +78,12 @@ class AttestedGateway:
 
     def _ask(self, question: bytes) -> bytes:
         with self._lock:
-            self._channel.send(question)
-            answer = self._channel.receive()
+            try:
+                self._channel.send(question)
+                answer = self._channel.receive()
+            except BaseException:
+                self._channel.close()  # or a late answer would be taken for that of the next question
+                raise
         if answer[:1] == REFUSAL:
             raise _refused(answer[1:])
         if answer[:1] != ANSWER:
