@@ -21,8 +21,9 @@ import holdfast
 from holdfast.data import dataset
 from holdfast.errors import MissingDevice, PolicyError
 from holdfast.models import build_architecture
+from holdfast.services.gateway import forwarding
 from holdfast.shielding.attestation import Policy
-from holdfast.shielding.gateway import AttestedGateway, dial_gateway
+from holdfast.shielding.gateway import dial_gateway
 from holdfast.shielding.graph import export
 from holdfast.shielding.worlds import Launch, ProcessWorld
 from holdfast.shielding.worlds.process import USER, require_host
@@ -51,13 +52,12 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     worker.wait()
 
 
-def reached(path: Path, policy: Policy, process: subprocess.Popen[bytes]) -> AttestedGateway:
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    return dial_gateway(f"unix:{path}", policy, at=datetime.now(UTC))
 
 
 @pytest.mark.slow
@@ -80,13 +80,11 @@ def test_a_client_reaches_the_gateway_in_its_world_and_no_other(tmp_path: Path, 
         process = world.run()
         train, inputs = dataset("digits", split="train").take(128), dataset("digits", split="test").take(8).all()[0]
         model = export(build_architecture("digits-cnn", seed=0).eval(), train.batch(torch.tensor([0]))[0], train)
-        with reached(shared / "gateway.sock", policy, process) as caller:
+        wait_for(shared / "gateway.sock", process)
+        address = stack.enter_context(forwarding("127.0.0.1:0", shared / "gateway.sock"))
+        with dial_gateway(address, policy, at=datetime.now(UTC)) as caller:
             assert caller.claims.measurements["event.config"] == policy.measurements["event.config"][0]
             assert torch.equal(caller(inputs), model(inputs))
         others = dict(policy.measurements) | {"event.config": ("00" * 32,)}
         with pytest.raises(PolicyError, match=r"measurement event\.config"):
-            dial_gateway(
-                f"unix:{shared / 'gateway.sock'}",
-                dataclasses.replace(policy, measurements=others),
-                at=datetime.now(UTC),
-            )
+            dial_gateway(address, dataclasses.replace(policy, measurements=others), at=datetime.now(UTC))
