@@ -50,7 +50,7 @@ def ask(address: str, data: bytes) -> bytes:
             stream.sendall(data)
             stream.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: stream.recv(4096), b""))
-        except ConnectionError:
+        except OSError:  # reset, or shut down from the other side
             return b""
 
 
