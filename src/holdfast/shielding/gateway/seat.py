@@ -90,8 +90,7 @@ class Seat(Thread):
                 good = True
                 while good and self._goes_on():
                     self.state = "ready"
-                    jobs = self._pool.waiting.take(_IDLE, self._pool.settings.batch)
-                    good = self._work(opened, jobs) if jobs else self._idle(opened)
+                    good = self._step(opened)
         except _OURS as error:
             self._failed += 1
             self._pool.audit("session-broken", worker=self._source.name, error=type(error).__name__)
@@ -99,6 +98,11 @@ class Seat(Thread):
         finally:
             self._opened = None
         return True
+
+    def _step(self, opened: Opened) -> bool:
+        """Do what comes next; return whether the session is still good. Nothing of a request is left then."""
+        jobs = self._pool.waiting.take(_IDLE, self._pool.settings.batch)
+        return self._work(opened, jobs) if jobs else self._idle(opened)
 
     def _idle(self, opened: Opened) -> bool:
         """Use the time; return whether the session is still good."""

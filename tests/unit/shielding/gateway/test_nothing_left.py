@@ -124,9 +124,9 @@ def counted_after(deaths: int) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared memory between processes needs Linux")
-def test_forty_replacements_leave_what_two_do() -> None:
+def test_twenty_replacements_leave_what_two_do() -> None:
     counted_after(1)
-    assert counted_after(40) == counted_after(2)
+    assert counted_after(20) == counted_after(2)
 
 
 @pytest.mark.slow
@@ -139,6 +139,7 @@ def test_killed_processes_leave_nothing_either() -> None:
         for _ in range(5):
             until(lambda: gate.pool.states()["ready"] == 1, 60)
             assert torch.equal(gate.submit(images(2)).wait(), MODEL(images(2)))
+            until(lambda: gate.pool.states()["ready"] == 1)  # the seat has put the request away
             found.append(counted())
             opened = gate.pool._seats[0]._opened
             os.kill(opened.pid, signal.SIGKILL)
