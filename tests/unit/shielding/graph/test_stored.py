@@ -25,8 +25,9 @@ from holdfast.shielding.graph import IntegerModel, Ref, export
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE
 from holdfast.signing import generate_key
 from holdfast.signing.lineage import identify
-from tests.unit.shielding.graph.nets import NETS, inputs
+from tests.unit.shielding.graph.nets import NETS, inputs, seeded
 from tests.unit.shielding.graph.test_export import exported as floated_and_exported
+from tests.unit.shielding.graph.vision import NETWORKS
 
 Program = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -388,3 +389,30 @@ def test_submodules_may_be_called_input_and_output(tmp_path: Path) -> None:
     assert sorted(model.bounds()) == ["input_", "output_.0"]
     model.save(tmp_path)
     assert torch.equal(IntegerModel.load(tmp_path)(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_at_224_give_the_same_bits_when_read_back(name: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    model = export(seeded(NETWORKS[name]), x[:1], x)
+    model.save(tmp_path)
+    again = IntegerModel.load(tmp_path)
+    assert torch.equal(again(x), model(x))
+    assert again.bounds() == model.bounds()
+
+
+@pytest.mark.slow
+def test_a_trained_llama_gives_the_same_bits_when_read_back(shared_data: Path, tmp_path: Path) -> None:
+    tokens = torch.randint(3, 512, (6, 24), generator=torch.Generator().manual_seed(1))
+    model = export(holdfast.load(shared_data / "tiny-llama-260k"), tokens[:1], tokens)
+    model.save(tmp_path)
+    assert torch.equal(IntegerModel.load(tmp_path)(tokens), model(tokens))
+
+
+def test_the_published_model_still_opens_and_gives_its_bits(repository: Path) -> None:
+    folder = repository / "tests" / "vectors" / "integer-model"
+    known, model = load_file(folder / "io.safetensors"), IntegerModel.load(folder)
+    assert torch.equal(model(known["inputs"]), known["outputs"])
+    assert sorted(model.bounds()) == ["conv", "depthwise", "head", "mix", "product", "product_2"]
+    assert model.program() == (folder / "program.json").read_bytes()
