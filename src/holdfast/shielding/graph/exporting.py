@@ -90,15 +90,17 @@ def _lower(lowering: Lowering, captured: Captured) -> None:
             refused.append(error)
             lowering.values[node.name] = Ref(node.name)
     if len(refused) > 1:
-        raise InvalidConfig("\n".join(_listed(refused)), hint="each line says what to do about its node")
+        shared = {error.hint for error in refused}
+        hint = shared.pop() if len(shared) == 1 else "each line says what to do about its node"
+        raise InvalidConfig("\n".join(_listed(refused, hint)), hint=hint)
     if refused:
         raise refused[0]
     require_linear(lowering)
 
 
-def _listed(refused: list[InvalidConfig]) -> Iterator[str]:
+def _listed(refused: list[InvalidConfig], shared: str) -> Iterator[str]:
     yield f"{len(refused)} nodes cannot be exported"
-    yield from (f"{error}: {error.hint}" for error in refused[:_MOST_TOLD])
+    yield from (f"{error}" if error.hint == shared else f"{error}: {error.hint}" for error in refused[:_MOST_TOLD])
     if (more := len(refused) - _MOST_TOLD) > 0:
         yield f"and {more} more"
 

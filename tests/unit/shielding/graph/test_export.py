@@ -216,3 +216,27 @@ def test_every_lie_about_an_exported_model_is_detected() -> None:
     with shield(model) as session:
         report = campaign(session, data.take(4), BitFlip(), at="offload:**", trials=12, seed=0)
     assert report["detected"].value == 1.0
+
+
+class TwoReasons(nn.Module):
+    """Cannot be exported for two reasons, with two ways out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.fc(x)) ** 0.3  # type: ignore[no-any-return]
+
+
+def test_every_node_that_cannot_be_exported_is_told_with_its_own_way_out() -> None:
+    x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InvalidConfig) as caught:
+        export(TwoReasons(), x[:1], x)
+    first, second, third = str(caught.value).split("\n")
+    assert first == "2 nodes cannot be exported"
+    assert "aten.sin.default" in second
+    assert "replace the operation" in second
+    assert "aten.pow.Tensor_Scalar" in third
+    assert "exact powers" in third
+    assert "each line" in caught.value.hint
