@@ -1,15 +1,18 @@
 """The rows of ``model_stealing`` for people: a line per arm as it is done, and the tables of the documentation.
 
 One seed has Wilson's interval over test images, and its lead over the black box is paired over them. Several have
-Student's interval over seeds, each of which is a repetition of everything.
+Student's interval over seeds, each of which is a repetition of everything; where seeds happen to agree it is no
+narrower than the images alone allow.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.execution.statistics import MeanEstimate
+from scipy import stats
 
 Row = Mapping[str, Any]
 Arm = tuple[str, str, bool]
@@ -96,6 +99,30 @@ def figure(values: Sequence[Mapping[str, Any]], least: float, sign: str = "") ->
     if len(values) == 1:
         value, low, high = (float(values[0][key]) for key in ("value", "low", "high"))
     else:
-        found = MeanEstimate.student_t([float(one["value"]) for one in values], least=least, most=1.0)
-        value, low, high = found.value, found.low, found.high
+        value, low, high = over_seeds(values, least)
     return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def over_seeds(values: Sequence[Mapping[str, Any]], least: float) -> tuple[float, float, float]:
+    """Return the mean over seeds with its interval, cut to ``least`` .. 1."""
+    shares = [float(one["value"]) for one in values]
+    mean, n = statistics.fmean(shares), len(shares)
+    images = math.hypot(*((float(one["high"]) - float(one["low"])) / 2 for one in values)) / n
+    half = max(float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(shares) / math.sqrt(n), images)
+    return mean, max(mean - half, least), min(mean + half, 1.0)
+
+
+def modes(rows: Sequence[Row], budget: int) -> Iterator[str]:
+    """Yield what each mode was worth against whoever knows the public model, for the threat model."""
+    yield f"| mode | hidden of all parameters | no question | {budget} questions | ahead of the black box |"
+    yield "|---|---|---|---|---|"
+    arms = grouped(rows)
+    for placement in dict.fromkeys(placement for _, placement, _ in arms):
+        own = "private slices" if placement.startswith("private") else "fine-tuned"
+        if (found := arms.get((own, placement, True))) is None:
+            continue
+        numbers = [number for number, point in enumerate(found[0]["points"]) if point["budget"] == budget]
+        after = _pair(found, numbers[0]) if numbers else ("not measured", "-")
+        hidden = f"{found[0]['hidden'] / found[0]['parameters']:.1%}"
+        first = figure([row["points"][0]["fidelity"] for row in found], 0.0)
+        yield f"| {placement} | {hidden} | {first} | {after[0]} | {after[1]} |"
