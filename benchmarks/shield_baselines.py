@@ -12,6 +12,7 @@ over that of the trusted world alone: what an arm would come to if the worker co
 were arbitrarily slow; ``even`` is the slow-down of the trusted world from which on the arm wins. Both are computed.
 
     python -m benchmarks.shield_baselines [--json] [--network resnet18] [--rounds 9]
+    python -m benchmarks.shield_baselines --table benchmarks/results/shield_baselines_*.json
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -145,16 +147,16 @@ def claim(name: str, count: int) -> tuple[_harness.Result, list[dict[str, Any]],
     with ExitStack() as stack:
         ready = [stack.enter_context(arm) for arm in arms(model, x, machine)]
         found = rounds(ready, x, model(x), count)
-        table = [row(arm, found) for arm in ready]
+        rules = [row(arm, found) for arm in ready]
     pairs = [(ours[0], peer[0]) for ours, peer in zip(found["all blinded"], found["whole"], strict=True)]
     text = f"{name}: one sample blinded and checked in two processes, against the whole model in the trusted one"
     result = _harness.summarise(text, pairs, peer_name="whole model in the trusted world", unit="s")
-    return result, table, machine
+    return result, rules, machine
 
 
-def lines(table: Sequence[dict[str, Any]]) -> Iterator[str]:
+def lines(rules: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield one line an arm for people."""
-    for item in table:
+    for item in rules:
         parts = [f"{item['arm']:>12}: {item['wall ms'][0]:.1f} ms wall"]
         parts += [f"CPU {item['CPU ms trusted']:.1f} + {item['CPU ms worker']:.1f} = {item['CPU ms'][0]:.1f} ms"]
         for key in (key for key in item if key.startswith("speed-up")):
@@ -165,6 +167,29 @@ def lines(table: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "; ".join([*parts, f"at most {item['most']:.2f}", f"believed {item['believed']:.0%}"])
 
 
+def table(file: Path) -> Iterator[str]:
+    """Yield stored results as lines of Markdown."""
+    found = json.loads(file.read_text())
+    yield f"{found['network']}, medians of {found['n']}:\n"
+    yield "| arm | ms | CPU ms of both | over whole | over no shield | the same by CPU | predicted | believed |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for item in found["rules"]:
+        over = [
+            f"{value:.2f} ({low:.2f} .. {high:.2f})"
+            for value, low, high in (item["speed-up over whole"], item["speed-up over no shield"])
+        ]
+        by_cpu = " / ".join(f"{item[f'speed-up over {peer}, CPU'][0]:.2f}" for peer in ("whole", "no shield"))
+        name = f"{item['arm']} ({item['after']})" if item["after"] else item["arm"]
+        cells = [
+            name,
+            f"{item['wall ms'][0]:.0f}",
+            f"{item['CPU ms trusted']:.1f} + {item['CPU ms worker']:.1f}",
+            *over,
+        ]
+        cells += [by_cpu, f"{item['predicted over CPU']:.2f}", f"{item['believed']:.0%}"]
+        yield f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Run as a command: tables for people, or one JSON object with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,14 +198,20 @@ def main() -> None:
         "--network", default=NETWORK, help="cifar-resnet20, resnet18, vgg19, mobilenet_v2, vit_small, llama-260k"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timings of every arm; 3 for a quick look")
+    parser.add_argument(
+        "--table", nargs="+", type=Path, metavar="FILE", help="print stored results as Markdown, and end"
+    )
     options = parser.parse_args()
-    result, table, machine = claim(options.network, options.rounds)
+    if options.table:
+        print("\n".join(line for file in options.table for line in (*table(file), "")))
+        return
+    result, rules, machine = claim(options.network, options.rounds)
     if options.json:
-        facts = {"rules": table, "laws": machine.to_json(), "paper": PAPER, "network": options.network}
+        facts = {"rules": rules, "laws": machine.to_json(), "paper": PAPER, "network": options.network}
         print(json.dumps(asdict(result) | facts, sort_keys=True))
         return
     print(f"{result.claim}: ratio {result.ratio:.3g} [{result.low:.3g}, {result.high:.3g}]")
-    for line in lines(table):
+    for line in lines(rules):
         print(line)
 
 
