@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,6 +62,7 @@ class Arm:
         name, after: of the row.
         plan: what is predicted.
         call: from an input to the output.
+        device: of its worker.
         masks: CPU seconds of the trusted world to prepare the masks of one sample.
     """
 
@@ -71,6 +73,7 @@ class Arm:
     make_masks: Callable[[int], None] | None = None
     worker: int | None = None
     end: Callable[[], None] | None = None
+    device: str = "cpu"
     masks: float = 0.0
 
     def prepare(self, samples: int) -> None:
@@ -92,9 +95,12 @@ class Arm:
             self.end()
 
 
-def arms(model: IntegerModel, x: Tensor, machine: Machine) -> Iterator[Arm]:
-    """Yield every arm, with its worker running, for inputs like ``x`` (1, *sample)."""
-    whole = plan(model, "whole", machine=machine)
+def arms(model: IntegerModel, x: Tensor, machine: Machine, device: str = "cpu") -> Iterator[Arm]:
+    """Yield every arm, with its worker running, for inputs like ``x`` (1, *sample).
+
+    Workers of sessions compute on ``device``; regions that are exposed or probed stay on the processor.
+    """
+    whole, session = plan(model, "whole", machine=machine), partial(_session, device=device)
     yield Arm("whole", "MLCapsule", whole, model)
     yield _split("no shield", "", model, plan(model, "none", machine=machine))
     for rule, after in (("last-k", "DarkneTZ"), ("first-k", "Serdab")):
@@ -102,11 +108,11 @@ def arms(model: IntegerModel, x: Tensor, machine: Machine) -> Iterator[Arm]:
         yield _split(rule, after, model, plan(model, f"{rule}:k={k}", machine=machine))
     yield _split("deadline", "AegisDNN", model, deadline(model, x, machine))
     yield _probed("probes", "TSQP", model, x, plan(model, "tsqp", machine=machine))
-    yield _session("all blinded", "Slalom, private", model, plan(model, "slalom", machine=machine))
-    yield _session("all verified", "Slalom", model, plan(model, "slalom:private=false", machine=machine))
+    yield session("all blinded", "Slalom, private", model, plan(model, "slalom", machine=machine))
+    yield session("all verified", "Slalom", model, plan(model, "slalom:private=false", machine=machine))
     adapters = PrivateAdapters(public=public_nodes(model, public_twin(model)))
-    yield _session("adapters", "TEESlice", model, plan(model, adapters, machine=machine))
-    yield _session("planner", "Holdfast, 0.9 of the memory", model, within(model, machine, whole.total.memory))
+    yield session("adapters", "TEESlice", model, plan(model, adapters, machine=machine))
+    yield session("planner", "Holdfast, 0.9 of the memory", model, within(model, machine, whole.total.memory))
 
 
 def within(model: IntegerModel, machine: Machine, memory: int) -> Plan:
@@ -198,12 +204,12 @@ def _probed(name: str, after: str, model: IntegerModel, x: Tensor, made: Plan) -
                probed.outside.close)  # fmt: skip
 
 
-def _session(name: str, after: str, model: IntegerModel, made: Plan) -> Arm:
+def _session(name: str, after: str, model: IntegerModel, made: Plan, *, device: str) -> Arm:
     placements: Any = made.placements
     if set(placements.values()) == {"trusted"}:
         return Arm(name, f"{after}: keeps everything", made, model)
-    session = shield(model, placements=placements, timeout=600.0)
-    return Arm(name, after, made, session, session.prepare, _pinned(session), session.close)
+    session = shield(model, placements=placements, timeout=600.0, worker_options=("--device", device))
+    return Arm(name, after, made, session, session.prepare, _pinned(session), session.close, device)
 
 
 def _pinned(session: Session) -> int:

@@ -105,6 +105,7 @@ def row(arm: Arm, found: dict[str, list[Turn]]) -> dict[str, Any]:
         "arm": arm.name,
         "after": arm.after,
         "rule": arm.plan.rule.partition(",")[0],
+        "device": arm.device,
         "bit-equal": True,  # or this row would not be reached
         "wall ms": [1e3 * part for part in interval(turns, turns, lambda a, _: wall(a))],
         "CPU ms": [1e3 * part for part in interval(turns, turns, lambda a, _: spent(a))],
@@ -137,15 +138,15 @@ def revealed(made: Plan) -> dict[str, Any]:
     return {"MACs": shares, "worker sees": seen, "believed": shares.get("exposed", 0.0) + shares.get("probed", 0.0)}
 
 
-def claim(name: str, count: int) -> tuple[_harness.Result, list[dict[str, Any]], Machine]:
+def claim(name: str, count: int, device: str = "cpu") -> tuple[_harness.Result, list[dict[str, Any]], Machine]:
     """Measure one network: the blinded session against the whole model, and all arms."""
     torch.set_num_threads(1)
     net, inputs = network(name)
     x, model = inputs[:1], export(net, inputs[:1], inputs)
-    machine = measure()
+    machine = measure(worker_options=("--device", device))
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the worker has the last
     with ExitStack() as stack:
-        ready = [stack.enter_context(arm) for arm in arms(model, x, machine)]
+        ready = [stack.enter_context(arm) for arm in arms(model, x, machine, device)]
         found = rounds(ready, x, model(x), count)
         rules = [row(arm, found) for arm in ready]
     pairs = [(ours[0], peer[0]) for ours, peer in zip(found["all blinded"], found["whole"], strict=True)]
@@ -205,7 +206,7 @@ def main() -> None:
     if options.table:
         print("\n".join(line for file in options.table for line in (*table(file), "")))
         return
-    result, rules, machine = claim(options.network, options.rounds)
+    result, rules, machine = claim(options.network, options.rounds, options.device)
     if options.json:
         facts = {"rules": rules, "laws": machine.to_json(), "paper": PAPER, "network": options.network}
         print(json.dumps(asdict(result) | facts, sort_keys=True))

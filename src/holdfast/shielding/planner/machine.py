@@ -13,7 +13,7 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def _linear(rows: int, taken: int, made: int) -> tuple[nn.Module, Tensor]:
     return nn.Linear(taken, made), torch.rand(1, rows, taken)
 
 
-def measure(*, worker: str = "spawn") -> Machine:
+def measure(*, worker: str = "spawn", worker_options: Sequence[str] = ()) -> Machine:
     """Measure this machine in some seconds, with the products, checks, masks and worker that sessions use.
 
     What the worker does is measured through the worker, wherever that is and whatever it computes on; the trusted
@@ -74,7 +74,7 @@ def measure(*, worker: str = "spawn") -> Machine:
     of its own for the time, as long as there are two: waking somebody on another core takes longer than on our own.
 
     Args:
-        worker: as for :func:`~holdfast.shielding.shield`.
+        worker, worker_options: as for :func:`~holdfast.shielding.shield`.
     """
     layers = _Layers()
     model = int8_model(layers, torch.zeros(1, 1))
@@ -83,7 +83,8 @@ def measure(*, worker: str = "spawn") -> Machine:
     here = [_here(parts[f"verified.{k}"], x) for k, x in enumerate(layers.images)]
     small = [_small(piece) for piece in pieces()]
     with ExitStack() as stack:
-        session = stack.enter_context(shield(model, worker, placements=placements))  # type: ignore[arg-type]
+        opened = shield(model, worker, placements=placements, worker_options=worker_options)  # type: ignore[arg-type]
+        session = stack.enter_context(opened)
         session.prepare(_ROUNDS)
         stack.enter_context(_apart(session))
         there = [_there(session, name, layers.images[int(name.partition(".")[2])]) for name in placements]
