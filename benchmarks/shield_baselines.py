@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument(
         "--network", default=NETWORK, help="cifar-resnet20, resnet18, vgg19, mobilenet_v2, vit_small, llama-260k"
     )
+    parser.add_argument("--device", default="cpu", help="where workers of sessions compute, such as cuda")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timings of every arm; 3 for a quick look")
     parser.add_argument(
         "--table", nargs="+", type=Path, metavar="FILE", help="print stored results as Markdown, and end"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import _harness
 from benchmarks._shield_arms import Arm, fewest, public_twin, sensitivities, struck
-from benchmarks.shield_baselines import interval, revealed, rounds, row, table, wall
+from benchmarks.shield_baselines import interval, main, revealed, rounds, row, table, wall
 from tests.unit.shielding.planner.test_plan import FAST_WORKER
 from torch import nn
 
@@ -101,3 +102,19 @@ def test_stored_results_print_as_a_table(tmp_path: Path) -> None:
     assert "net, medians of 3" in head
     assert rest[0].count("|") == rest[1].count("|") == rest[2].count("|")
     assert rest[2].startswith("| mine (somebody) | 2000 |")
+
+
+def test_the_command_reads_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[tuple[object, ...]] = []
+    result = _harness.summarise("a claim", [(1.0, 2.0)] * 3, peer_name="peer")
+
+    def claimed(*arguments: object) -> tuple[object, list[object], object]:
+        asked.append(arguments)
+        return result, [], FAST_WORKER
+
+    monkeypatch.setattr("benchmarks.shield_baselines.claim", claimed)
+    words = ["shield_baselines", "--network", "resnet18", "--rounds", "3", "--device", "cuda", "--json"]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    assert asked == [("resnet18", 3, "cuda")]
+    assert json.loads(capsys.readouterr().out)["network"] == "resnet18"
