@@ -31,8 +31,8 @@ class Turn:
 def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[Turn]) -> Machine:
     """Fit everything to the least times of all turns."""
     *clear, tiny, bulk = (turn for turn in there if turn.kind.startswith("verified"))  # the last two are ways alone
-    empty = _remote(tiny)
-    way = _remote(bulk) - empty - here[-1].least["product"]
+    empty = tiny.least["remote"]
+    way = bulk.least["remote"] - empty - here[-1].least["product"]
     bandwidth = _bytes(bulk) / max(way, 1e-9)
     blinded = [turn for turn in there if turn.kind.startswith("blinded")]
     handled = sum(turn.sizes[_INPUT] + turn.sizes[_OUTPUT] for turn in blinded)
@@ -44,7 +44,7 @@ def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[
 
     def product(turn: Turn) -> float:
         """What is left of a round trip without the way there and back."""
-        spent = _remote(turn)
+        spent = turn.least["remote"]
         return max(spent - empty - _bytes(turn) / bandwidth, _LEAST * spent)
 
     return Machine(
@@ -62,14 +62,6 @@ def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[
         masks=law(blinded, lambda turn: turn.least["masks"], _ENDS),
         small=laws,
     )
-
-
-def _remote(turn: Turn) -> float:
-    """Return the seconds of a round trip without what we do before and after it.
-
-    The least of each, since what disturbs one turn need not disturb the same part of another.
-    """
-    return max(turn.least["both"] - turn.least["own"], 1e-9)
 
 
 def _bytes(turn: Turn) -> float:

@@ -3,8 +3,8 @@
 Products, checks, masks and crossings are timed where they happen: in one session over layers of many shapes, each
 called in turn, so that a layer finds caches as a model leaves them, and not warm from its own last call. Small trusted
 work is timed in the same turns. What is kept is the least of a few times, which other work on the machine disturbs
-least; of a worker that we started on this machine it is CPU time, ours and its own, and only the wait for a round trip
-is by the clock on the wall.
+least; where each world has one thread it is CPU time, and only the wait for an empty round trip is by the clock on the
+wall.
 """
 
 from __future__ import annotations
@@ -116,43 +116,53 @@ def _apart(session: Session) -> Iterator[None]:
 def _here(layer: IntegerLayer, x: Tensor) -> Turn:
     """Time a layer in the trusted world."""
 
+    clock = _clock()
+
     def run() -> dict[str, float]:
-        values, start = x.clone(), time.perf_counter()
+        values, start = x.clone(), clock()
         codes = layer.encode(values)
-        encoded = time.perf_counter()
+        encoded = clock()
         accumulators = layer.accumulate(codes)
-        multiplied = time.perf_counter()
+        multiplied = clock()
         layer.epilogue(accumulators)
-        done = time.perf_counter()
+        done = clock()
         return {"product": multiplied - encoded, "handling": encoded - start + done - multiplied}
 
     return Turn(_layer_sizes(layer), layer.geometry.kind, run)
 
 
 def _there(session: Session, name: str, x: Tensor) -> Turn:
-    """Time a layer through the session: ``both`` worlds, ``own`` work before and after, and the ``wait`` between."""
+    """Time a layer through the session: its phases by the clock of both worlds, and the ``wait`` by the wall's."""
     layer, remote, clock = session._layers[name].layer, session.model.get_submodule(name), _clock(session)
+    spent: dict[str, float] = {}
+
+    @contextmanager
+    def phase(word: str) -> Iterator[None]:
+        start, begun = clock(), time.perf_counter()
+        yield
+        spent[word], spent["wait"] = clock() - start, time.perf_counter() - begun if word == "remote" else spent["wait"]
 
     def run() -> dict[str, float]:
-        values, before, start = x.clone(), session.timings, clock()
-        begun = time.perf_counter()
-        remote(values)
-        whole, took = time.perf_counter() - begun, clock() - start
-        spent = {phase: seconds - before[phase] for phase, seconds in session.timings.items()}
+        spent["wait"] = 0.0
+        session._phase = phase  # type: ignore[method-assign,assignment]
+        remote(x.clone())
         masks = spent["prepare"] + spent["blind"] + spent["unblind"]
-        own = whole - spent["remote"]
-        return {"both": took, "own": own, "wait": spent["remote"], "check": spent["check"], "masks": masks}
+        return {"remote": spent["remote"], "wait": spent["wait"], "check": spent["check"], "masks": masks}
 
     return Turn(_layer_sizes(layer), f"{name.partition('.')[0]} {layer.geometry.kind}", run)
 
 
-def _clock(session: Session) -> Callable[[], float]:
-    """Return the clock of both worlds together: CPU time where a worker of ours has one thread as we do, or the wall's.
+def _clock(session: Session | None = None) -> Callable[[], float]:
+    """Return a clock of this world, or of both together: CPU time where each has one thread, else the wall's.
 
-    The worlds take turns, so the sum is the latency of a machine that does nothing else.
+    The worlds take turns, so the sum of their CPU times is the latency of a machine that does nothing else.
     """
+    if torch.get_num_threads() > 1:
+        return time.perf_counter
+    if session is None:
+        return time.process_time
     owner = session._owner
-    if owner is None or torch.get_num_threads() > 1 or session.kernels["device"] != "cpu" or sys.platform != "linux":
+    if owner is None or session.kernels["device"] != "cpu" or sys.platform != "linux":
         return time.perf_counter
     worker = ~owner.process.pid << 3 | _ALL_THREADS
     return lambda: time.process_time() + time.clock_gettime(worker)
@@ -165,9 +175,11 @@ def _layer_sizes(layer: IntegerLayer) -> list[float]:
 
 
 def _small(piece: Piece) -> Turn:
+    clock = _clock()
+
     def run() -> dict[str, float]:
-        inputs, start = [part.clone() for part in piece.inputs], time.perf_counter()
+        inputs, start = [part.clone() for part in piece.inputs], clock()
         piece.call(*inputs)
-        return {"call": time.perf_counter() - start}
+        return {"call": clock() - start}
 
     return Turn(sizes(piece.inner, 0, piece.given, piece.taken), piece.family, run)
