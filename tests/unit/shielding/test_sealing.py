@@ -281,7 +281,7 @@ def test_a_crash_between_the_files_and_the_counter_leaves_the_old_version(tmp_pa
 
 def dying_at(counter: VolatileCounter) -> Durable:
     dead = dying(Durable())
-    dead.read = counter.read  # type: ignore[method-assign]
+    dead.identity, dead.read = counter.identity, counter.read  # type: ignore[method-assign]
     return dead
 
 

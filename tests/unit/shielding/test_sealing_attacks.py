@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +13,20 @@ from threading import Barrier, BrokenBarrierError, Thread
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, StorageError
-from holdfast.shielding.sealing import FileCounter, MaskStream, PadStore, Sealer, VolatileCounter
+from holdfast.shielding import int8_model
+from holdfast.shielding.graph.exporting import export
+from holdfast.shielding.sealing import FileCounter, MaskStream, PadStore, SealedStore, Sealer, VolatileCounter
 from holdfast.shielding.sealing import counter as counters
+from holdfast.shielding.sealing.aead import subkey
+from tests.unit.shielding.nets import digits_net, images
 from tests.unit.shielding.test_blinding import GEOMETRY, WEIGHTS
-from tests.unit.shielding.test_sealing import KEY, Durable
+from tests.unit.shielding.test_sealing import KEY, Crash, Durable
 
 _FIELD = 0xE1 << 120
 _MAGIC, _NONCE, _TAG = 5, 12, 16
@@ -39,10 +48,6 @@ def test_a_worker_that_knows_four_codes_forges_no_sealed_file(tmp_path: Path) ->
 
 def test_the_forger_of_these_tests_can_forge() -> None:
     """With the authentication key itself, that is AES of zeros under the key of GCM, it succeeds."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    from holdfast.shielding.sealing.aead import subkey
-
     stolen = Cipher(algorithms.AES(subkey(KEY, "sealed file")), modes.ECB()).encryptor().update(bytes(16))
     sealed = Sealer(KEY).seal(b"deny everything!", b"policy")
     forged = forge(sealed, b"policy", stolen, xor(b"deny everything!", b"allow all of it!"))
@@ -214,3 +219,148 @@ def test_a_sealed_counter_of_another_length_is_refused_and_lets_the_next_one_cou
     path.mkdir()
     with pytest.raises(StorageError, match="cannot be held: Is a directory"):
         FileCounter(path, KEY, purpose="masks")
+
+
+def crashing(counter: VolatileCounter, *, at: int) -> VolatileCounter:
+    """Return a counter with the number of ``counter``, of which the power goes at the ``at``-th advance."""
+
+    class Crashing(VolatileCounter):
+        def __init__(self) -> None:
+            self.identity, self.left = counter.identity, at
+
+        def read(self) -> int:
+            return counter.read()
+
+        def advance(self, value: int, *, after: int) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Crash
+            counter.advance(value, after=after)
+
+    return Crashing()
+
+
+def test_an_aborted_version_does_not_pass_for_the_final_one(tmp_path: Path) -> None:
+    """Everything of version 2 was on the disk when the power went, and an attacker kept it."""
+    folder, counter = tmp_path / "store", VolatileCounter()
+    sealed = SealedStore(folder, Sealer(KEY), counter)
+    assert sealed.write({"a": b"one"}) == 1
+    with pytest.raises(Crash):
+        SealedStore(folder, Sealer(KEY), crashing(counter, at=2)).write({"a": b"two, with a mistake"})
+    shutil.copytree(folder, tmp_path / "aborted")
+    assert sealed.read() == {"a": b"one"}
+    final = sealed.write({"a": b"two, final"})
+    assert sealed.read() == {"a": b"two, final"}
+    aborted = [path for path in (tmp_path / "aborted").iterdir() if not path.name.startswith("1.")]
+    assert len(aborted) == 2
+    for path in aborted:
+        shutil.copy(path, folder / path.name)
+        _, _, rest = path.name.partition(".")
+        shutil.copy(path, folder / f"{final}.{rest}")
+    with pytest.raises(IntegrityError, match="does not open"):
+        sealed.read()
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps=st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=8))
+def test_whatever_crashes_the_last_whole_version_is_read_and_no_number_serves_twice(steps: list[int]) -> None:
+    """0 writes; 1 and 2 crash at the first and second advance of the counter."""
+    counter, wanted, seen = VolatileCounter(), None, set[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, step in enumerate(steps):
+            text = f"text {number}".encode()
+            before = set(os.listdir(folder))
+            if step:
+                with pytest.raises(Crash):
+                    SealedStore(folder, Sealer(KEY), crashing(counter, at=step)).write({"a": text})
+            else:
+                SealedStore(folder, Sealer(KEY), counter).write({"a": text})
+                wanted = text
+            made = set(os.listdir(folder)) - before
+            assert seen.isdisjoint(made)
+            seen |= made
+            if wanted is not None:
+                assert SealedStore(folder, Sealer(KEY), counter).read() == {"a": wanted}
+
+
+def test_a_store_is_bound_to_its_counter(tmp_path: Path) -> None:
+    """Two stores under one key: neither opens with the other's counter, nor with one that counted masks."""
+    counters_ = [VolatileCounter(), VolatileCounter()]
+    for name, counter in zip("ab", counters_, strict=True):
+        SealedStore(tmp_path / name, Sealer(KEY), counter).write({"file": name.encode()})
+    with pytest.raises(IntegrityError, match="does not open"):
+        SealedStore(tmp_path / "a", Sealer(KEY), counters_[1]).read()
+    masks = VolatileCounter()
+    masks.advance(1025, after=0)
+    with pytest.raises(IntegrityError, match="does not count versions"):
+        SealedStore(tmp_path / "a", Sealer(KEY), masks).read()
+
+
+def sealed_in(folder: Path, model: nn.Module) -> SealedStore:
+    store = SealedStore(folder, Sealer(KEY), VolatileCounter())
+    store.seal_model(model)
+    return store
+
+
+def test_a_model_with_another_top_code_is_not_the_sealed_one(tmp_path: Path) -> None:
+    net, x = digits_net(), images(16)
+    store = sealed_in(tmp_path, export(net, x[:1], x, top_code=15))
+    other = export(net, x[:1], x, top_code=127)
+    before = other(x)
+    with pytest.raises(InvalidConfig, match=r"differs from this one at '.*top_code'"):
+        store.open_model(other)
+    assert torch.equal(other(x), before)
+
+
+@pytest.mark.parametrize(
+    ("sealed", "opened", "at"),
+    [
+        (nn.ReLU(), nn.Tanh(), "1.class"),
+        (nn.GELU(), nn.GELU(approximate="tanh"), "1.approximate"),
+        (nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), "1.negative_slope"),
+        (nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 1, groups=2, stride=2), "1.stride"),
+    ],
+)
+def test_a_model_of_the_same_shapes_that_computes_something_else_is_refused(
+    tmp_path: Path, sealed: nn.Module, opened: nn.Module, at: str
+) -> None:
+    first, second = (
+        int8_model(nn.Sequential(nn.Conv2d(1, 4, 3), middle, nn.AdaptiveAvgPool2d(3)), images(4))
+        for middle in (sealed, opened)
+    )
+    with pytest.raises(InvalidConfig, match=rf"differs from this one at {at!r} "):
+        sealed_in(tmp_path, first).open_model(second)
+
+
+def test_a_constant_that_no_state_dict_holds_is_compared(tmp_path: Path) -> None:
+    def masked(value: float) -> nn.Module:
+        net = nn.Linear(2, 2)
+        net.register_buffer("mask", torch.full((2,), value), persistent=False)
+        return net
+
+    store = sealed_in(tmp_path, masked(0.0))
+    store.open_model(masked(0.0))
+    with pytest.raises(InvalidConfig, match="at 'mask'"):
+        store.open_model(masked(1.0))
+
+
+@pytest.mark.parametrize("make", [int8_model, lambda net, x: export(net, x[:1], x)])
+def test_bounds_are_those_of_the_weights_that_were_opened(tmp_path: Path, make: Callable[..., nn.Module]) -> None:
+    x = images(16)
+    model, other = make(digits_net(0), x), make(digits_net(1), x)
+    bounds = bounds_of(model)
+    assert bounds != bounds_of(other)
+    sealed_in(tmp_path, model).open_model(other)
+    assert bounds_of(other) == bounds
+    assert torch.equal(other(x), model(x))
+
+
+def bounds_of(model: nn.Module) -> dict[str, int]:
+    return {path: part.bound for path, part in model.named_modules() if hasattr(part, "bound")}
+
+
+def test_files_that_are_no_model_do_not_open_as_one(tmp_path: Path) -> None:
+    store = SealedStore(tmp_path, Sealer(KEY), VolatileCounter())
+    store.write({"a": b"text"})
+    with pytest.raises(InvalidConfig, match="no model was sealed"):
+        store.open_model(nn.Linear(2, 2))
