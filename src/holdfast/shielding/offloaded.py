@@ -10,20 +10,23 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, Verifier
-from holdfast.shielding.integer import IntegerLayer
+from holdfast.shielding.integer import IntegerLayer, integer_layers
 from holdfast.shielding.sealing import PadStore
 
 Where = Literal["trusted", "verified", "blinded"]
 Placements = Mapping[str, Where] | Where
 
 
-def placed(names: list[str], placements: Placements | None) -> dict[str, Where]:
-    """Return where each layer runs: ``blinded`` unless ``placements`` says otherwise, for one layer or for all.
+def agreed(model: nn.Module, placements: Placements | None) -> dict[str, Where]:
+    """Return where each integer layer runs: ``blinded`` unless ``placements`` says otherwise, for one layer or for all.
 
     Raises:
         NoSuchSite: a name that is not an integer layer.
-        InvalidConfig: another word than ``trusted``, ``verified`` and ``blinded``, or nothing left to offload.
+        InvalidConfig: no integer layer, another word than ``trusted``, ``verified`` and ``blinded``, or nothing left to
+            offload.
     """
+    if not (names := list(integer_layers(model))):
+        raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
     if isinstance(placements, str):
         placements = dict.fromkeys(names, placements)
     given = dict(placements or {})

@@ -10,8 +10,7 @@ from torch import nn
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, Freivalds, require_entropy
-from holdfast.shielding.integer import integer_layers
-from holdfast.shielding.offloaded import Placements, placed
+from holdfast.shielding.offloaded import Placements, agreed
 from holdfast.shielding.sealing import Budget, MaskStream, Spill
 from holdfast.shielding.session import Session
 from holdfast.shielding.transport import Channel, MutualTls, SpawnedWorker, dial
@@ -50,12 +49,14 @@ def shield(
         worker_options: extra arguments for a spawned worker, e.g. ``("--fault", "bit-flip", "--seed", "1")``.
         tls: who we are and whom we trust; needed by ``grpc:`` and by nothing else. There is no way without it.
         masks: a stream of masks that outlives this session; by default a fresh one.
-        memory: most bytes of precomputed unblinding vectors to hold; None is no limit.
-        spill: a folder for sealed vectors beyond ``memory``.
+        memory: most bytes of masks and unblinding vectors at a time, prepared or in use; None is no limit. A batch
+            whose masks do not fit goes to the worker in parts.
+        spill: a folder for sealed vectors beyond ``memory``; each session has one of its own inside it.
         entropy: source of masks and challenges; an experiment's Seed is refused.
 
     Raises:
-        InvalidConfig: no integer layer, a bad address or placement, or a Seed where Entropy is needed.
+        InvalidConfig: no integer layer, a bad address or placement, a Seed where Entropy is needed, or less memory
+            than the masks of one sample take in one layer.
         NoSuchSite: a placement of a layer that does not exist.
         WorkerUnreachable: nobody answers in time.
         UnsupportedVersion: the worker is another version.
@@ -63,9 +64,8 @@ def shield(
     """
     entropy = Entropy() if entropy is None else entropy
     require_entropy(entropy, what="a session")
-    if not (layers := integer_layers(model)):
-        raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
-    placed(list(layers), placements)  # refuse nonsense before anything starts
+    placements, budget = agreed(model, placements), Budget(memory)  # refuse nonsense before anything starts
+    folder = None if spill is None else Spill(spill, limit=_DISK)
     owner = SpawnedWorker(worker_options) if worker == "spawn" else None
     try:
         return Session(
@@ -75,13 +75,14 @@ def shield(
             placements=placements,
             entropy=entropy,
             masks=masks,
-            budget=Budget(memory),
-            spill=None if spill is None else Spill(spill, limit=_DISK),
+            budget=budget,
+            spill=folder,
             owner=owner,
         )
     except BaseException:
-        if owner is not None:
-            owner.close()
+        for own in (owner, folder):
+            if own is not None:
+                own.close()
         raise
 
 

@@ -20,7 +20,7 @@ from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Check, require_entropy
 from holdfast.shielding.integer import IntegerLayer, accumulator_bound, integer_layers
 from holdfast.shielding.kernels import kernel
-from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, placed
+from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, agreed
 from holdfast.shielding.product import MOST_PLANES, planes_for
 from holdfast.shielding.sealing import Budget, MaskStream, OwnProcess, Pad, PadStore, Spill
 from holdfast.shielding.transport import Channel, Client, SpawnedWorker
@@ -43,12 +43,14 @@ class Session(nn.Module):
         placements: where each integer layer runs, see :func:`shield`.
         entropy: source of masks, challenges and the nonce.
         masks: where masks come from; by default a stream whose key ends with the session.
-        budget: of memory for precomputed unblinding vectors; by default without limit.
-        spill: a folder for vectors that do not fit in memory.
+        budget: of memory for masks and unblinding vectors; by default without limit. A batch whose masks do not fit
+            at once goes to the worker in parts.
+        spill: for vectors that do not fit in memory; closed with the session.
         owner: kept alive, and closed with the session.
 
     Raises:
-        InvalidConfig: no integer layer, a placement that is none, or ``entropy`` is not Entropy.
+        InvalidConfig: no integer layer, a placement that is none, ``entropy`` is not Entropy, or a budget that does
+            not hold the masks of one sample in each layer.
         NoSuchSite: a placement of a layer that does not exist.
         WorkerUnreachable, UnsupportedVersion: nobody, or another version, answers.
         IntegrityError: the answer is for another session.
@@ -69,14 +71,13 @@ class Session(nn.Module):
     ) -> None:
         super().__init__()
         require_entropy(entropy, what="a session")
-        self._owner, self._turn, self._process = owner, RLock(), OwnProcess("a session")
+        self._owner, self._spill, self._turn, self._process = owner, spill, RLock(), OwnProcess("a session")
         self._taps: Mapping[str, Callable[[Tensor], Tensor]] = {}
         self._spent: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._plain, self.model = (model,), copy.deepcopy(model).eval()  # in a tuple, so that it is no submodule
         own, known = card(self), card(model)
         own.lineage, own.input_shape, own.classes = list(known.lineage), known.input_shape, known.classes
-        layers = _integer_layers(self.model)
-        self.placements = placed(list(layers), placements)
+        self.placements, layers = agreed(self.model, placements), integer_layers(self.model)
         masks, budget = masks or MaskStream.fresh(entropy), budget or Budget()
         self._layers = {
             name: Offloaded(name, layers[name], check, entropy, store)
@@ -96,6 +97,7 @@ class Session(nn.Module):
         Raises:
             IntegrityError: the worker lied; names the layer.
             WorkerUnreachable: the worker crashed or is silent.
+            StorageError: one sample, larger than those of the calibration, takes more memory than is allowed.
             InvalidConfig: the session is closed, or this process was forked off since it was opened.
         """
         with self._alone():
@@ -187,8 +189,9 @@ class Session(nn.Module):
             return
         with self._turn:
             self._client.close()
-            if self._owner is not None:
-                self._owner.close()
+            for own in (self._owner, self._spill):
+                if own is not None:
+                    own.close()
 
     def __enter__(self) -> Session:
         return self
@@ -224,7 +227,17 @@ class Session(nn.Module):
         if not codes.numel():
             return offloaded.layer.accumulate(codes)  # there is nothing to ask for
         with self._alone():
-            return self._asked(offloaded, codes)
+            parts = [self._asked(offloaded, part) for part in self._parts(offloaded, codes)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _parts(self, offloaded: Offloaded, codes: Tensor) -> Iterator[Tensor]:
+        """Yield the batch in as few parts as the memory for masks allows, and at least one sample at a time."""
+        while len(codes):
+            at_once = len(codes)
+            if offloaded.store is not None:
+                at_once = max(offloaded.store.fitting(tuple(codes.shape[1:]), at_once), 1)
+            yield codes[:at_once]
+            codes = codes[at_once:]
 
     def _asked(self, offloaded: Offloaded, codes: Tensor) -> Tensor:
         shape = tuple(codes.shape[1:])
@@ -286,17 +299,12 @@ def _alive(session: weakref.ref[Session]) -> Session:
     return found
 
 
-def _integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
-    layers = integer_layers(model)
-    if not layers:
-        raise InvalidConfig("the model has no integer layer to offload", hint="make it with int8_model() first")
-    return layers
-
-
 def _store(name: str, layer: IntegerLayer, masks: MaskStream, budget: Budget, spill: Spill | None) -> PadStore:
     # of the codes as they are now: since the layer was made, other weights may have been loaded into it
     planes = planes_for(accumulator_bound(layer.codes, layer.top_code, layer=name))
-    return PadStore(layer.codes, layer.geometry, masks, budget=budget, spill=spill, planes=planes)
+    store = PadStore(layer.codes, layer.geometry, masks, budget=budget, spill=spill, planes=planes)
+    store.keep_room(layer.sample_shape)
+    return store
 
 
 def _reduced(answer: Tensor, pad: Pad | None) -> bool:

@@ -11,9 +11,12 @@ What is *not* hidden: the int8 weights, the shapes, and the timing.
 
 from __future__ import annotations
 
+import functools
 import math
+import weakref
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -21,28 +24,12 @@ from torch import Tensor
 from holdfast.errors import InvalidConfig, StorageError
 from holdfast.seeds import Entropy
 from holdfast.shielding.product import MOST_PLANES, Geometry, byte_planes, centred, ring_product
+from holdfast.shielding.sealing.budget import Budget
 from holdfast.shielding.sealing.masks import MaskStream
 from holdfast.shielding.sealing.own_process import OwnProcess
 from holdfast.shielding.sealing.spill import Spill
 
 _AT_ONCE = 16  # masks whose products are computed together
-
-
-@dataclass(slots=True)
-class Budget:
-    """How much secure memory precomputed unblinding vectors may take, over all layers of a session.
-
-    Attributes:
-        limit: bytes; None is no limit.
-        used: bytes taken.
-    """
-
-    limit: int | None = None
-    used: int = field(default=0)
-
-    def fits(self, size: int) -> bool:
-        """Say whether ``size`` more bytes fit."""
-        return self.limit is None or self.used + size <= self.limit
 
 
 class Pad:
@@ -53,12 +40,22 @@ class Pad:
         shift: int32, the layer's product with ``mask`` modulo ``256**planes``, shape (batch, *output).
         number: of the first mask, which the worker must repeat.
         planes: bytes of a residue.
+        release: called when the pad is used up or forgotten.
     """
 
-    def __init__(self, mask: Tensor, shift: Tensor, number: int, planes: int = MOST_PLANES) -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        shift: Tensor,
+        number: int,
+        planes: int = MOST_PLANES,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         self._mask: Tensor | None = mask
         self._shift: Tensor | None = shift
         self._process = OwnProcess("a mask")
+        self._release = weakref.finalize(self, release)
+        self._release.atexit = False
         self.number, self.planes = number, planes
 
     def blind(self, codes: Tensor) -> Tensor:
@@ -84,7 +81,9 @@ class Pad:
         shift, self._shift = self._shift, None
         if shift is None or self._mask is not None:
             raise InvalidConfig("a pad unblinds the one answer to the message it blinded")
-        return centred(response - shift, self.planes)
+        product = centred(response - shift, self.planes)
+        self._release()
+        return product
 
 
 class PadStore:
@@ -96,7 +95,7 @@ class PadStore:
         codes: int8 weights of the layer.
         geometry: how they meet the input.
         masks: where masks come from; :class:`~holdfast.seeds.Entropy` stands for a fresh stream.
-        budget: of memory, shared with other layers; by default without limit.
+        budget: of memory for masks and vectors, shared with other layers; by default without limit.
         spill: where vectors go that do not fit in memory; without it a full store refuses.
         planes: bytes of a residue; :func:`~holdfast.shielding.product.planes_for` the layer's proved bound suffice.
 
@@ -118,66 +117,117 @@ class PadStore:
         self._masks = masks if isinstance(masks, MaskStream) else MaskStream.fresh(masks)
         self._codes, self._geometry, self._spill = codes, geometry, spill
         self._budget = Budget() if budget is None else budget
-        self._ready: dict[tuple[int, ...], deque[tuple[int, Tensor | None]]] = {}
+        self._ready: dict[tuple[int, ...], deque[tuple[int, Tensor | int]]] = {}
+        self._turn = RLock()
+
+    def keep_room(self, shape: tuple[int, ...]) -> None:
+        """Keep so much memory free of prepared vectors that one sample of ``shape`` can always be on its way.
+
+        Raises:
+            InvalidConfig: all the memory there is does not hold that.
+        """
+        self._budget.keep(self._in_use(shape))
 
     def prepare(self, shape: tuple[int, ...], count: int) -> None:
         """Reserve ``count`` masks for samples of ``shape`` and compute their products.
 
         Raises:
             StorageError: the store is full; what fitted stays ready.
+            InvalidConfig: there is too little memory for one sample.
         """
-        while count > 0:
-            part = min(count, _AT_ONCE)
-            self._require_room(shape, part)
-            numbers, _, shifts = self._draw(shape, part)
-            ready = self._ready.setdefault(shape, deque())
-            ready.extend((number, self._keep(number, shift)) for number, shift in zip(numbers, shifts, strict=True))
-            count -= part
+        with self._turn:
+            self.keep_room(shape)
+            while count > 0:
+                part = min(count, _AT_ONCE, self._room(shape))
+                numbers, _, shifts = self._draw(shape, part)
+                ready = self._ready.setdefault(shape, deque())
+                ready.extend((number, self._keep(shift)) for number, shift in zip(numbers, shifts, strict=True))
+                count -= part
 
     def available(self, shape: tuple[int, ...]) -> int:
         """Return how many samples of ``shape`` can be blinded without computing more."""
         return len(self._ready.get(shape, ()))
 
+    def fitting(self, shape: tuple[int, ...], count: int) -> int:
+        """Return how many of ``count`` samples of ``shape`` the memory holds masks and vectors for at once."""
+        with self._turn:
+            ready, left = self._ready.get(shape, deque()), self._budget.left
+            for done in range(count):
+                left -= self._in_use(shape) - (_held(ready[done][1]) if done < len(ready) else 0)
+                if left < 0:
+                    return done
+        return count
+
     def take(self, shape: tuple[int, ...], count: int) -> Pad:
-        """Remove masks for ``count`` samples from the store, computing what is missing."""
-        ready = self._ready.get(shape, deque())
-        taken = [ready.popleft() for _ in range(min(count, len(ready)))]
+        """Remove masks for ``count`` samples from the store, computing what is missing.
+
+        Raises:
+            StorageError: they do not fit in the memory allowed.
+        """
+        with self._turn:
+            ready, size = self._ready.get(shape, deque()), count * self._in_use(shape)
+            number_ready = min(count, len(ready))
+            self._budget.take(size - sum(_held(ready[place][1]) for place in range(number_ready)))
+            taken = [ready.popleft() for _ in range(number_ready)]
+        try:
+            return self._pad(shape, count, taken, size)
+        except BaseException:
+            self._budget.give(size)
+            raise
+
+    def _pad(self, shape: tuple[int, ...], count: int, taken: list[tuple[int, Tensor | int]], size: int) -> Pad:
         words = [self._masks.words(range(number, number + 1), shape).to(self._codes.device) for number, _ in taken]
-        shifts = [self._fetch(number, shift, shape).unsqueeze(0) for number, shift in taken]
+        shifts = [self._fetch(shift, shape).unsqueeze(0) for _, shift in taken]
+        number = taken[0][0] if taken else None
         if (missing := count - len(taken)) or not taken:
             numbers, mask, shift = self._draw(shape, missing)
             words, shifts = [*words, mask], [*shifts, shift]
-        return Pad(torch.cat(words), torch.cat(shifts), taken[0][0] if taken else numbers.start, self.planes)
+            number = numbers.start if number is None else number
+        release = functools.partial(self._budget.give, size)
+        return Pad(torch.cat(words), torch.cat(shifts), number or 0, self.planes, release)
 
     def _draw(self, shape: tuple[int, ...], count: int) -> tuple[range, Tensor, Tensor]:
         numbers = self._masks.reserve(count)
         mask = self._masks.words(numbers, shape).to(self._codes.device)
         return numbers, mask, ring_product(mask, self._codes, self._geometry, self.planes)
 
-    def _size(self, shape: tuple[int, ...]) -> int:
+    def _vector(self, shape: tuple[int, ...]) -> int:
+        """Return the bytes of one unblinding vector."""
         return 4 * math.prod(self._geometry.output_shape(shape))
 
-    def _require_room(self, shape: tuple[int, ...], count: int) -> None:
-        size = count * self._size(shape)
-        if self._budget.fits(size) or (self._spill is not None and self._spill.fits(size)):
-            return
-        raise StorageError(
-            f"the unblinding store is full: {self._budget.used} of {self._budget.limit} bytes, {size} more asked for",
-            hint="prepare fewer samples, allow more memory, or give it a folder to spill to",
-        )
+    def _in_use(self, shape: tuple[int, ...]) -> int:
+        """Return the bytes of the mask and the vector of one sample on its way."""
+        return 4 * math.prod(shape) + self._vector(shape)
 
-    def _keep(self, number: int, shift: Tensor) -> Tensor | None:
+    def _room(self, shape: tuple[int, ...]) -> int:
+        """Return how many more vectors can be made and held, at least one."""
+        vector, used, disk = max(self._vector(shape), 1), max(self._in_use(shape), 1), 0
+        if self._spill is not None:
+            disk = self._spill.left // vector
+        at_once = max(self._budget.left // (used + vector), min(self._budget.left // used, 1))  # made, then copied
+        room = min(self._budget.free // vector + disk, at_once)
+        if room < 1:
+            raise StorageError(
+                f"the unblinding store is full: {self._budget}, {vector} more asked for",
+                hint="prepare fewer samples, allow more memory, or give it a folder to spill to",
+            )
+        return room
+
+    def _keep(self, shift: Tensor) -> Tensor | int:
         size = 4 * shift.numel()
-        if self._spill is not None and not self._budget.fits(size):
-            self._spill.put(number, shift)
-            return None
-        self._budget.used += size
-        return shift
+        if self._spill is not None and size > self._budget.free:
+            return self._spill.put(shift)
+        self._budget.take(size)
+        return shift.clone()  # or one that stays would hold all that were made with it
 
-    def _fetch(self, number: int, shift: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        if shift is None and self._spill is not None:
-            return self._spill.take(number, self._geometry.output_shape(shape)).to(self._codes.device)
-        if shift is None:
-            raise StorageError(f"unblinding vector {number} was spilled and its folder is gone")
-        self._budget.used -= 4 * shift.numel()
-        return shift
+    def _fetch(self, shift: Tensor | int, shape: tuple[int, ...]) -> Tensor:
+        if isinstance(shift, Tensor):
+            return shift
+        if self._spill is None:
+            raise StorageError(f"unblinding vector {shift} was spilled and its folder is gone")
+        return self._spill.take(shift, self._geometry.output_shape(shape)).to(self._codes.device)
+
+
+def _held(shift: Tensor | int) -> int:
+    """Return the bytes of memory that a prepared vector takes; one on the disk takes none."""
+    return 4 * shift.numel() if isinstance(shift, Tensor) else 0
