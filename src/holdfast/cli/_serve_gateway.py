@@ -95,7 +95,7 @@ def gateway(
     listen.require_possible()
     net = named_model(model, arch, seed)
     integer = integer_of(net, data=data, samples=samples, top_code=top_code, beside=model)
-    placements = _placements(integer, placement, plan)
+    placements, memory = _placements(integer, placement, plan)
     options = () if fault is None else ("--fault", fault, "--seed", str(seed))
     chosen = sources(
         integer,
@@ -105,6 +105,7 @@ def gateway(
         placements=placements,
         tls=tls,
         options=options,
+        memory=memory,
     )
     made = Gateway(
         chosen,
@@ -132,12 +133,13 @@ def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> 
     return MutualTls(authority=authority, certificate=certificate, key=key)
 
 
-def _placements(integer: IntegerModel, placement: Placement | None, plan: Path | None) -> Placements:
-    """Return one word for all layers, or what a plan says of each."""
+def _placements(integer: IntegerModel, placement: Placement | None, plan: Path | None) -> tuple[Placements, int | None]:
+    """Return one word for all layers, or what a plan says of each, and the memory it leaves to masks."""
     from holdfast.shielding.plan_file import read_plan
 
     if plan is None:
-        return (placement or Placement.BLINDED).value
+        return (placement or Placement.BLINDED).value, None
     if placement is not None:
         raise UsageError("--plan and --placement contradict each other", hint="the plan says where each layer runs")
-    return read_plan(plan).placements(integer)
+    stored = read_plan(plan)
+    return stored.placements(integer), stored.mask_memory

@@ -33,6 +33,7 @@ class StoredPlan:
         rule: specification of the rule that made it.
         linear: placement of each node that can be offloaded, by path.
         others: placement of every other node, by name.
+        mask_memory: bytes that its budget leaves to the masks of a session; None is no limit.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StoredPlan:
     rule: str
     linear: Mapping[str, str]
     others: Mapping[str, str]
+    mask_memory: int | None = None
 
     def placements(self, model: IntegerModel) -> dict[str, Where]:
         """Return where each layer of ``model`` computes, for a session.
@@ -98,7 +100,18 @@ def read_plan(path: Path | str) -> StoredPlan:
     if len({name for name, *_ in rows}) != len(rows):
         raise UnreadableArtifact(f"{path} places a node twice", hint=_AGAIN)
     linear, others = ({name: where for name, is_linear, where in rows if is_linear == want} for want in (True, False))
-    return StoredPlan(name=str(path), model=model, rule=value["rule"], linear=linear, others=others)
+    memory = _mask_memory(value, str(path))
+    return StoredPlan(name=str(path), model=model, rule=value["rule"], linear=linear, others=others, mask_memory=memory)
+
+
+def _mask_memory(value: Mapping[str, Any], path: str) -> int | None:
+    """Return what the budget leaves to masks; a plan with a budget always says."""
+    budget, memory = value.get("budget"), value.get("mask_memory")
+    if budget is None and memory is None:
+        return None
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in (budget, memory)):
+        raise UnreadableArtifact(f"{path} has a budget of {budget!r} bytes and leaves {memory!r} to masks", hint=_AGAIN)
+    return int(memory)
 
 
 def _row(node: Any, path: str) -> tuple[str, bool, str]:

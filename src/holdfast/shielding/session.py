@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from types import TracebackType
@@ -26,6 +26,7 @@ from holdfast.shielding.sealing import Budget, MaskStream, OwnProcess, Pad, PadS
 from holdfast.shielding.transport import Channel, Client, SpawnedWorker
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
+_TOGETHER = 16  # samples whose masks are prepared in one layer before the next
 PHASES: tuple[Phase, ...] = ("prepare", "blind", "remote", "unblind", "check", "trusted")
 
 
@@ -78,12 +79,12 @@ class Session(nn.Module):
         own, known = card(self), card(model)
         own.lineage, own.input_shape, own.classes = list(known.lineage), known.input_shape, known.classes
         self.placements, layers = agreed(self.model, placements), integer_layers(self.model)
-        masks, budget = masks or MaskStream.fresh(entropy), budget or Budget()
+        masks, self._budget = masks or MaskStream.fresh(entropy), budget or Budget()
         self._layers = {
             name: Offloaded(name, layers[name], check, entropy, store)
             for name, where in self.placements.items()
             if where != "trusted"
-            for store in [_store(name, layers[name], masks, budget, spill) if where == "blinded" else None]
+            for store in [_store(name, layers[name], masks, self._budget, spill) if where == "blinded" else None]
         }
         self._client = Client(channel, entropy=entropy)
         for name, offloaded in self._layers.items():
@@ -116,11 +117,21 @@ class Session(nn.Module):
             StorageError: they do not fit in the memory and disk allowed for them.
             InvalidConfig: this process was forked off since the session was opened.
         """
+        layers = [(item.store, item.layer.sample_shape) for item in self._layers.values() if item.store is not None]
         with self._alone(), self._phase("prepare"):
-            for offloaded in self._layers.values():
-                if (store := offloaded.store) is not None:
-                    shape = offloaded.layer.sample_shape
-                    store.prepare(shape, samples - store.available(shape))
+            for ready in self._levels(layers, samples):
+                for store, shape in layers:
+                    store.prepare(shape, ready - store.available(shape))
+
+    def _levels(self, layers: list[tuple[PadStore, tuple[int, ...]]], samples: int) -> Iterable[int]:
+        """Return how many samples to have ready in all layers, one number after the other.
+
+        Where memory may run out they go up one by one: a sample whose masks are ready in some layers only gains little.
+        """
+        ready = min((store.available(shape) for store, shape in layers), default=samples)
+        size = sum(store.vector(shape) for store, shape in layers) * (samples - ready)
+        step = _TOGETHER if self._spill is not None or size <= self._budget.free else 1
+        return [*range(ready + step, samples, step), samples]
 
     @property
     def timings(self) -> dict[str, float]:

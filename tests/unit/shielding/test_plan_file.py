@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
+from holdfast.cli._serve_gateway import _placements
+from holdfast.errors import DigestMismatch, InvalidConfig, StorageError, UnreadableArtifact, UnsupportedVersion
 from holdfast.models import build_architecture, manifest_of
-from holdfast.shielding import shield
+from holdfast.shielding import integer_layers, shield
+from holdfast.shielding.gateway import sources
 from holdfast.shielding.graph import IntegerModel, export
 from holdfast.shielding.plan_file import read_plan, write_plan
 from holdfast.shielding.planner import plan
+from holdfast.shielding.sealing import Budget
+from tests.unit.shielding.nets import session_with
 from tests.unit.shielding.planner.test_plan import FAST_WORKER
 
 IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -107,3 +112,45 @@ def test_what_is_no_json_is_no_plan(tmp_path: Path) -> None:
         read_plan(tmp_path / "plan.json")
     with pytest.raises(UnreadableArtifact):
         read_plan(tmp_path / "absent.json")
+
+
+def test_the_budget_of_a_plan_is_what_its_session_keeps_to(model: IntegerModel, tmp_path: Path) -> None:
+    """What masks of one sample take is part of the plan, so the rest of the budget holds more samples."""
+    free = plan(model, "slalom", machine=FAST_WORKER)
+    assert free.mask_memory is None
+    need = free.total.memory
+    for budget in (need, need + 10_000):
+        made = plan(model, "slalom", machine=FAST_WORKER, budget=budget)
+        path = tmp_path / f"{budget}.json"
+        write_plan(path, made, manifest_of(model).digest)
+        stored = read_plan(path)
+        layers = integer_layers(model).values()
+        one = sum(4 * (prod(x.sample_shape) + prod(x.geometry.output_shape(x.sample_shape))) for x in layers)
+        assert stored.mask_memory == made.mask_memory == one + budget - need
+        with session_with(model, placements=stored.placements(model), budget=Budget(stored.mask_memory)) as session:
+            assert torch.equal(session(IMAGES), model(IMAGES))
+            with pytest.raises(StorageError, match=f"of {stored.mask_memory} bytes"):
+                session.prepare(1000)
+            assert torch.equal(session(IMAGES), model(IMAGES))
+
+
+def test_the_gateway_hands_the_budget_to_its_sessions(model: IntegerModel, tmp_path: Path) -> None:
+    made = plan(model, "slalom", machine=FAST_WORKER, budget=200_000)
+    write_plan(tmp_path / "plan.json", made, manifest_of(model).digest)
+    placements, memory = _placements(model, None, tmp_path / "plan.json")
+    assert memory == made.mask_memory
+    (source,) = sources(model, ["spawn"], sessions=1, placements=placements, memory=memory)
+    opened = source.open()
+    with opened.session as session:
+        assert session._budget.left == memory
+    (source,) = sources(model, ["unix:/nowhere"], sessions=1, placements=placements, memory=memory)
+    assert source._memory == memory
+
+
+@pytest.mark.parametrize("memory", [None, 0, -1, True, "10", 1.5])
+def test_a_plan_with_a_budget_says_what_it_leaves_to_masks(model: IntegerModel, tmp_path: Path, memory: object) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(path, plan(model, "slalom", machine=FAST_WORKER, budget=200_000), manifest_of(model).digest)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"mask_memory": memory}))
+    with pytest.raises(UnreadableArtifact, match="has a budget of 200000 bytes and leaves"):
+        read_plan(path)

@@ -198,3 +198,12 @@ def test_preparing_fills_what_there_is_to_the_last_vector() -> None:
     assert budget.used == 7 * 2048
     pads.take((16,), 2)  # forgotten at once
     assert budget.used == 5 * 2048
+
+
+def test_what_is_prepared_in_little_memory_is_ready_in_every_layer() -> None:
+    with one_worker_each(integer_net(), memory=15_000) as session:
+        with pytest.raises(StorageError, match="unblinding store is full"):
+            session.prepare(100_000)
+        ready = [item.store.available(item.layer.sample_shape) for item in session._layers.values()]
+        assert min(ready) >= 1
+        assert max(ready) <= min(ready) + 1

@@ -16,6 +16,7 @@ from holdfast.shielding.checking import Freivalds
 from holdfast.shielding.gateway.settings import Settings
 from holdfast.shielding.offloaded import Placements
 from holdfast.shielding.opening import shield
+from holdfast.shielding.sealing import Budget
 from holdfast.shielding.session import Session
 from holdfast.shielding.transport import MutualTls, SpawnedWorker
 from holdfast.shielding.transport.remote import grpc_module
@@ -79,13 +80,21 @@ class Spawned:
         settings: limits.
         placements: where each layer runs.
         options: extra arguments of the worker.
+        memory: most bytes of masks in each session; None is no limit.
     """
 
     def __init__(
-        self, name: str, model: nn.Module, settings: Settings, placements: Placements | None, options: Sequence[str]
+        self,
+        name: str,
+        model: nn.Module,
+        settings: Settings,
+        placements: Placements | None,
+        options: Sequence[str],
+        memory: int | None = None,
     ) -> None:
         self.name, self.quarantined, self._lies = name, False, 0
         self._model, self._settings, self._placements, self._options = model, settings, placements, tuple(options)
+        self._memory = memory
 
     def open(self) -> Opened:
         """Start a worker and a session with it; a failed start leaves no process."""
@@ -98,6 +107,7 @@ class Spawned:
                 check=Freivalds(),
                 placements=self._placements,
                 entropy=Entropy(),
+                budget=Budget(self._memory),
                 owner=owner,
             )
         except BaseException:
@@ -132,19 +142,28 @@ class Addressed:
         settings: limits.
         placements: where each layer runs.
         tls: for ``grpc:``.
+        memory: most bytes of masks in each session; None is no limit.
     """
 
     def __init__(
-        self, address: str, model: nn.Module, settings: Settings, placements: Placements | None, tls: MutualTls | None
+        self,
+        address: str,
+        model: nn.Module,
+        settings: Settings,
+        placements: Placements | None,
+        tls: MutualTls | None,
+        memory: int | None = None,
     ) -> None:
         self.name, self.quarantined = address, False
         self._model, self._settings, self._placements = model, settings, placements
-        self._tls = tls if address.startswith("grpc:") else None
+        self._tls, self._memory = tls if address.startswith("grpc:") else None, memory
 
     def open(self) -> Opened:
         """Open a session there."""
         limit = self._settings.worker_timeout
-        session = shield(self._model, self.name, placements=self._placements, timeout=limit, tls=self._tls)
+        session = shield(
+            self._model, self.name, placements=self._placements, timeout=limit, tls=self._tls, memory=self._memory
+        )
         return Opened(session)
 
     def lied(self) -> None:
@@ -164,6 +183,7 @@ def sources(
     placements: Placements | None = None,
     tls: MutualTls | None = None,
     options: Sequence[str] = (),
+    memory: int | None = None,
 ) -> list[Source]:
     """Return one source for each session of a pool; sessions at one address share a source, and its quarantine.
 
@@ -175,6 +195,7 @@ def sources(
         placements: where each layer runs, as for :func:`~holdfast.shielding.shield`.
         tls: for workers over gRPC.
         options: extra arguments of spawned workers.
+        memory: most bytes of masks in each session, as for :func:`~holdfast.shielding.shield`.
 
     Raises:
         InvalidConfig: no worker, one that is named twice, an address of another kind, or gRPC without TLS.
@@ -188,9 +209,9 @@ def sources(
         _require_address(worker, tls)
         if worker == "spawn":
             names = [f"spawn-{number}" for number in range(1, sessions + 1)]
-            result += [Spawned(name, model, settings, placements, options) for name in names]
+            result += [Spawned(name, model, settings, placements, options, memory) for name in names]
         else:
-            shared = Addressed(worker, model, settings, placements, tls)
+            shared = Addressed(worker, model, settings, placements, tls, memory)
             result += [shared] * (sessions if worker.startswith("grpc:") else 1)
     return result
 

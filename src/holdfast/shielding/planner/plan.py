@@ -10,6 +10,7 @@ from torch import nn
 
 from holdfast.errors import InvalidConfig
 from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, cost, transfer
+from holdfast.shielding.planner.laws import PLANES
 from holdfast.shielding.planner.machine import Machine, measure
 from holdfast.shielding.planner.rules import Rule, regions, rules
 from holdfast.shielding.planner.solve import over_budget
@@ -67,6 +68,17 @@ class Plan:
             sum(item.memory for item in costs) + self.values,
         )
 
+    @property
+    def mask_memory(self) -> int | None:
+        """Bytes that the budget leaves to masks and unblinding vectors: the ``memory`` of a session; None is no limit.
+
+        Weights, check vectors and activations take the rest; of masks the plan counts those of one sample.
+        """
+        if self.budget is None:
+            return None
+        own = sum(PLANES * (row.node.taken + row.node.given) for row in self.rows if row.placement == "blinded")
+        return max(self.budget - self.total.memory + own, 1)
+
     def guarantees(self) -> tuple[str, ...]:
         """Say in sentences what this plan does and does not promise."""
         used = {row.placement for row in self.rows}
@@ -107,6 +119,7 @@ class Plan:
             "nodes": rows,
             "total": asdict(self.total),
             "budget": self.budget,
+            "mask_memory": self.mask_memory,
             "top_code": self.top_code,
             "guarantees": list(self.guarantees()),
         }

@@ -144,6 +144,10 @@ class PadStore:
                 ready.extend((number, self._keep(shift)) for number, shift in zip(numbers, shifts, strict=True))
                 count -= part
 
+    def vector(self, shape: tuple[int, ...]) -> int:
+        """Return the bytes of one unblinding vector."""
+        return 4 * math.prod(self._geometry.output_shape(shape))
+
     def available(self, shape: tuple[int, ...]) -> int:
         """Return how many samples of ``shape`` can be blinded without computing more."""
         return len(self._ready.get(shape, ()))
@@ -191,17 +195,13 @@ class PadStore:
         mask = self._masks.words(numbers, shape).to(self._codes.device)
         return numbers, mask, ring_product(mask, self._codes, self._geometry, self.planes)
 
-    def _vector(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes of one unblinding vector."""
-        return 4 * math.prod(self._geometry.output_shape(shape))
-
     def _in_use(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of the mask and the vector of one sample on its way."""
-        return 4 * math.prod(shape) + self._vector(shape)
+        return 4 * math.prod(shape) + self.vector(shape)
 
     def _room(self, shape: tuple[int, ...]) -> int:
         """Return how many more vectors can be made and held, at least one."""
-        vector, used, disk = max(self._vector(shape), 1), max(self._in_use(shape), 1), 0
+        vector, used, disk = max(self.vector(shape), 1), max(self._in_use(shape), 1), 0
         if self._spill is not None:
             disk = self._spill.left // vector
         at_once = max(self._budget.left // (used + vector), min(self._budget.left // used, 1))  # made, then copied
