@@ -109,9 +109,13 @@ def _mask_memory(value: Mapping[str, Any], path: str) -> int | None:
     budget, memory = value.get("budget"), value.get("mask_memory")
     if budget is None and memory is None:
         return None
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in (budget, memory)):
-        raise UnreadableArtifact(f"{path} has a budget of {budget!r} bytes and leaves {memory!r} to masks", hint=_AGAIN)
-    return int(memory)
+    if _is_size(budget) and isinstance(memory, int) and _is_size(memory):
+        return memory
+    raise UnreadableArtifact(f"{path} has a budget of {budget!r} bytes and leaves {memory!r} to masks", hint=_AGAIN)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _row(node: Any, path: str) -> tuple[str, bool, str]:
