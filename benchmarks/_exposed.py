@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import WorkerUnreachable
 from holdfast.seeds import derive
-from holdfast.services.worker import become
+from holdfast.services.process import become
 from holdfast.shielding.graph import IntegerModel, Step, exact
 from holdfast.shielding.graph.leaves import GroupedConvolution
 from holdfast.shielding.graph.program import _bound, _function

@@ -47,9 +47,9 @@ def serve_worker(
 
     The worker sees int8 weights and blinded values, or int8 codes of layers placed as verified: no scales, no secrets.
     """
-    from holdfast.services import worker
+    from holdfast.services import process, worker
 
-    worker.end_when_terminated()
+    process.end_when_terminated()
     settings = worker.Service(
         fault=fault, seed=seed, once=once, threads=threads, shared=shared, user=user, device=device
     )

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from holdfast.cli import serve as serve_command
 from holdfast.errors import IntegrityError, InvalidConfig, UnknownName, WorkerUnreachable
 from holdfast.numerics.bits import bit_equal, hamming_distance
-from holdfast.services import worker as worker_module
+from holdfast.services import process as process_module
 from holdfast.services.lie import Lie
 from holdfast.services.worker import Worker, serve
 from holdfast.shielding import shield
@@ -164,7 +164,7 @@ def test_a_worker_that_cannot_serve_as_asked_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker_module, "end_when_terminated", lambda: None)
+    monkeypatch.setattr(process_module, "end_when_terminated", lambda: None)
     result = CliRunner().invoke(serve_command.app, ["worker", *options])
     told = result.output + str(result.exception)
     assert result.exit_code != 0
@@ -218,11 +218,11 @@ def test_a_worker_whose_parent_is_killed_ends(wait: str) -> None:
 def test_an_orphan_that_is_stuck_in_native_code_ends_as_well() -> None:
     """A product that takes for ever lets no signal handler of Python run; the watching thread needs none."""
     stuck = (
-        "import signal, sys, time; from holdfast.services import worker; worker._PATIENCE = 0.1;"
+        "import signal, sys, time; from holdfast.services import process, worker; process.PATIENCE = 0.1;"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); worker.end_with(int(sys.argv[1])); time.sleep(60)"
     )
     process = subprocess.run([sys.executable, "-c", stuck, "1"], timeout=50, check=False)  # 1 is not its parent
-    assert process.returncode == worker_module._ORPHANED
+    assert process.returncode == process_module.ORPHANED
 
 
 def runs(process: int) -> bool:

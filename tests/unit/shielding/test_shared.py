@@ -18,7 +18,8 @@ import torch
 from holdfast.errors import IntegrityError, InvalidConfig, UnsupportedVersion, WorkerUnreachable
 from holdfast.numerics.bits import bit_equal
 from holdfast.seeds import Entropy
-from holdfast.services.worker import Worker, become
+from holdfast.services.process import become
+from holdfast.services.worker import Worker
 from holdfast.shielding import Freivalds, Session, shield
 from holdfast.shielding.transport import Frame, Kind, SharedConnection, SpawnedWorker, dial
 from holdfast.shielding.transport.shared import Ring, accept, offer
