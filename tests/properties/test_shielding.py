@@ -81,7 +81,7 @@ def test_the_fast_product_equals_one_in_float64(case: tuple[Geometry, Tensor, Te
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases(), st.sampled_from(["channels", "positions", "recompute"]))
+@given(cases(), st.sampled_from(["both", "channels", "positions", "recompute"]))
 def test_every_side_accepts_the_truth_and_refuses_a_lie(case: tuple[Geometry, Tensor, Tensor], side: Side) -> None:
     geometry, weights, codes = case
     product = integer_product(codes, weights, geometry)

@@ -106,7 +106,8 @@ def read_plan(path: Path | str) -> StoredPlan:
 
 def _mask_memory(value: Mapping[str, Any], path: str) -> int | None:
     """Return what the budget leaves to masks; a plan with a budget always says."""
-    budget, memory = value.get("budget"), value.get("mask_memory")
+    memory: Any = value.get("mask_memory")
+    budget = value.get("budget")
     if budget is None and memory is None:
         return None
     if _is_size(budget) and isinstance(memory, int) and _is_size(memory):

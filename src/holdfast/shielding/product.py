@@ -200,19 +200,3 @@ def ring_product(x: Tensor, codes: Tensor, geometry: Geometry, planes: int = MOS
         int32 residues around zero, shape (batch, *output).
     """
     return centred(planes_product(byte_planes(x, planes), codes, geometry), planes)
-
-
-def prove_bound(geometry: Geometry, codes: Tensor, *, layer: str) -> int:
-    """Return the largest possible accumulator magnitude, ``inner * 127 * max|w|``, proved below 2**31.
-
-    Raises:
-        InvalidConfig: an accumulator could overflow int32, so a residue would not name one integer.
-    """
-    most = int(codes.to(torch.int32).abs().max()) if codes.numel() else 0
-    bound = geometry.inner * CODE_MAX * most
-    if bound >= 2**31:
-        raise InvalidConfig(
-            f"layer {layer!r} sums {geometry.inner} products and could overflow int32",
-            hint="keep this layer in the trusted world, or split it",
-        )
-    return bound

@@ -159,10 +159,20 @@ def test_inputs_of_many_shapes_do_not_pile_up_secrets() -> None:
     assert len(verifier._folds) <= 16
 
 
-def test_both_secrets_at_once_would_be_weaker() -> None:
-    """The small ring again: folding both sides of one lie lets two factors of two meet."""
-    ring = 2**8
-    lie = 2**3
-    every = torch.arange(ring)
-    passing = int(((every[:, None] * every[None, :] * lie) % ring == 0).sum()) / ring**2
-    assert passing > 3 * 2**3 / ring
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_both_secrets_at_once_would_be_weaker_by_exactly_what_the_docstring_says(bits: int) -> None:
+    """Z/2^bits: two factors vanish together with (bits + 2) / 2^(bits + 1); bits = 33 gives 35 / 2^34."""
+    every = torch.arange(2**bits)
+    vanishing = int(((every[:, None] * every[None, :]) % 2**bits == 0).sum())
+    assert vanishing * 2 ** (bits + 1) == (bits + 2) * 4**bits
+    assert 2**-29 < (33 + 2) / 2**34 < 2**-28
+
+
+def test_no_lie_is_likelier_to_pass_two_secrets_than_a_single_entry() -> None:
+    """Every 2x2 matrix with an odd entry, over Z/4, against every pair of secrets."""
+    pairs = torch.cartesian_prod(*[torch.arange(4)] * 2)
+    lies = torch.cartesian_prod(*[torch.arange(4)] * 4).view(-1, 2, 2)
+    lies = lies[(lies % 2).flatten(1).any(1)]
+    folded = torch.einsum("ri,nij,sj->nrs", pairs, lies, pairs) % 4
+    passing = (folded == 0).flatten(1).double().mean(1)
+    assert float(passing.max()) == (2 + 2) / 2**3

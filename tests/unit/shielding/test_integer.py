@@ -11,8 +11,8 @@ from holdfast.data import dataset
 from holdfast.errors import InvalidConfig
 from holdfast.models import card
 from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers
-from holdfast.shielding.integer import geometry_of
-from holdfast.shielding.product import Geometry, integer_product, prove_bound, ring_product
+from holdfast.shielding.integer import accumulator_bound, geometry_of
+from holdfast.shielding.product import Geometry, integer_product, ring_product
 from tests.unit.shielding.nets import digits_net, images, integer_net
 
 CONVS = [
@@ -71,10 +71,9 @@ def test_ring_product_of_many_terms_is_exact() -> None:
 
 def test_bound_is_proved_where_int32_would_overflow() -> None:
     most = torch.full((1, 133_152), 127, dtype=torch.int8)
-    fits = Geometry(kind="linear", out_channels=1, in_channels=133_144)
-    assert prove_bound(fits, most[:, :133_144], layer="fc") == 133_144 * 127 * 127 < 2**31
+    assert accumulator_bound(most[:, :133_144], 127, layer="fc") == 133_144 * 127 * 127 < 2**31
     with pytest.raises(InvalidConfig, match="'fc' sums 133152 products"):
-        prove_bound(Geometry(kind="linear", out_channels=1, in_channels=133_152), most, layer="fc")
+        accumulator_bound(most, 127, layer="fc")
 
 
 def test_close_to_the_float_model_and_the_argument_is_left_alone() -> None:

@@ -13,8 +13,10 @@ with probability at most **2^-33**. So does ``W (X s) == Y s`` at every channel,
 likelier. The second form is the first one of the transposed product.
 
 Over Z/2^32 the same count gives 2^31 / 2^32 = 1/2 for a flip of bit 31: the wider ring is not a luxury. Nor may both
-sides be folded at once in this ring: two factors of 2 from two secrets add up, and the bound falls to 2^-28. In a field
-they may: see :mod:`holdfast.shielding.checking.both`, whose bound is 2^-37.
+sides be folded at once in this ring: factors of 2 from both secrets add up. A single wrong entry 2^31 passes where
+``r_o s_p = 0 (mod 2^33)``: ``r_o`` has k < 33 factors of 2 with probability 2^-(k+1), then ``s_p`` needs 33 - k, and
+``r_o = 0`` leaves 2^-33, in all 33 * 2^-34 + 2^-33 = 35 / 2^34, just above 2^-29. In a field they may: see
+:mod:`holdfast.shielding.checking.both`, whose bound is 2^-37.
 
 The secret serves a whole session. An honest answer always passes, so acceptances tell the worker nothing about it, and
 the first failure ends the session: Q lies escape with probability at most Q * 2^-33 in all.
