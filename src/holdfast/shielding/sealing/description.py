@@ -8,10 +8,13 @@ named, not described: both sides run the same code.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _OF_TORCH = frozenset(nn.Module().__dict__)  # parameters, buffers, hooks, and whether it trains
 _CARD = "_holdfast"
 _DERIVED = "bound"  # of a layer's weights, so it is proved again from those that are opened
+_PLAIN = bool | int | float | complex | str | bytes | Enum | slice | torch.dtype | torch.device | torch.memory_format
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -39,10 +43,10 @@ def description(model: nn.Module) -> dict[str, str]:
 
 
 def _facts(module: nn.Module) -> Iterator[tuple[str, str]]:
-    yield "class", _named(type(module))
-    yield "modules", _text(list(module._modules))
+    yield "(class)", _named(type(module))  # in brackets, since no attribute is called so
+    yield "(modules)", _text(list(module._modules))
     for hooks in _HOOKS:
-        yield hooks.strip("_"), _text(list(getattr(module, hooks).values()))
+        yield f"({hooks.strip('_')})", _text(list(getattr(module, hooks).values()))
     for name in sorted(module._non_persistent_buffers_set):
         yield name, _text(module._buffers[name])
     for name, value in sorted(module.__dict__.items()):
@@ -50,23 +54,41 @@ def _facts(module: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, _text(value)
 
 
-def _text(value: object) -> str:
-    """Return one text for equal values and another for different ones; what has no value is named by its class."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype | torch.device):
+def _text(value: object, inside: tuple[int, ...] = ()) -> str:
+    """Return one text for equal values and another for different ones; functions and modules are named.
+
+    Args:
+        inside: identities of the objects that hold ``value``, lest one that holds itself be described for ever.
+    """
+    if value is None or isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Tensor):
         return f"tensor {tensor_digest('', value)}"
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype.str}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
+    if id(value) in inside or isinstance(value, nn.Module) or hasattr(value, "__qualname__"):
+        return _named(value if hasattr(value, "__qualname__") else type(value))
+    within = (*inside, id(value))
     if isinstance(value, Mapping):
-        return "{" + ", ".join(sorted(f"{_text(key)}: {_text(item)}" for key, item in value.items())) + "}"
+        return _set(f"{_text(key, within)}: {_text(item, within)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return "[" + ", ".join(_text(item, within) for item in value) + "]"
     if isinstance(value, set | frozenset):
-        return "{" + ", ".join(sorted(map(_text, value))) + "}"
+        return _set(_text(item, within) for item in value)
+    return _named(type(value)) + _text(_parts(value), within)
+
+
+def _parts(value: object) -> dict[str, object]:
+    """Return what an object of any other class is made of."""
     if isinstance(value, functools.partial):
-        return f"partial {_text([value.func, value.args, value.keywords])}"
+        return {"func": value.func, "args": value.args, "keywords": value.keywords}
     if is_dataclass(value) and not isinstance(value, type):
-        return _named(type(value)) + _text({item.name: getattr(value, item.name) for item in fields(value)})
-    return _named(value if hasattr(value, "__qualname__") else type(value))
+        return {item.name: getattr(value, item.name) for item in fields(value)}
+    return dict(vars(value)) if hasattr(value, "__dict__") else {}
+
+
+def _set(texts: Iterable[str]) -> str:
+    return "{" + ", ".join(sorted(texts)) + "}"
 
 
 def _named(value: object) -> str:
