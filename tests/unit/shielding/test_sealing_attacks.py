@@ -227,19 +227,18 @@ def test_a_sealed_counter_of_another_length_is_refused_and_lets_the_next_one_cou
         FileCounter(path, KEY, purpose="masks")
 
 
-def crashing(counter: VolatileCounter, *, at: int) -> VolatileCounter:
-    """Return a counter with the number of ``counter``, of which the power goes at the ``at``-th advance."""
+def crashing(counter: VolatileCounter, now: Callable[[], bool]) -> VolatileCounter:
+    """Return a counter with the number of ``counter``, of which the power goes when it is advanced and ``now()``."""
 
     class Crashing(VolatileCounter):
         def __init__(self) -> None:
-            self.identity, self.left = counter.identity, at
+            self.identity = counter.identity
 
         def read(self) -> int:
             return counter.read()
 
         def advance(self, value: int, *, after: int) -> None:
-            self.left -= 1
-            if not self.left:
+            if now():
                 raise Crash
             counter.advance(value, after=after)
 
@@ -251,8 +250,9 @@ def test_an_aborted_version_does_not_pass_for_the_final_one(tmp_path: Path) -> N
     folder, counter = tmp_path / "store", VolatileCounter()
     sealed = SealedStore(folder, Sealer(KEY), counter)
     assert sealed.write({"a": b"one"}) == 1
+    sealed_now = crashing(counter, lambda: len(list(folder.glob("*.manifest"))) == 2)
     with pytest.raises(Crash):
-        SealedStore(folder, Sealer(KEY), crashing(counter, at=2)).write({"a": b"two, with a mistake"})
+        SealedStore(folder, Sealer(KEY), sealed_now).write({"a": b"two, with a mistake"})
     shutil.copytree(folder, tmp_path / "aborted")
     assert sealed.read() == {"a": b"one"}
     final = sealed.write({"a": b"two, final"})
@@ -277,8 +277,9 @@ def test_whatever_crashes_the_last_whole_version_is_read_and_no_number_serves_tw
             text = f"text {number}".encode()
             before = set(os.listdir(folder))
             if step:
+                left = iter([False] * (step - 1) + [True])
                 with pytest.raises(Crash):
-                    SealedStore(folder, Sealer(KEY), crashing(counter, at=step)).write({"a": text})
+                    SealedStore(folder, Sealer(KEY), crashing(counter, lambda left=left: next(left))).write({"a": text})
             else:
                 SealedStore(folder, Sealer(KEY), counter).write({"a": text})
                 wanted = text
