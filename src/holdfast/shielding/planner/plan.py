@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, cost, transfer
+from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, Sight, cost, transfer
+from holdfast.shielding.planner.inference import inferable
 from holdfast.shielding.planner.laws import PLANES
 from holdfast.shielding.planner.machine import Machine, measure
 from holdfast.shielding.planner.rules import Rule, regions, rules
@@ -21,16 +22,22 @@ FORMAT = "holdfast.shield-plan/v1"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One node of a plan."""
+    """One node of a plan; ``sight`` is what the worker sees of it, and what it can work out from other nodes."""
 
     node: Node
     placement: Placement
     cost: Cost
+    sight: Sight
 
     @property
     def world(self) -> str:
         """The world that computes it."""
         return "trusted" if self.placement == "trusted" else "untrusted"
+
+    @property
+    def told(self) -> bool:
+        """Whether other nodes tell the worker of values that the placement of this one keeps from it."""
+        return self.sight != SIGHTS[self.placement]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,10 @@ class Plan:
     def guarantees(self) -> tuple[str, ...]:
         """Say in sentences what this plan does and does not promise."""
         used = {row.placement for row in self.rows}
-        return tuple(sentence for word, sentence in _PROMISES.items() if word in used)
+        said = {word: sentence for word, sentence in _PROMISES.items() if word in used}
+        for word in said.keys() & {row.placement for row in self.rows if row.told}:
+            said[word] = _UNKEPT.get(word, said[word])
+        return tuple(said.values())
 
     def table(self, *, every: bool = False) -> str:
         """Return an aligned text table, one row per node; runs of trusted small work are one row unless ``every``."""
@@ -108,7 +118,7 @@ class Plan:
                 "sources": list(row.node.sources),
                 "placement": row.placement,
                 "world": row.world,
-                "sees": asdict(SIGHTS[row.placement]),
+                "sees": asdict(row.sight),
                 **{f"cost_{key}": value for key, value in asdict(row.cost).items()},
             }
             for row in self.rows
@@ -128,10 +138,14 @@ class Plan:
 _PROMISES: dict[Placement, str] = {
     "trusted": "trusted nodes: the worker sees neither their weights nor their values, only that time passes",
     "verified": "verified nodes: a wrong answer passes with probability at most 2^-33; weights and values are seen",
-    "blinded": "blinded nodes: the same check; values reach the worker uniform over Z/2^32, int8 weights in the clear",
+    "blinded": "blinded nodes: the same check; values reach the worker uniform over Z/256^b, int8 weights in the clear",
     "probed": "probed nodes: NOT verified, since only probes are; small masks leak; int8 weights are in the clear",
     "exposed": "exposed nodes: the worker sees everything and is believed",
 }  # fmt: skip
+_UNKEPT: dict[Placement, str] = {
+    "trusted": "trusted nodes: the worker is not sent their weights or values; those marked inferable it may work out",
+    "blinded": f"{_PROMISES['blinded']}; those marked inferable it may work out from other nodes",
+}
 
 
 def _runs(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -147,7 +161,7 @@ def _runs(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _cells(run: Sequence[Row]) -> tuple[str, ...]:
-    first, sight = run[0], SIGHTS[run[0].placement]
+    first = run[0]
     operations = list(dict.fromkeys(row.node.operation for row in run))
     words = ", ".join(operations) if len(operations) < 4 else f"{', '.join(operations[:3])}, ..."
     weights = sum(row.node.weights for row in run)
@@ -158,9 +172,9 @@ def _cells(run: Sequence[Row]) -> tuple[str, ...]:
         first.placement if first.placement == "trusted" else f"untrusted, {first.placement}",
         f"{sum(row.node.macs for row in run):,}",
         f"{sum(row.cost.bytes for row in run):,}",
-        sight.weights if weights else "-",
-        sight.input,
-        sight.output,
+        first.sight.weights if weights else "-",
+        max((row.sight.input for row in run), key=_telling),
+        max((row.sight.output for row in run), key=_telling),
         f"{1e3 * sum(row.cost.seconds for row in run):.3f}",
     )
 
@@ -197,18 +211,39 @@ def assemble(
     """
     if words.keys() != {node.name for node in work.nodes}:
         raise InvalidConfig("a rule places every node, and no other")
-    crossing = regions(work, words)
+    crossing, known = regions(work, words), inferable(work, words)
     rows = []
     for node in work.nodes:
         own = cost(node, words[node.name], machine)
         for elements in crossing.get(node.name, ()):
             seconds, sent = transfer(elements, machine)
             own = Cost(own.seconds + seconds, own.offline, own.bytes + sent, own.crossings, own.memory)
-        rows.append(Row(node, words[node.name], own))
+        rows.append(Row(node, words[node.name], own, _sight(node, words[node.name], known)))
     made = Plan(rule=rule, rows=tuple(rows), values=_trusted_values(work, words), budget=budget, top_code=work.top_code)
     if budget is not None and made.total.memory > budget:
         raise over_budget(made.total.memory, budget)
     return made
+
+
+def _sight(node: Node, word: Placement, known: Mapping[str, str]) -> Sight:
+    """Return what the worker sees of a node, with the ``known`` values that other nodes tell it of."""
+    sight = SIGHTS[word]
+    if word not in _UNKEPT:
+        return sight
+    taken = next((known[name] for name in node.sources if name in known), None)
+    if taken is not None:
+        sight = replace(sight, input=_inferable(sight.input, taken))
+    if node.name in known:
+        sight = replace(sight, output=_inferable(sight.output, known[node.name]))
+    return sight
+
+
+def _inferable(sight: str, name: str) -> str:
+    return f"inferable from {name}" if sight == "nothing" else f"{sight}, inferable from {name}"
+
+
+def _telling(sight: str) -> bool:
+    return "inferable" in sight
 
 
 def _trusted_values(work: Workload, words: Mapping[str, Placement]) -> int:

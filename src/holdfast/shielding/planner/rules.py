@@ -19,6 +19,7 @@ from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.shielding.integer import integer_layers
 from holdfast.shielding.planner.costs import Placement, cost, transfer
+from holdfast.shielding.planner.inference import spread
 from holdfast.shielding.planner.laws import Machine
 from holdfast.shielding.planner.solve import Option, fastest, least_exposed, over_budget
 from holdfast.shielding.planner.workload import Node, Workload
@@ -90,15 +91,18 @@ def _patterns(text: str) -> tuple[str, ...]:
 class Optimal:
     """The fastest placement that meets the demands and fits the budget; exact for the measured costs.
 
-    Every linear node is trusted, verified or blinded; small work stays trusted, so no answer is ever believed.
+    Every linear node is trusted, verified or blinded; small work stays trusted, so no answer is ever believed. A value
+    is hidden where the worker cannot work it out either: what a demand names spreads to every linear node that is
+    connected with it. Only nodes whose weights are hidden part what must be hidden from the rest.
     """
 
     hide_weights: str = "none"  # globs joined by |: the worker must not see these nodes' weights
-    hide_values: str = "*"  # globs joined by |: nor these nodes' inputs and outputs
+    hide_values: str = "*"  # globs joined by |: nor work out these nodes' inputs and outputs
 
     def place(self, work: Workload, machine: Machine, budget: int | None) -> dict[str, Placement]:
         """Return the optimum."""
-        weights, values = (work.matching(_patterns(text)) for text in (self.hide_weights, self.hide_values))
+        weights, named = (work.matching(_patterns(text)) for text in (self.hide_weights, self.hide_values))
+        values = spread(work, named, weights)
         ways = [self._options(node, machine, node.name in weights, node.name in values) for node in work.nodes]
         words = fastest(ways, budget, held=work.peak())
         return {node.name: word for node, word in zip(work.nodes, words, strict=True)}  # type: ignore[misc]
