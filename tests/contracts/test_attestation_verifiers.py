@@ -20,7 +20,8 @@ from tests.attesting import (
 )
 from tests.attesting_dcap import dcap_evidence, dcap_policy
 
-from holdfast.shielding.attestation import Claims, Evidence, Policy, verifiers
+from holdfast.errors import PolicyError, SignerUntrusted
+from holdfast.shielding.attestation import Claims, Evidence, Policy, verifiers, verify
 from holdfast.testing import ContractBroken, check_verifier
 
 LATER = NOW + timedelta(minutes=1)
@@ -41,6 +42,19 @@ def cases() -> dict[str, tuple[Evidence, Policy]]:
 def test_a_registered_verifier_keeps_the_laws(kind: str):
     evidence, policy = cases()[kind]
     check_verifier(evidence, policy, nonce=NONCE, at=LATER)
+
+
+@pytest.mark.parametrize("kind", verifiers.names())
+def test_a_demand_for_a_revocation_list_is_met_or_refused_and_never_passed_over(kind: str):
+    """Nitro, TPM and GPU evidence brings no list, whatever the policy's roots; SEV-SNP's is left out here."""
+    evidence, policy = cases()[kind]
+    demanding = replace(policy, revocation=True)
+    if kind in ("sgx", "tdx"):
+        assert verify(evidence, demanding, nonce=NONCE, at=LATER).unrevoked
+        return
+    assert not verify(evidence, policy, nonce=NONCE, at=LATER).unrevoked
+    with pytest.raises((PolicyError, SignerUntrusted), match="demands a revocation list"):
+        verify(evidence, demanding, nonce=NONCE, at=LATER)
 
 
 def test_every_registered_verifier_is_checked():

@@ -23,6 +23,7 @@ class Claims:
         debug: the operator can read or change the world's memory.
         tcb: the vendor's word for the platform's patch level; empty where the vendor has none.
         advisories: security advisories that apply.
+        unrevoked: current revocation lists, that the vendor or the chain's root signed, name nothing of the chain.
         issued: the evidence's own time, where it states one.
         details: further signed facts for people to read; no policy decides by them.
     """
@@ -37,6 +38,7 @@ class Claims:
     filled: bool = False
     tcb: str = ""
     advisories: tuple[str, ...] = ()
+    unrevoked: bool = False
     issued: datetime | None = None
     details: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,5 +55,6 @@ class Claims:
             "report_data": self.report_data.hex(),
             "root": self.root,
             "tcb": self.tcb,
+            "unrevoked": self.unrevoked,
             "versions": {name: str(value) for name, value in self.versions.items()},
         }

@@ -13,8 +13,11 @@ from holdfast.shielding.attestation.evidence import Evidence
 from holdfast.shielding.attestation.policy import Policy
 
 
-def require_listed_nowhere(chain: Sequence[x509.Certificate], evidence: Evidence, policy: Policy, at: datetime) -> None:
+def require_listed_nowhere(chain: Sequence[x509.Certificate], evidence: Evidence, policy: Policy, at: datetime) -> bool:
     """Check the certificates of ``chain`` against the list in the collateral ``crl``, issued by the chain's root.
+
+    Returns:
+        Whether there was a list to check against.
 
     Raises:
         SignerUntrusted: revoked; or the list is not current; or there is none, and the policy demands one.
@@ -24,11 +27,12 @@ def require_listed_nowhere(chain: Sequence[x509.Certificate], evidence: Evidence
     if "crl" not in evidence.collateral:
         if policy.revocation:
             raise SignerUntrusted("the policy demands a revocation list", hint="--collateral crl=FILE")
-        return
+        return False
     revoked = _read(evidence.collateral["crl"], chain[-1], at)
     for certificate in chain:
         if certificate.serial_number in revoked:
             raise SignerUntrusted(f"certificate {certificate.subject.rfc4514_string()!r} is revoked")
+    return True
 
 
 def _read(data: bytes, root: x509.Certificate, at: datetime) -> frozenset[int]:

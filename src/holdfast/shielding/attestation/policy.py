@@ -41,7 +41,7 @@ class Policy:
         max_age: seconds after which evidence that states a time is too old; at most that much clock skew either way.
         roots: PEM certificates to trust instead of the vendor's own root.
         keys: names of the attestation keys to trust, for kinds without a vendor's root (TPM 2.0).
-        revocation: refuse evidence that comes without a current revocation list (kinds that may have one).
+        revocation: refuse evidence that was not held against a current revocation list; some kinds have none.
 
     Raises:
         InvalidConfig: a demand that cannot be meant.
@@ -88,6 +88,8 @@ class Policy:
         self._judge_freshness(claims, nonce, at)
         if claims.debug and not self.debug:
             raise PolicyError("the world can be debugged: its operator reads and changes its memory")
+        if self.revocation and not claims.unrevoked:
+            raise PolicyError(f"the policy demands a revocation list, and evidence of kind {claims.kind!r} brings none")
         self._judge_platform(claims)
         self._judge_measurements(claims)
 

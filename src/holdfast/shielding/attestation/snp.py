@@ -51,13 +51,13 @@ class SevSnp:
         chain = chains.from_pem(evidence.part("chain"), "chain of AMD certificates")
         root = chains.require_chain(chain, chains.trusted(policy, AMD), at)
         _require_issued(leaf, chain[0], at)
-        require_listed_nowhere(chain, evidence, policy, at)
+        listed = require_listed_nowhere(chain, evidence, policy, at)
         chains.require_signed(leaf.key, report.signature, report.signed, "SEV-SNP report")
         product = _product(leaf)
         if AMD.get(root, product) != product:
             raise SignerUntrusted(f"the root of {AMD[root]} processors vouches for one of {product}")
         _require_same_platform(report, leaf, product)
-        return _claims(report, product, root)
+        return _claims(report, product, root, unrevoked=listed)
 
 
 def _require_issued(leaf: der.BareCertificate, issuer: x509.Certificate, at: datetime) -> None:
@@ -96,7 +96,7 @@ def _require_same_platform(report: Report, leaf: der.BareCertificate, product: s
         raise SignerUntrusted(f"the {_WHAT} is that of another chip")
 
 
-def _claims(report: Report, product: str, root: str) -> Claims:
+def _claims(report: Report, product: str, root: str, *, unrevoked: bool) -> Claims:
     tcb = {f"tcb.{name}": value for name, value in tcb_versions(report.reported_tcb, product).items()}
     committed = {f"committed.{name}": value for name, value in tcb_versions(report.committed_tcb, product).items()}
     named = {
@@ -119,6 +119,7 @@ def _claims(report: Report, product: str, root: str) -> Claims:
         report_data=report.report_data,
         filled=True,
         debug=report.debug,
+        unrevoked=unrevoked,
         details={
             "processor": product,
             "smt": str(bool(report.policy & SMT)).lower(),

@@ -81,6 +81,8 @@ def test_a_key_that_a_certificate_vouches_for_is_accepted():
     evidence = with_part(tpm_evidence(), "chain", leaf.pem + root.pem)
     policy = tpm_policy(keys=(), roots=(root.pem,))
     verify(evidence, policy, nonce=NONCE, at=NOW)
+    with pytest.raises(PolicyError, match="demands a revocation list"):
+        verify(evidence, tpm_policy(keys=(), roots=(root.pem,), revocation=True), nonce=NONCE, at=NOW)
     with pytest.raises(SignerUntrusted, match="for another attestation key"):
         verify(with_part(evidence, "chain", issue("other", root).pem + root.pem), policy, nonce=NONCE, at=NOW)
     with pytest.raises(UnreadableArtifact, match="without its chain"):
