@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.shielding.planner.laws import PLANES, Laws, Machine, wire_bytes
+from holdfast.shielding.planner.laws import Laws, Machine, wire_bytes
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node
+from holdfast.shielding.product import planes_for
 
 Placement = Literal["trusted", "verified", "blinded", "probed", "exposed"]
 _CHECK = 8  # bytes of a residue modulo 2**64
-_PLANES: dict[Placement, int] = {"verified": 1, "probed": 2, "blinded": PLANES}  # a code and a small mask: nine bits
+_PAD = 4  # bytes of an element of a mask and of its product
+_PROBED = 2  # byte planes of a code and a small mask: nine bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +60,17 @@ def cost(node: Node, placement: Placement, machine: Machine) -> Cost:
         return Cost(_handling(node, machine) + _product(node, machine.trusted, machine), memory=node.weights)
     if placement == "exposed":
         return Cost(_handling(node, machine) + _product(node, machine.open, machine))
-    sent = int(wire_bytes(_PLANES[placement], node.taken, node.given))
+    planes = {"verified": 1, "probed": _PROBED, "blinded": planes_for(node.bound)}[placement]
+    sent = int(wire_bytes(planes, node.taken, node.given))
     way = _handling(node, machine) + machine.crossing + sent / machine.bandwidth
+    multiplied = _product(node, machine.blinded(), machine, planes)
     if placement == "probed":
-        online = way + _between(node, machine) + _masks(node, machine)
-        return Cost(online, _between(node, machine), sent, 1)
+        return Cost(way + multiplied + _masks(node, machine), multiplied, sent, 1)
     held, check = _CHECK * (node.inner + node.channels), _product(node, machine.check, machine)
     if placement == "verified":
         return Cost(way + _product(node, machine.worker, machine) + check, bytes=sent, crossings=1, memory=held)
-    multiplied, prepared = _product(node, machine.blinded(), machine), PLANES * (node.taken + node.given)
+    prepared = _PAD * (node.taken + node.given)
     return Cost(way + multiplied + check + _masks(node, machine), multiplied, sent, 1, held + prepared)
-
-
-def _between(node: Node, machine: Machine) -> float:
-    """Return seconds of the worker's product with two byte planes: one third of the way from one to four."""
-    clear, masked = (_product(node, laws, machine) for laws in (machine.worker, machine.blinded()))
-    return clear + (masked - clear) / 3
 
 
 def _handling(node: Node, machine: Machine) -> float:
@@ -92,11 +89,11 @@ def _masks(node: Node, machine: Machine) -> float:
     return (node.taken + node.given) / machine.pads
 
 
-def _product(node: Node, laws: Laws, machine: Machine) -> float:
+def _product(node: Node, laws: Laws, machine: Machine, planes: int = 1) -> float:
     """Return seconds of the products of a node: by a law, or tap by tap where there is no fan-out."""
     if node.linear:
-        law = laws.of(node.operation)
-        return law.seconds(inner=node.inner, channels=node.channels, outputs=node.given, inputs=node.taken)
+        own = {"inner": node.inner, "channels": node.channels, "outputs": node.given, "inputs": node.taken}
+        return laws.of(node.operation).seconds(**own, planes=planes)
     if node.family in machine.small:
         return 0.0  # the law of its family counts them
     if node.operation == "product":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-from holdfast.shielding.planner.laws import PLANES, Law, Laws, Machine, wire_bytes
+from holdfast.shielding.planner.laws import Law, Laws, Machine, by_plane, wire_bytes
 from holdfast.shielding.planner.small import ELEMENTWISE
 
 _ALL = (0, 1, 2, 3, 4, 5)  # columns of a law's sizes
@@ -17,10 +17,10 @@ _LEAST = 0.05  # share of a round trip that is the product at least, whatever th
 
 
 class Turn:
-    """One call to time again and again; the least seconds of each of its phases."""
+    """One call to time again and again; the least seconds of each of its phases. It sends ``planes`` byte planes."""
 
-    def __init__(self, law_sizes: list[float], kind: str, run: Callable[[], dict[str, float]]) -> None:
-        self.sizes, self.kind, self._run = law_sizes, kind, run
+    def __init__(self, law_sizes: list[float], kind: str, run: Callable[[], dict[str, float]], planes: int = 1) -> None:
+        self.sizes, self.kind, self._run, self.planes = law_sizes, kind, run, planes
         self.least: dict[str, float] = {}
 
     def __call__(self) -> None:
@@ -66,15 +66,15 @@ def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[
 
 def _bytes(turn: Turn) -> float:
     """Return the bytes of a question and its answer."""
-    planes = PLANES if turn.kind.startswith("blinded") else 1
-    return wire_bytes(planes, turn.sizes[_INPUT], turn.sizes[_OUTPUT])
+    return wire_bytes(turn.planes, turn.sizes[_INPUT], turn.sizes[_OUTPUT])
 
 
 def _by_kind(turns: Sequence[Turn], prefix: str, seconds: Callable[[Turn], float]) -> Laws:
-    conv2d, linear = (
-        law([turn for turn in turns if turn.kind == f"{prefix}{kind}"], seconds) for kind in ("conv2d", "linear")
-    )
-    return Laws(conv2d=conv2d, linear=linear)
+    found = []
+    for kind in ("conv2d", "linear"):
+        same = [turn for turn in turns if turn.kind == f"{prefix}{kind}"]
+        found.append(fitted([by_plane(turn.sizes, turn.planes) for turn in same], [seconds(turn) for turn in same]))
+    return Laws(conv2d=found[0], linear=found[1])
 
 
 def law(turns: Sequence[Turn], seconds: Callable[[Turn], float], columns: Sequence[int] = _ALL) -> Law:

@@ -10,12 +10,10 @@ import numpy as np
 
 from holdfast.errors import InvalidConfig, UnsupportedVersion
 
-FORMAT = "holdfast.shield-machine/v2"
+FORMAT = "holdfast.shield-machine/v3"
 _LAWS = ("trusted", "open", "worker", "check")
 _RATES = ("step", "elements", "pads", "bandwidth", "crossing")
 
-
-PLANES = 4  # bytes of a residue, each of which the worker multiplies
 _ANSWER = 4  # bytes of an element of an answer
 
 
@@ -44,9 +42,13 @@ class Law:
     output: float = 0.0
     input: float = 0.0
 
-    def seconds(self, *, inner: int, channels: int, outputs: int, inputs: int = 0) -> float:
-        """Return the time of a product with ``outputs`` elements, ``channels`` of them at each position."""
-        return float(np.dot(self.prices(), sizes(inner, channels, outputs, inputs)))
+    def seconds(self, *, inner: int, channels: int, outputs: int, inputs: int = 0, planes: int = 1) -> float:
+        """Return the time of a product with ``outputs`` elements, ``channels`` of them at each position.
+
+        Args:
+            planes: how many byte planes are multiplied, for one result.
+        """
+        return float(np.dot(self.prices(), by_plane(sizes(inner, channels, outputs, inputs), planes)))
 
     def prices(self) -> list[float]:
         """Return the prices in the order of :func:`sizes`."""
@@ -57,6 +59,12 @@ def sizes(inner: int, channels: int, outputs: int, inputs: int) -> list[float]:
     """Return what a law puts prices on, for a product of ``inner`` terms; 0 terms are no product."""
     unrolled = outputs / channels * inner if channels else 0.0
     return [1.0, float(outputs * inner), unrolled, float(inner * channels), float(outputs), float(inputs)]
+
+
+def by_plane(values: list[float], planes: int) -> list[float]:
+    """Return :func:`sizes` of a product of ``planes`` byte planes: the call and the weights are there only once."""
+    base, macs, operands, weights, outputs, inputs = values
+    return [base, planes * macs, planes * operands, weights, planes * outputs, planes * inputs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +95,7 @@ class Machine:
         pads: blinding and unblinding, elements per second.
         bandwidth: between the worlds, bytes per second.
         crossing: one round trip without data, seconds.
-        masked: products of residues, by the worker; by default four times ``worker``, one for each byte plane.
+        masked: products of residues, by the worker, with prices for one byte plane; by default those of ``worker``.
         handling: codes before a product and scales after it; by default by ``elements``.
         masks: drawing, adding and taking off masks; by default by ``pads``.
         small: trusted nodes that are no linear layers, by their family; by default by ``elements``.
@@ -108,8 +116,8 @@ class Machine:
     small: Mapping[str, Law] = field(default_factory=dict)
 
     def blinded(self) -> Laws:
-        """Return the laws of products of residues."""
-        return self.masked or Laws(conv2d=_planes(self.worker.conv2d), linear=_planes(self.worker.linear))
+        """Return the laws of products of residues, plane by plane."""
+        return self.masked or self.worker
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -135,12 +143,6 @@ class Machine:
         by_family = {str(name): _law(f"small.{name}", law) for name, law in small.items()}
         return cls(trusted=trusted, open=outside, worker=worker, check=check, masked=masked, handling=handling,
                    masks=masks, small=by_family, **rates)  # fmt: skip
-
-
-def _planes(law: Law) -> Law:
-    """Return a law for one product a plane: the call and the weights are there once, all else is there four times."""
-    rest = {name: PLANES * getattr(law, name) for name in ("mac", "operand", "output", "input")}
-    return Law(base=law.base, weight=law.weight, **rest)
 
 
 def _laws(key: str, value: Any) -> Laws:

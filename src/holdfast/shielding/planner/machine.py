@@ -25,6 +25,7 @@ from holdfast.shielding.integer import IntegerLayer
 from holdfast.shielding.planner.fitting import Turn, fitted_machine
 from holdfast.shielding.planner.laws import Law, Laws, Machine, sizes
 from holdfast.shielding.planner.small import Piece, pieces
+from holdfast.shielding.product import planes_for
 
 __all__ = ["Law", "Laws", "Machine", "measure"]
 
@@ -149,7 +150,9 @@ def _there(session: Session, name: str, x: Tensor) -> Turn:
         masks = spent["prepare"] + spent["blind"] + spent["unblind"]
         return {"remote": spent["remote"], "wait": spent["wait"], "check": spent["check"], "masks": masks}
 
-    return Turn(_layer_sizes(layer), f"{name.partition('.')[0]} {layer.geometry.kind}", run)
+    word = name.partition(".")[0]
+    planes = planes_for(layer.bound) if word == "blinded" else 1
+    return Turn(_layer_sizes(layer), f"{word} {layer.geometry.kind}", run, planes)
 
 
 def _clock(session: Session | None = None) -> Callable[[], float]:

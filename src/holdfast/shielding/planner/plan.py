@@ -11,13 +11,14 @@ from torch import nn
 from holdfast.errors import InvalidConfig
 from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, Sight, cost, transfer
 from holdfast.shielding.planner.inference import inferable
-from holdfast.shielding.planner.laws import PLANES
 from holdfast.shielding.planner.machine import Machine, measure
 from holdfast.shielding.planner.rules import Rule, regions, rules
 from holdfast.shielding.planner.solve import over_budget
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node, Workload, workload
 
 FORMAT = "holdfast.shield-plan/v1"
+
+_WORD = 4  # bytes of one mask or of what takes it off again, in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Plan:
         """
         if self.budget is None:
             return None
-        own = sum(PLANES * (row.node.taken + row.node.given) for row in self.rows if row.placement == "blinded")
+        own = sum(_WORD * (row.node.taken + row.node.given) for row in self.rows if row.placement == "blinded")
         return max(self.budget - self.total.memory + own, 1)
 
     def guarantees(self) -> tuple[str, ...]:

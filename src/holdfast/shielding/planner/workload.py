@@ -29,6 +29,7 @@ class Node:
         inner: products in one accumulator of a linear node; 0 elsewhere.
         channels: outputs of a linear node that share a position.
         taken, given: elements of its input and output.
+        bound: the largest accumulator magnitude of a linear node, which says how many bytes a residue has.
         weights: bytes it holds: int8 codes of linear nodes, tables and floats of others.
         reason: why it cannot be offloaded under a check; empty for linear nodes.
         family: what the cost of a node that is not linear goes by; empty for linear nodes.
@@ -43,6 +44,7 @@ class Node:
     taken: int = 0
     given: int = 0
     weights: int = 0
+    bound: int = 0
     reason: str = ""
     family: str = ""
 
@@ -131,7 +133,7 @@ def _node(
         held = part.codes.numel()
         macs = made * inner
         return Node(name=name, operation=step.operation, sources=sources, macs=macs, inner=inner, channels=channels,
-                    weights=held, taken=taken, given=made)  # fmt: skip
+                    weights=held, taken=taken, given=made, bound=part.bound)  # fmt: skip
     macs = made * _inner(part)
     own = [] if part is None else list(part.buffers())
     held = _bytes([*own, *(model.get_buffer(f"constant_{ref}") for ref in _constants(model, step))], counted)

@@ -11,22 +11,24 @@ import torch
 from holdfast.errors import InvalidConfig
 from holdfast.shielding import int8_model, integer_layers
 from holdfast.shielding.graph import IntegerModel, export
+from holdfast.shielding.integer import accumulator_bound
 from holdfast.shielding.planner import Law, Laws, Machine, cost, plan, workload
 from holdfast.shielding.planner.fitting import Turn, fitted, fitted_machine
-from holdfast.shielding.planner.laws import PLANES, sizes, wire_bytes
+from holdfast.shielding.planner.laws import sizes, wire_bytes
 from holdfast.shielding.planner.machine import _here, _Layers, _small
 from holdfast.shielding.planner.small import pieces
 from holdfast.shielding.planner.workload import Node
+from holdfast.shielding.product import planes_for
 from tests.unit.shielding.graph.nets import NETS, inputs
 
 NODE = Node(name="conv", operation="conv2d", sources=("x",), macs=2000 * 9, inner=9, channels=20, taken=700, given=2000,
-            weights=180)  # fmt: skip
+            weights=180, bound=2**23 - 1)  # fmt: skip
 # one price a part, so that a sum names what it is made of
 MACHINE = Machine(
     trusted=Laws(conv2d=Law(base=1.0), linear=Law(base=1e9)),
     open=Laws(conv2d=Law(base=10.0), linear=Law(base=1e9)),
     worker=Laws(conv2d=Law(base=100.0), linear=Law(base=1e9)),
-    masked=Laws(conv2d=Law(base=400.0), linear=Law(base=1e9)),
+    masked=Laws(conv2d=Law(output=0.05), linear=Law(base=1e9)),  # a plane of the node: 100
     check=Laws(conv2d=Law(base=1e3), linear=Law(base=1e9)),
     step=1e9,
     elements=1e-9,
@@ -49,7 +51,7 @@ def graph(name: str) -> IntegerModel:
         ("trusted", 0.5 + 1.0, 0.0, 0),
         ("exposed", 0.5 + 10.0, 0.0, 0),
         ("verified", 0.5 + 1e4 + 8700.0 + 100.0 + 1e3, 0.0, 700 + 8000),
-        ("blinded", 0.5 + 1e4 + 10_800.0 + 400.0 + 1e3 + 1e5, 400.0, 4 * 700 + 8000),
+        ("blinded", 0.5 + 1e4 + 10_100.0 + 300.0 + 1e3 + 1e5, 300.0, 3 * 700 + 8000),
         ("probed", 0.5 + 1e4 + 9400.0 + 200.0 + 1e5, 200.0, 2 * 700 + 8000),
     ],
 )
@@ -60,10 +62,26 @@ def test_every_part_is_counted_once(placement: str, seconds: float, offline: flo
     assert found.crossings == (placement not in ("trusted", "exposed"))
 
 
-def test_residues_cost_four_planes_where_nothing_else_was_measured() -> None:
+@pytest.mark.parametrize(("bound", "planes"), [(127, 1), (128, 2), (2**15, 3), (2**23 - 1, 3), (2**23, 4)])
+def test_a_blinded_node_costs_the_planes_that_its_bound_asks_for(bound: int, planes: int) -> None:
+    found = cost(replace(NODE, bound=bound), "blinded", MACHINE)
+    assert (found.bytes, found.offline) == (planes * 700 + 8000, pytest.approx(100.0 * planes))
+
+
+def test_what_sessions_send_is_what_plans_count() -> None:
+    for layer, node in zip(
+        integer_layers(graph("mobilenet")).values(), workload(graph("mobilenet")).linear(), strict=True
+    ):
+        assert node.bound == layer.bound
+        planes = planes_for(accumulator_bound(layer.codes, layer.top_code, layer="x"))
+        assert cost(node, "blinded", MACHINE).bytes == planes * node.taken + 4 * node.given
+
+
+def test_a_plane_costs_what_a_product_in_the_clear_does_where_nothing_else_was_measured() -> None:
     law = Law(base=1.0, mac=2.0, operand=3.0, weight=4.0, output=5.0, input=6.0)
     cruder = replace(MACHINE, worker=Laws(conv2d=law, linear=law), masked=None).blinded().conv2d
-    assert cruder == Law(base=1.0, mac=8.0, operand=12.0, weight=4.0, output=20.0, input=24.0)
+    once, four = (cruder.seconds(inner=2, channels=3, outputs=12, inputs=7, planes=planes) for planes in (1, 4))
+    assert four - once == 3 * (2.0 * 24 + 3.0 * 8 + 5.0 * 12 + 6.0 * 7)  # the call and the weights are there once
 
 
 def test_small_work_goes_by_the_law_of_its_family_and_else_by_its_elements() -> None:
@@ -118,12 +136,12 @@ def test_what_a_session_took_is_taken_apart_and_nothing_is_counted_twice() -> No
         turn = _here(layer, layers.images[0])
         turn.least = {"product": priced(product, turn), "handling": priced(handling, turn)}
         word = name.partition(".")[0]
-        planes = PLANES if word == "blinded" else 1
-        remote = Turn(turn.sizes, f"{word} {layer.geometry.kind}", dict)
+        planes = planes_for(layer.bound) if word == "blinded" else 1
+        remote = Turn(turn.sizes, f"{word} {layer.geometry.kind}", dict, planes)
         way = crossing + wire_bytes(planes, turn.sizes[5], turn.sizes[4]) / bandwidth
-        own = turn.least["handling"] + priced(check, turn) + (priced(masks, turn) if planes > 1 else 0.0)
+        own = turn.least["handling"] + priced(check, turn) + (priced(masks, turn) if word == "blinded" else 0.0)
         tiny = turn.sizes[1] == 1.0
-        answered = way + (0.0 if tiny else planes * turn.least["product"])
+        answered = way + (0.0 if tiny else product.base + planes * (turn.least["product"] - product.base))
         whole[id(remote)] = own + answered
         remote.least = {"remote": answered, "wait": answered, "check": priced(check, turn),
                         "masks": priced(masks, turn)}  # fmt: skip
@@ -135,12 +153,15 @@ def test_what_a_session_took_is_taken_apart_and_nothing_is_counted_twice() -> No
     machine = fitted_machine(here, there, small)
     assert machine.crossing == pytest.approx(crossing, rel=1e-4)
     assert machine.bandwidth == pytest.approx(bandwidth, rel=1e-3)
-    for turn in there[:15]:
+    blinded = [turn for turn in there if turn.kind.startswith("blinded")]
+    assert {turn.planes for turn in blinded} == {3, 4}
+    for turn in (*there[:15], *blinded):
         node = Node(name="x", operation=turn.kind.split()[1], sources=(), macs=1, taken=int(turn.sizes[5]),
                     inner=round(turn.sizes[1] / turn.sizes[4]), given=int(turn.sizes[4]),
-                    channels=round(turn.sizes[3] * turn.sizes[4] / turn.sizes[1]))  # fmt: skip
-        assert cost(node, "verified", machine).seconds == pytest.approx(whole[id(turn)], rel=0.05)
-    blinded = [turn for turn in there if turn.kind.startswith("blinded")]
+                    channels=round(turn.sizes[3] * turn.sizes[4] / turn.sizes[1]),
+                    bound=2 ** (8 * turn.planes - 1) - 1)  # fmt: skip
+        word = turn.kind.partition(" ")[0]
+        assert cost(node, word, machine).seconds == pytest.approx(whole[id(turn)], rel=0.05)  # type: ignore[arg-type]
     assert machine.masks is not None
     assert all(priced(machine.masks, turn) == pytest.approx(turn.least["masks"], rel=0.01) for turn in blinded)
 
