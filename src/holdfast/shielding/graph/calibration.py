@@ -59,20 +59,29 @@ class _Watch(fx.Interpreter):
         self._seen.peaks[key] = max(peak, self._seen.peaks.get(key, 0.0))
 
 
-def calibrate(captured: Captured, wanted: Mapping[str, tuple[int, ...]], batches: Iterable[Tensor]) -> Seen:
+def calibrate(
+    captured: Captured, wanted: Mapping[str, tuple[int, ...]], batches: Iterable[Tensor], sample: tuple[int, ...]
+) -> Seen:
     """Run ``batches`` (batch, *sample) through the float graph.
 
     Args:
+        sample: shape of one sample that the graph was captured for.
         wanted: positions of the arguments whose magnitudes matter, by node name.
 
     Raises:
-        InvalidConfig: no sample at all, or a value that is not finite.
+        InvalidConfig: no sample at all, samples of another shape, or a value that is not finite.
     """
     seen = Seen()
     with torch.no_grad():
         for batch in batches:
-            if not len(batch):
+            if batch.dim() and not len(batch):
                 continue
+            if tuple(batch.shape[1:]) != sample:
+                found = "x".join(map(str, batch.shape[1:])) or "one number"
+                raise InvalidConfig(
+                    f"a calibration sample is {found}, but the example is {'x'.join(map(str, sample)) or 'one number'}",
+                    hint="calibrate on batches (batch, *sample) of what the model takes",
+                )
             first, seen.batch = not seen.batch, seen.batch or len(batch)
             batch = batch.float() if batch.is_floating_point() else batch
             _Watch(captured.graph, wanted, seen, first).run(*captured.bind(batch))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import re
+import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +71,9 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     signature = program.graph_signature
     if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
         raise InvalidConfig("an integer model has one input and one output", hint="wrap it in a module that does")
+    if not program.call_spec.out_spec.is_leaf():
+        kind = getattr(program.call_spec.out_spec.type, "__name__", "structure")
+        raise InvalidConfig(f"the model returns a {kind}, not one tensor", hint="wrap it in a module that does")
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     values: dict[str, Any] = {name: _detached(_state(program, path)) for name, path in parameters.items()}
     values |= {name: program.constants[path] for name, path in signature.inputs_to_lifted_tensor_constants.items()}
@@ -88,13 +95,27 @@ def _detached(value: Tensor) -> Tensor:
 
 def _traced(model: nn.Module, example: Tensor) -> Any:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quietly():
             free = ({0: torch.export.Dim.AUTO},)
             return torch.export.export(model, (example,), dynamic_shapes=free, strict=False).run_decompositions({})
     except _REFUSALS as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InvalidConfig(f"torch.export stops {_place(error)}: {first.strip()}", hint=_HINT) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to ourselves what torch.export writes about a model that it cannot follow: its whole graph."""
+    said, logger = io.StringIO(), logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+        sys.stderr.write(said.getvalue())  # of a model that went through: its own words
+    finally:
+        logger.setLevel(level)
 
 
 def _place(error: BaseException) -> str:

@@ -45,14 +45,14 @@ def export(
 
     Raises:
         InvalidConfig: the model cannot be traced, or a node has no exact form (it is named, with what to do), an
-            accumulator could overflow, calibration is empty, not finite or the test split, or ``top_code`` is not in
-            1..127.
+            accumulator could overflow, calibration is empty, of another shape, not finite or the test split, or
+            ``top_code`` is not in 1..127.
     """
     require_top_code(top_code)
     _require_other_than_test(calibration)
     captured = capture(model, example)
     wanted = {node.name: found[1] for node in captured.nodes() if (found := rules.find(node)) and found[1]}
-    seen = calibrate(captured, wanted, _batches(calibration, example))
+    seen = calibrate(captured, wanted, _batches(calibration, example), tuple(example.shape[1:]))
     lowering = Lowering(captured, seen, top_code, card(model).lenses)
     lowering.batch_norm = foldable(lowering)
     _lower(lowering, captured)

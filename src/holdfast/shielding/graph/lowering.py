@@ -102,8 +102,13 @@ class Lowering:
     def fresh(self, wanted: str) -> str:
         """Return ``wanted``, with a number where it is taken, by another node or by the integer model itself."""
         first, _, rest = wanted.partition(".")
-        if first in RESERVED:
+        if first in RESERVED or first.startswith("constant_"):
             wanted = ".".join(filter(None, (f"{first}_", rest)))
+        for known, module in self.modules.items():
+            inner = wanted.removeprefix(f"{known}.")
+            if inner != wanted and hasattr(module, inner.partition(".")[0]):
+                wanted = f"{known}_.{inner}"
+                break
         path, number = wanted, 1
         while path in self.modules or any(known.startswith(f"{path}.") for known in self.modules):
             number += 1

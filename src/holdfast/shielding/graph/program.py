@@ -177,7 +177,9 @@ class IntegerModel(Programmed):
 
 
 # a submodule of the exported model may have such a name, which is taken here
-RESERVED = frozenset(("input", "input_dtype", "input_shape", "output", "steps", "top_code", *vars(IntegerModel)))
+RESERVED = frozenset(
+    ("input", "input_dtype", "input_shape", "output", "steps", "top_code", "_constants", "_spent", *vars(IntegerModel))
+)
 
 
 def _last_uses(steps: tuple[Step, ...], output: str) -> tuple[tuple[str, ...], ...]:
@@ -191,10 +193,17 @@ def _last_uses(steps: tuple[Step, ...], output: str) -> tuple[tuple[str, ...], .
 
 
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put ``module`` at ``path``, with empty modules in between."""
+    """Put ``module`` at ``path``, with empty modules in between.
+
+    Raises:
+        InvalidConfig: something else has a name of the path.
+    """
     *parents, last = path.split(".")
-    for name in parents:
-        if name not in root._modules:
-            root.add_module(name, nn.Module())
-        root = root.get_submodule(name)
-    root.add_module(last, module)
+    try:
+        for name in parents:
+            if name not in root._modules:
+                root.add_module(name, nn.Module())
+            root = root.get_submodule(name)
+        root.add_module(last, module)
+    except (KeyError, TypeError) as error:
+        raise InvalidConfig(f"no node of an integer model can be called {path[:60]!r}: the name is taken") from error
