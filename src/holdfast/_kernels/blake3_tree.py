@@ -96,7 +96,8 @@ def _chosen(mask: tl.tensor, a: tl.tensor, b: tl.tensor) -> tl.tensor:
 @kernel("ranges", "steps", "total", "flags", "capacity")
 def chunk_nodes(
     starts: tl.tensor, lengths: tl.tensor, bodies: tl.tensor, heads: tl.tensor, covered: tl.tensor,
-    key: tl.tensor, nodes: tl.tensor, ranges: tl.tensor, steps: tl.tensor, total: tl.tensor, flags: tl.tensor, capacity: tl.tensor,
+    key: tl.tensor, nodes: tl.tensor,
+    ranges: tl.tensor, steps: tl.tensor, total: tl.tensor, flags: tl.tensor, capacity: tl.tensor,
     LANES: tl.constexpr, SHIFTED: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Hash every chunk of every range.

@@ -72,8 +72,11 @@ class Plan:
         where = self._tables
         if [item.data_ptr() for item in self.tensors] != where.addresses:
             raise InvalidConfig("a tensor has moved since the plan was made", hint="make the plan again")
-        nodes = self._chunks(where)
-        found = []
+        with torch.cuda.device_of(self.tensors[0]):  # kernels go to the current device
+            return self._launched(where)
+
+    def _launched(self, where: Tables) -> Tensor:
+        nodes, found = self._chunks(where), []
         for level in where.levels:
             nodes = nodes if level.source is None else nodes.index_select(1, level.source)
             found.append(self._merged(where, level, nodes))

@@ -27,7 +27,7 @@ from holdfast.evidence.hashing import (
 )
 from holdfast.evidence.tree import Exclude, Found, Links, Tree, open_tree
 
-_TENSOR_CONTEXT = "holdfast 2026 tensor v1"
+TENSOR_CONTEXT = "holdfast 2026 tensor v1"
 _WORTH_THREADS = 4 << 20  # bytes of all files
 
 
@@ -117,13 +117,15 @@ def digest_tensor(name: str, dtype: str, shape: Iterable[int], data: bytes | mem
 
     Every field is length-prefixed under a context of its own, so no two different tensors share an input.
     """
-    sides = list(shape)
-    hasher = blake3(derive_key_context=_TENSOR_CONTEXT)
-    for field in (name.encode(), dtype.encode(), b"".join(side.to_bytes(8, "little") for side in sides)):
-        hasher.update(len(field).to_bytes(8, "little"))
-        hasher.update(field)
+    hasher = blake3(tensor_prefix(name, dtype, shape), derive_key_context=TENSOR_CONTEXT)
     hasher.update(data)
     return hasher.hexdigest()
+
+
+def tensor_prefix(name: str, dtype: str, shape: Iterable[int]) -> bytes:
+    """Return what stands before a tensor's bytes where :func:`digest_tensor` digests them."""
+    fields = name.encode(), dtype.encode(), b"".join(side.to_bytes(8, "little") for side in shape)
+    return b"".join(len(field).to_bytes(8, "little") + field for field in fields)
 
 
 def digest_tree(

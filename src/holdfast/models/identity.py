@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
+from holdfast._kernels.dispatch import digests
+from holdfast.evidence.digest import TENSOR_CONTEXT, tensor_prefix
 from holdfast.evidence.manifest import Leaf, Manifest, fact
 from holdfast.evidence.statement import Subject
 from holdfast.models.description import describe
-from holdfast.models.tensors import stored_tensors, tensor_digest
+from holdfast.models.tensors import require_codes, resident_tensors, tensor_digest
 
 
 def manifest_of(model: nn.Module) -> Manifest:
@@ -15,14 +17,31 @@ def manifest_of(model: nn.Module) -> Manifest:
 
     Two models with equal weights but another architecture, format, lineage or guard have different manifests. What
     computes a model elsewhere, such as a session that offloads its layers, has a method ``plain_model`` that returns
-    it, and is that model.
+    it, and is that model. Tensors on a CUDA device are digested there and not copied; where that cannot be, a warning
+    is logged with the reason.
+
+    Raises:
+        InvalidConfig: a parameter with stored codes was edited behind their back.
+        MissingDevice: a device failed.
     """
     if (plain := getattr(type(model), "plain_model", None)) is not None:
         model = plain(model)
+    require_codes(model)
     facts = [fact(name, value) for name, value in describe(model).items()]
-    return Manifest.of(
-        [*facts, *(Leaf("tensor", name, tensor_digest(name, value)) for name, value in stored_tensors(model).items())]
-    )
+    return Manifest.of([*facts, *_leaves(resident_tensors(model))])
+
+
+def _leaves(tensors: dict[str, Tensor]) -> list[Leaf]:
+    prefixes = [tensor_prefix(name, _dtype(item), item.shape) for name, item in tensors.items()]
+    made = digests([item.detach() for item in tensors.values()], prefixes, context=TENSOR_CONTEXT)
+    return [
+        Leaf("tensor", name, tensor_digest(name, item) if digest is None else digest.hex())
+        for (name, item), digest in zip(tensors.items(), made, strict=True)
+    ]
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def model_subject(model: nn.Module, name: str = "model") -> Subject:

@@ -34,10 +34,15 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InvalidConfig: a parameter with stored codes was edited behind their back.
     """
+    require_codes(model)
+    return {name: value.detach().cpu().contiguous().clone() for name, value in resident_tensors(model).items()}
+
+
+def require_codes(model: nn.Module) -> None:
+    """Raise :class:`InvalidConfig` if a parameter with stored codes was edited behind their back."""
     for name, lens in card(model).lenses.items():
         if not lens.matches(model.get_parameter(name)):
             raise InvalidConfig(f"{name} no longer holds its {lens.format.name} codes", hint="quantise after editing")
-    return {name: value.detach().cpu().contiguous().clone() for name, value in resident_tensors(model).items()}
 
 
 def tensor_digest(name: str, tensor: Tensor) -> str:
