@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from blake3 import blake3
@@ -56,6 +57,26 @@ def digests(
         for place, row in zip(group, rows, strict=True):
             found[place] = row
     return found
+
+
+@contextmanager
+def background(device: torch.device) -> Iterator[None]:
+    """Launch the kernels of a block after what ``device`` has been given so far, and behind all that it is given later.
+
+    Only a CUDA device has such streams; elsewhere nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = _background_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+
+
+@functools.cache
+def _background_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=0)  # 0 is the lowest there is
 
 
 def _objection(device: torch.device) -> str | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from holdfast._kernels import device as devices
+from holdfast._kernels import dispatch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any is imported
@@ -22,3 +26,22 @@ def device() -> torch.device:
     if not interpreted():
         pytest.skip("without a CUDA device kernels need TRITON_INTERPRET=1, set before Triton is imported")
     return torch.device("cpu")
+
+
+@pytest.fixture
+def resident(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device of the kernels, which dispatch takes for a CUDA device even where it is the interpreter's."""
+    monkeypatch.setattr(devices, "KINDS", [device.type])
+    caches = devices.device_obstacle, dispatch._mistrust
+    for cache in caches:
+        cache.cache_clear()
+    yield device
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def trusted(resident: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The same, having passed the first test already, which takes the interpreter seconds."""
+    monkeypatch.setattr(dispatch, "_mistrust", lambda device: None)
+    return resident

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,25 +16,6 @@ from holdfast.errors import DigestMismatch, MissingDevice
 from holdfast.evidence.digest import tensor_prefix
 from holdfast.models import identity, manifest_of
 from holdfast.signing import generate_key, require_threshold
-
-
-@pytest.fixture
-def resident(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The device of the kernels, which dispatch takes for a CUDA device even where it is the interpreter's."""
-    monkeypatch.setattr(devices, "KINDS", [device.type])
-    caches = devices.device_obstacle, dispatch._mistrust
-    for cache in caches:
-        cache.cache_clear()
-    yield device
-    for cache in caches:
-        cache.cache_clear()
-
-
-@pytest.fixture
-def trusted(resident: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """The same, having passed the first test already, which takes the interpreter seconds."""
-    monkeypatch.setattr(dispatch, "_mistrust", lambda device: None)
-    return resident
 
 
 def small_net(device: torch.device) -> nn.Module:
