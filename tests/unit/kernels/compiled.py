@@ -11,7 +11,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from holdfast._kernels import blake3_tree
+from holdfast._kernels import blake3_tree, chip_events, flips
 
 _TABLE, _COUNT, _LONG, _NODES = "*i64", "i32", "i64", "*i32"
 KERNELS: list[tuple[Any, dict[str, str], dict[str, int | bool], int]] = [
@@ -33,6 +33,25 @@ KERNELS.append(
         4,
     )
 )
+KERNELS += [
+    (
+        chip_events.mark_events,
+        dict.fromkeys(("starts", "table", "poisson"), _TABLE)
+        | {"out": _TABLE if listed else _NODES, "bands": _COUNT, "steps": _COUNT, "entries": _COUNT, "least": _COUNT}
+        | {"start": _LONG, "stop": _LONG},
+        {"COUNTERS": 168, "TIES": 336, "MOST": 1342, "LANES": 256, "LISTED": listed, "FIELDS": chip_events.FIELDS},
+        4,
+    )
+    for listed in (False, True)
+]
+_OCTETS = {"octets": "*u8", "flags": "*u8", "counts": _TABLE, "size": _LONG}
+_LISTED = {"words": _LONG, "addresses": _TABLE, "total": _LONG, "first": _LONG, "bits": _COUNT, "skip": _COUNT}
+_TWO = {"left": "*u8", "right": "*u8", "counts": _TABLE, "size": _LONG}
+KERNELS += [
+    (flips.xor_map, _OCTETS, {"LANES": 1024}, 4),
+    (flips.xor_listed, _LISTED, {"LANES": 1024}, 4),
+    (flips.count_bits, _TWO, {"LANES": 1024, "TWO": True}, 4),
+]
 
 
 def main(architectures: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from blake3 import blake3
@@ -10,6 +11,9 @@ from torch import nn
 import holdfast
 from holdfast._kernels import dispatch
 from holdfast.errors import DigestMismatch
+from holdfast.faults.bit_errors import xor_chip_
+from holdfast.faults.chip import Chip
+from holdfast.faults.on_device import xor_chip_on_device_
 from holdfast.models import build_architecture, identity, manifest_of
 from holdfast.seeds import derive
 from holdfast.signing import generate_key, require_threshold
@@ -73,3 +77,23 @@ def test_the_background_stream_gives_the_same_digest() -> None:
         found = dispatch.digests([data])
     assert found == [of_package(data)]
     assert dispatch._background_stream(data.device).priority == 0
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-4, 2**-9, 0.01, 0.3])
+def test_a_chip_of_a_quarter_of_a_gigabyte_is_the_reference_s(rate: float) -> None:
+    seed, octets = derive(6, "gpu"), np.zeros(1 << 26 if rate > 0.1 else 1 << 28, np.uint8)
+    count = xor_chip_(octets, rate, seed, first=5)
+    found = torch.zeros(len(octets), dtype=torch.uint8, device=CUDA)
+    assert xor_chip_on_device_(found, rate, seed, first=5) == count
+    assert torch.equal(found.cpu(), torch.from_numpy(octets))
+
+
+def test_atomics_beyond_four_gigabytes() -> None:
+    memory, seed = torch.zeros((5 << 30) + 3, dtype=torch.uint8, device=CUDA), derive(7, "gpu")
+    count = xor_chip_on_device_(memory[3:], 1e-6, seed)
+    assert count == sum(len(found) for _, found in Chip(1e-6, seed).lists(0, 8 * (5 << 30)))
+    from holdfast._kernels.chips import popcount
+
+    assert popcount(memory) == count
+    xor_chip_on_device_(memory[3:], 1e-6, seed)
+    assert popcount(memory) == 0

@@ -1,0 +1,90 @@
+"""The chips of :mod:`holdfast.faults.chip` on a CUDA device: the same errors, drawn and flipped where the memory is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from holdfast._kernels.device import obstacle
+from holdfast.errors import MissingDevice
+from holdfast.faults import chip as law
+from holdfast.faults.chip import Chip
+from holdfast.seeds import Seed, derive
+
+if TYPE_CHECKING:
+    from holdfast._kernels.chips import Drawing
+
+
+def drawing_of(chip: Chip) -> Drawing:
+    """Return what the kernels need to draw the errors of ``chip``; its rate lies strictly between 0 and 1."""
+    from holdfast._kernels.chips import Drawing
+
+    least, table = law._poisson()
+    bands = tuple(_row(band, chip) for band in chip._bands())
+    return Drawing(bands=bands, poisson=table, least=least, slot=law._SLOT, most=law._MOST)
+
+
+def _row(band: law._Band, chip: Chip) -> tuple[int, ...]:
+    """Return a band as the kernels read it; the bound on the marks is the reference's own, to the bit."""
+    key = derive(chip.seed, "band", band.number)
+    share = (chip._time - band.low) / band.width
+    high, low = divmod(int(share * 2 ** (96 - band.address_bits)), 2**64) if share < 1 else (0, 0)
+    return (*key.words()[:2], 0, band.address_bits, int(share < 1), high, low, *derive(key, "ties").words())
+
+
+def xor_chip_on_device_(octets: Tensor, rate: float, seed: Seed, *, first: int = 0) -> int:
+    """Flip the errors of a chip in memory on a CUDA device; :func:`~holdfast.faults.bit_errors.xor_chip_` there.
+
+    Memory of packed codes of any width is memory like any other: code ``i`` of ``w`` bits has the bits from ``i * w``.
+
+    Args:
+        octets: uint8, shape (n,), contiguous; a part of a memory is enough.
+        rate: per bit, 0..1.
+        seed: of the chip and the site.
+        first: bytes of the memory before this part.
+
+    Returns:
+        How many bits flipped; once more undoes it.
+
+    Raises:
+        MissingDevice: no kernel can do it there; the message says why.
+        InvalidConfig: a rate outside 0 .. 1.
+    """
+    chip = Chip(rate, seed)
+    require(octets)
+    from holdfast._kernels import chips
+
+    if rate == 1:
+        octets.bitwise_not_()
+    if rate in (0, 1):
+        return 8 * octets.numel() * int(rate)
+    if chip.dense:
+        return chips.flip_(octets, drawing_of(chip), 8 * first)
+    addresses = errors_on_device(chip, 8 * first, 8 * (first + octets.numel()), octets)
+    chips.flip_listed_(octets, addresses, first=8 * first)
+    return len(addresses)
+
+
+def errors_on_device(chip: Chip, start: int, stop: int, like: Tensor) -> Tensor:
+    """Return the errors of ``chip`` from ``start`` up to ``stop`` on the device of ``like``: int64, ascending, unique.
+
+    Raises:
+        MissingDevice: no kernel can do it there; the message says why.
+    """
+    require(like)
+    import torch
+
+    from holdfast._kernels import chips
+
+    if chip.rate in (0, 1):
+        return torch.arange(start, stop if chip.rate else start, dtype=torch.int64, device=like.device)
+    return chips.error_list(start, stop, drawing_of(chip), like.device)
+
+
+def require(tensor: Tensor) -> None:
+    """Raise :class:`MissingDevice` unless kernels can read ``tensor`` where it lies."""
+    if (why := obstacle(tensor)) is not None:
+        raise MissingDevice(
+            f"no kernel can work there: {why}", hint="move the tensor to the CPU, or make it contiguous"
+        )
