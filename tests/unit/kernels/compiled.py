@@ -11,7 +11,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from holdfast._kernels import blake3_tree, chip_events, flips
+from holdfast._kernels import blake3_tree, checksums, chip_events, flips, ranges
 
 _TABLE, _COUNT, _LONG, _NODES = "*i64", "i32", "i64", "*i32"
 KERNELS: list[tuple[Any, dict[str, str], dict[str, int | bool], int]] = [
@@ -52,13 +52,31 @@ KERNELS += [
     (flips.xor_listed, _LISTED, {"LANES": 1024}, 4),
     (flips.count_bits, _TWO, {"LANES": 1024, "TWO": True}, 4),
 ]
+_RANGES = {"table": "*bf16", "events": _TABLE, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
+KERNELS += [
+    (ranges.restrict, {"values": "*bf16"} | _RANGES, {"ACTION": action, "KEEP": keep, "LANES": 1024}, 4)
+    for action in range(3)
+    for keep in (False, True)
+]
+_ROWS = dict.fromkeys(("signs", "column", "gram", "law"), "*fp64") | {"wrong": "*i8", "summary": _TABLE}
+_SUMS = {"sums": "*fp64", "squares": "*fp64", "rows": _COUNT, "columns": _COUNT, "part": _COUNT}
+KERNELS += [
+    (
+        checksums.check_rows,
+        {"x": "*bf16", "y": "*bf16"} | _ROWS | {"inputs": _COUNT, "outputs": _COUNT},
+        {"COLUMNS": 256},
+        4,
+    ),
+    (checksums.sum_columns, {"matrix": "*bf16"} | _SUMS, {"ROWS": 32, "COLUMNS": 32}, 4),
+]
 
 
 def main(architectures: list[str]) -> None:
     for architecture in architectures:
         for function, signature, constants, warps in KERNELS:
             source = ASTSource(function, signature | dict.fromkeys(constants, "constexpr"), constants)
-            done = compile(source, target=GPUTarget("cuda", int(architecture), 32), options={"num_warps": warps})
+            options = {"num_warps": warps, "enable_fp_fusion": False}
+            done = compile(source, target=GPUTarget("cuda", int(architecture), 32), options=options)
             print(function.__name__, architecture, len(done.asm["cubin"]))
 
 

@@ -1,0 +1,163 @@
+"""The sums that check a product, in fp64 and in one pass over its operands, without an fp64 copy of either.
+
+Huang and Abraham, IEEE Transactions on Computers C-33 (1984), on what a linear layer read and wrote. What the sums are
+held against is said in :mod:`holdfast.hardening.guards.checksum_rounding`; the constants come from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from holdfast._kernels.compiling import kernel
+
+_COLUMNS, _ROWS, _PART = 256, 32, 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLaw:
+    """What a row's sums are held against: it is right where residual**2 < limit * (terms + outputs) + floor.
+
+    Attributes:
+        signs: of the outputs, fp64, shape (N,).
+        column: what the inputs' weighted sum is made with, fp64, shape (K,).
+        gram: what their squares are, fp64, shape (K,).
+        bias: signed sum of the bias.
+        terms: factor of the squares of the inputs.
+        outputs: factor of the squares of the outputs.
+        limit: square of the deviations allowed.
+        floor: squared residual that is always allowed.
+        quick: residual below which, if all are, no row is wrong; 0 for none.
+    """
+
+    signs: Tensor
+    column: Tensor
+    gram: Tensor
+    bias: float
+    terms: float
+    outputs: float
+    limit: float
+    floor: float
+    quick: float
+
+
+@kernel("inputs", "outputs")
+def check_rows(
+    x: tl.tensor, y: tl.tensor, signs: tl.tensor, column: tl.tensor, gram: tl.tensor, law: tl.tensor,
+    wrong: tl.tensor, summary: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
+    COLUMNS: tl.constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    """Check one row per program.
+
+    Args:
+        x: any float (rows, inputs).
+        y: any float (rows, outputs).
+        signs: fp64 (outputs,).
+        column: fp64 (inputs,).
+        gram: fp64 (inputs,).
+        law: fp64 (6,): bias, terms, outputs, limit, floor, quick.
+        wrong: int8 (rows,), out.
+        summary: int64 (2,), out, to be zero: wrong rows, and rows that are not below quick.
+        inputs: K.
+        outputs: N.
+        COLUMNS: values read at once.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, COLUMNS)
+    residual, squares = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
+    for first in range(0, outputs, COLUMNS):
+        inside = first + lane < outputs
+        value = tl.load(y + row * outputs + first + lane, mask=inside, other=0).to(tl.float64)
+        residual += value * tl.load(signs + first + lane, mask=inside, other=0)
+        squares += value * value
+    power = tl.zeros([COLUMNS], tl.float64)
+    for first in range(0, inputs, COLUMNS):
+        inside = first + lane < inputs
+        value = tl.load(x + row * inputs + first + lane, mask=inside, other=0).to(tl.float64)
+        residual -= value * tl.load(column + first + lane, mask=inside, other=0)
+        power += value * value * tl.load(gram + first + lane, mask=inside, other=0)
+    off = tl.sum(residual, 0) - tl.load(law)
+    allowed = tl.load(law + 1) * tl.sum(power, 0) + tl.load(law + 2) * tl.sum(squares, 0)
+    fine = off * off < tl.load(law + 3) * allowed + tl.load(law + 4)  # NaN is below nothing, nor infinity below itself
+    tl.store(wrong + row, tl.where(fine, 0, 1).to(tl.int8))
+    tl.atomic_add(summary, tl.where(fine, 0, 1).to(tl.int64))
+    tl.atomic_add(summary + 1, tl.where(tl.abs(off) < tl.load(law + 5), 0, 1).to(tl.int64))
+
+
+@kernel("rows", "columns", "part")
+def sum_columns(
+    matrix: tl.tensor, sums: tl.tensor, squares: tl.tensor, rows: tl.tensor, columns: tl.tensor, part: tl.tensor,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    """Sum a block of columns over some of the rows.
+
+    Args:
+        matrix: any float (rows, columns).
+        sums: fp64 (parts, columns), out.
+        squares: fp64 (parts, columns), out.
+        rows: how many there are.
+        columns: how many there are.
+        part: rows of one program.
+        ROWS: rows read at once.
+        COLUMNS: columns of one program.
+    """
+    place = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = place < columns
+    first = tl.program_id(1).to(tl.int64) * part
+    total, power = tl.zeros([ROWS, COLUMNS], tl.float64), tl.zeros([ROWS, COLUMNS], tl.float64)
+    for offset in range(0, part, ROWS):
+        row = first + offset + tl.arange(0, ROWS)
+        real = (row < rows)[:, None] & inside[None, :]
+        value = tl.load(matrix + row[:, None] * columns + place[None, :], mask=real, other=0).to(tl.float64)
+        total += value
+        power += value * value
+    where = tl.program_id(1).to(tl.int64) * columns + place
+    tl.store(sums + where, tl.sum(total, 0), mask=inside)
+    tl.store(squares + where, tl.sum(power, 0), mask=inside)
+
+
+def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
+    """Return the numbers of the rows of ``y`` that ``x`` does not explain, int64, on their device.
+
+    Args:
+        x: inputs, any float dtype, contiguous, shape (rows, K).
+        y: outputs, likewise, shape (rows, N).
+        law: what the sums are held against.
+    """
+    device = y.device
+    constants = [law.bias, law.terms, law.outputs, law.limit, law.floor, law.quick]
+    numbers = torch.tensor(constants, dtype=torch.float64).to(device)
+    wrong, summary = (
+        torch.zeros(len(y), dtype=torch.int8, device=device),
+        torch.zeros(2, dtype=torch.int64, device=device),
+    )
+    with torch.cuda.device_of(y):
+        if len(y):
+            check_rows[(len(y),)](
+                x, y, law.signs, law.column, law.gram, numbers, wrong, summary, x.shape[1], y.shape[1],
+                COLUMNS=_COLUMNS, enable_fp_fusion=False,
+            )  # fmt: skip
+    bad, slow = summary.tolist()
+    if not bad or (law.quick and not slow):
+        return torch.empty(0, dtype=torch.int64, device=device)
+    return wrong.nonzero().flatten()
+
+
+def column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of the columns and of their squares, fp64, shape (columns,), each in one order of summation.
+
+    Args:
+        matrix: any float dtype, contiguous, shape (rows, columns).
+    """
+    rows, columns = matrix.shape
+    parts = max(1, -(-rows // _PART))
+    sums, squares = torch.zeros(2, parts, columns, dtype=torch.float64, device=matrix.device)
+    with torch.cuda.device_of(matrix):
+        if matrix.numel():
+            sum_columns[(-(-columns // _ROWS), parts)](
+                matrix, sums, squares, rows, columns, _PART, ROWS=_ROWS, COLUMNS=_ROWS, enable_fp_fusion=False
+            )
+    return sums.sum(0), squares.sum(0)

@@ -1,0 +1,83 @@
+"""Range restriction in one pass over the values: what leaves its range is replaced in place and counted by sample."""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from holdfast._kernels.compiling import kernel
+
+CLIP, ZERO, RESAMPLE = 0, 1, 2
+_LANES = 1024
+
+
+@kernel("size", "inner", "bounds", "parts")
+def restrict(
+    values: tl.tensor, table: tl.tensor, events: tl.tensor,
+    size: tl.tensor, inner: tl.tensor, bounds: tl.tensor, parts: tl.tensor,
+    ACTION: tl.constexpr, KEEP: tl.constexpr, LANES: tl.constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    """Replace what lies outside its range.
+
+    Args:
+        values: any float, (samples, size), in and out; only what is replaced is written.
+        table: of the same dtype, (3, bounds): least, greatest, mean.
+        events: int64 (samples,), out, to be zero: replaced values of each sample.
+        size: values of a sample.
+        inner: neighbouring values that share a bound.
+        bounds: how many there are; they repeat.
+        parts: programs of a sample.
+        ACTION: 0 to clip, 1 for zero, 2 for the mean.
+        KEEP: whether NaN is left alone and not counted.
+        LANES: values of one program.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // parts
+    place = (program % parts) * LANES + tl.arange(0, LANES)
+    inside = place < size
+    where = values + sample * size + place
+    value = tl.load(where, mask=inside, other=0)
+    which = (place // inner) % bounds
+    low, high = tl.load(table + which), tl.load(table + bounds + which)
+    wide = tl.float64 if value.dtype == tl.float64 else tl.float32  # holds every narrower value exactly
+    x, least, most = value.to(wide), low.to(wide), high.to(wide)
+    wrong = ((x < least) | (x > most)) if KEEP else ((x >= least) & (x <= most)) == 0
+    wrong = wrong & inside
+    count = tl.sum(wrong.to(tl.int64), 0)
+    if count > 0:
+        if ACTION == 0:
+            below = (x < least) | ((x != x) & (least > 0))
+            above = (x > most) | ((x != x) & (most < 0))
+            fixed = tl.where(below, low, tl.where(above, high, tl.zeros_like(value)))
+        elif ACTION == 1:
+            fixed = tl.zeros_like(value)
+        else:
+            fixed = tl.load(table + 2 * bounds + which)
+        tl.store(where, fixed, mask=wrong)
+        tl.atomic_add(events + sample, count)
+
+
+def restrict_(values: Tensor, table: Tensor, *, samples: int, inner: int, action: int, keep: bool) -> Tensor:
+    """Replace, in place, what lies outside its range; return the replaced values of each sample, int64 (samples,).
+
+    Nothing is waited for, and where all is well nothing but ``events`` is written.
+
+    Args:
+        values: any float dtype, contiguous, the samples first.
+        table: of the same dtype and device, shape (3, n): least, greatest and mean of the n ranges.
+        samples: how many there are.
+        inner: neighbouring values that share a range; the ranges repeat.
+        action: ``CLIP``, ``ZERO`` or ``RESAMPLE``.
+        keep: whether NaN is left alone and not counted.
+    """
+    events = torch.zeros(samples, dtype=torch.int64, device=values.device)
+    size = values.numel() // max(samples, 1)
+    parts = -(-size // _LANES)
+    if samples * parts:
+        with torch.cuda.device_of(values):
+            restrict[(samples * parts,)](
+                values, table, events, size, inner, table.shape[1], parts,
+                ACTION=action, KEEP=keep, LANES=_LANES,
+            )  # fmt: skip
+    return events
