@@ -74,7 +74,7 @@ def _columns(word: tl.tensor, LANES: tl.constexpr) -> tl.tensor:  # noqa: N803
 
 
 @kernel()
-def _key(key: tl.tensor, zero: tl.tensor) -> tl.tensor:
+def key_words(key: tl.tensor, zero: tl.tensor) -> tl.tensor:
     """Return the eight key words, each as wide as ``zero``."""
     return (
         zero + tl.load(key).to(tl.uint32), zero + tl.load(key + 1).to(tl.uint32),
@@ -130,7 +130,7 @@ def chunk_nodes(
     whole = tl.min(size, 0) == CHUNK
     zero = tl.zeros([LANES], tl.uint32)
     low, high = number.to(tl.uint32), (number >> 32).to(tl.uint32)
-    h0, h1, h2, h3, h4, h5, h6, h7 = _key(key, zero)
+    h0, h1, h2, h3, h4, h5, h6, h7 = key_words(key, zero)
     end = tl.where(length <= CHUNK, CHUNK_END | ROOT, CHUNK_END).to(tl.uint32)
     begin = zero + flags.to(tl.uint32) + CHUNK_START
     for block in range(most):
@@ -191,7 +191,7 @@ def merge_tiles(
         LANES: pairs that are merged at once.
     """
     first = tl.program_id(0).to(tl.int64) * TILE
-    k = _key(key, tl.zeros([LANES], tl.uint32))
+    k = key_words(key, tl.zeros([LANES], tl.uint32))
     zero = tl.zeros([LANES], tl.uint32)
     biggest = owners(starts, first + tl.zeros([1], tl.int64), ranges, steps)
     for level in range(tl.max(tl.load(depths + biggest), 0)):

@@ -11,7 +11,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from holdfast._kernels import blake3_tree, checksums, chip_events, flips, ranges
+from holdfast._kernels import blake3_tree, checksums, chip_events, flips, lattice, ranges
 
 _TABLE, _COUNT, _LONG, _NODES = "*i64", "i32", "i64", "*i32"
 KERNELS: list[tuple[Any, dict[str, str], dict[str, int | bool], int]] = [
@@ -69,6 +69,8 @@ KERNELS += [
     ),
     (checksums.sum_columns, {"matrix": "*bf16"} | _SUMS, {"ROWS": 32, "COLUMNS": 32}, 4),
 ]
+_DIGESTS = {"digests": _NODES, "key": _TABLE, "sums": _NODES, "count": _LONG, "flags": _COUNT}
+KERNELS.append((lattice.add_expansions, _DIGESTS, {"ELEMENTS": 4}, 1))
 
 
 def main(architectures: list[str]) -> None:
