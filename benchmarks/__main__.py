@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Return the benchmarks, by file name."""
-    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    """Return the benchmarks, by file name; those of a GPU only where there is one."""
+    left_out = ("_",) if torch.cuda.is_available() else ("_", "gpu_")
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith(left_out))
 
 
 def run(name: str) -> str | None:

@@ -15,7 +15,7 @@ from holdfast._kernels.flips import count_bits, xor_listed, xor_map
 from holdfast.errors import InvalidConfig
 
 WINDOW = 2**30  # bits of a map
-_LANES = 1024
+_LANES = 4096  # bytes, or flips, of one program
 _LIST = 2**16  # rows of a list at once, 0.7 GiB of them
 
 

@@ -16,7 +16,7 @@ _LANES = 1024
 def restrict(
     values: tl.tensor, table: tl.tensor, events: tl.tensor,
     size: tl.tensor, inner: tl.tensor, bounds: tl.tensor, parts: tl.tensor,
-    ACTION: tl.constexpr, KEEP: tl.constexpr, LANES: tl.constexpr,  # noqa: N803
+    ACTION: tl.constexpr, KEEP: tl.constexpr, ONE: tl.constexpr, LANES: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Replace what lies outside its range.
 
@@ -30,6 +30,7 @@ def restrict(
         parts: programs of a sample.
         ACTION: 0 to clip, 1 for zero, 2 for the mean.
         KEEP: whether NaN is left alone and not counted.
+        ONE: whether there is one range only, which spares the division.
         LANES: values of one program.
     """
     program = tl.program_id(0).to(tl.int64)
@@ -38,7 +39,7 @@ def restrict(
     inside = place < size
     where = values + sample * size + place
     value = tl.load(where, mask=inside, other=0)
-    which = (place // inner) % bounds
+    which = tl.zeros_like(place) if ONE else (place // inner) % bounds
     low, high = tl.load(table + which), tl.load(table + bounds + which)
     wide = tl.float64 if value.dtype == tl.float64 else tl.float32  # holds every narrower value exactly
     x, least, most = value.to(wide), low.to(wide), high.to(wide)
@@ -78,6 +79,6 @@ def restrict_(values: Tensor, table: Tensor, *, samples: int, inner: int, action
         with torch.cuda.device_of(values):
             restrict[(samples * parts,)](
                 values, table, events, size, inner, table.shape[1], parts,
-                ACTION=action, KEEP=keep, LANES=_LANES,
+                ACTION=action, KEEP=keep, ONE=table.shape[1] == 1, LANES=_LANES,
             )  # fmt: skip
     return events

@@ -48,13 +48,13 @@ _OCTETS = {"octets": "*u8", "flags": "*u8", "counts": _TABLE, "size": _LONG}
 _LISTED = {"words": _LONG, "addresses": _TABLE, "total": _LONG, "first": _LONG, "bits": _COUNT, "skip": _COUNT}
 _TWO = {"left": "*u8", "right": "*u8", "counts": _TABLE, "size": _LONG}
 KERNELS += [
-    (flips.xor_map, _OCTETS, {"LANES": 1024}, 4),
-    (flips.xor_listed, _LISTED, {"LANES": 1024}, 4),
-    (flips.count_bits, _TWO, {"LANES": 1024, "TWO": True}, 4),
+    (flips.xor_map, _OCTETS, {"LANES": 4096}, 4),
+    (flips.xor_listed, _LISTED, {"LANES": 4096}, 4),
+    (flips.count_bits, _TWO, {"LANES": 4096, "TWO": True}, 4),
 ]
 _RANGES = {"table": "*bf16", "events": _TABLE, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
 KERNELS += [
-    (ranges.restrict, {"values": "*bf16"} | _RANGES, {"ACTION": action, "KEEP": keep, "LANES": 1024}, 4)
+    (ranges.restrict, {"values": "*bf16"} | _RANGES, {"ACTION": action, "KEEP": keep, "ONE": keep, "LANES": 1024}, 4)
     for action in range(3)
     for keep in (False, True)
 ]
