@@ -27,12 +27,14 @@ class Level:
         slots: columns of its nodes.
         deep: whether any two nodes merge.
         source: which slot of the launch before each slot takes, int64 (slots,); None for the first.
+        ends: slots of the nodes that are roots after it, int64.
     """
 
     table: Tensor
     slots: int
     deep: bool
     source: Tensor | None
+    ends: Tensor
 
     @property
     def ranges(self) -> int:
@@ -47,10 +49,11 @@ class Tables:
     Attributes:
         table: int64 (4, ranges): bytes, address, address of the head, chunks that the head covers; by slot.
         key: int64 (8,).
-        heads: what the table has addresses of.
+        heads: what the table has addresses of; to be filled before every run.
+        covered: bytes of each range that stand in ``heads``, in the caller's order.
         addresses: of the tensors, in the caller's order.
         levels: the launches.
-        places: int64 (ranges,): where among the slots of all launches each root is found, in the caller's order.
+        places: int64 (ranges,): where among the ends of all launches each root is found, in the caller's order.
         flags: of every compression.
         shifted: whether some address is not a multiple of 16.
     """
@@ -58,6 +61,7 @@ class Tables:
     table: Tensor
     key: Tensor
     heads: Tensor
+    covered: tuple[int, ...]
     addresses: list[int]
     levels: tuple[Level, ...]
     places: Tensor
@@ -80,7 +84,7 @@ def lay_out(
         tensors: contiguous, at least one, all on one device.
         prefixes: bytes of each one's prefix.
         covered: bytes of each that ``heads`` holds a copy of, the prefix and what follows it up to the chunk's end.
-        heads: uint8, those bytes one after the other, on the same device.
+        heads: uint8, room for those bytes one after the other, on the same device.
         key: eight words.
         flags: of every compression.
     """
@@ -97,7 +101,8 @@ def lay_out(
     at[order] = found
     shifted = bool(((bodies | places) % _WIDE).any())
     words = torch.tensor(list(key), dtype=torch.int64).to(device)
-    return Tables(_there(table, device), words, heads, addresses, levels, _there(at, device), flags, shifted)
+    kept = tuple(covered)
+    return Tables(_there(table, device), words, heads, kept, addresses, levels, _there(at, device), flags, shifted)
 
 
 def _room(counts: np.ndarray) -> np.ndarray:
@@ -116,10 +121,11 @@ def _levels(counts: np.ndarray, device: torch.device) -> tuple[tuple[Level, ...]
         starts, slots = np.cumsum(room) - room, int(room.sum())
         depths = np.array([int(min(count, TILE) - 1).bit_length() for count in counts], np.int64)
         table = _there(np.stack([starts, counts, depths]), device)
-        levels.append(Level(table, slots, bool(depths.any()), source))
-        roots[alive] = before + starts
-        before += slots
         more = counts > TILE
+        ends = starts[~more]
+        levels.append(Level(table, slots, bool(depths.any()), source, _there(ends, device)))
+        roots[alive[~more]] = before + np.arange(len(ends))
+        before += len(ends)
         alive, fewer = alive[more], -(-counts[more] // TILE)
         # the nodes of one range by far the largest may be fewer, tile for tile, than another's: sorted once more
         order = np.argsort(-_room(fewer), kind="stable")

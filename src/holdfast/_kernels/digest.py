@@ -76,10 +76,13 @@ class Plan:
             return self._launched(where)
 
     def _launched(self, where: Tables) -> Tensor:
+        if len(where.heads):  # a copy of what may have changed since the last run
+            torch.cat(self._pieces(where.covered), out=where.heads)
         nodes, found = self._chunks(where), []
         for level in where.levels:
             nodes = nodes if level.source is None else nodes.index_select(1, level.source)
-            found.append(self._merged(where, level, nodes))
+            self._merge_(where, level, nodes)
+            found.append(nodes.index_select(1, level.ends))
         return torch.cat(found, 1).index_select(1, where.places).t().contiguous().view(torch.uint8)
 
     def _chunks(self, where: Tables) -> Tensor:
@@ -92,7 +95,7 @@ class Plan:
         )  # fmt: skip
         return nodes
 
-    def _merged(self, where: Tables, level: Level, nodes: Tensor) -> Tensor:
+    def _merge_(self, where: Tables, level: Level, nodes: Tensor) -> None:
         if level.deep:
             starts, counts, depths = level.table
             merge_tiles[(-(-level.slots // TILE),)](
@@ -100,7 +103,6 @@ class Plan:
                 level.ranges, level.ranges.bit_length(), where.flags, level.slots,
                 TILE=TILE, LANES=PAIRS, num_warps=PAIRS // 32,
             )  # fmt: skip
-        return nodes
 
     @cached_property
     def _tables(self) -> Tables:
@@ -109,19 +111,19 @@ class Plan:
         covered = [
             min(-(-size // CHUNK) * CHUNK, size + length) for size, length in zip(prefixes, lengths, strict=True)
         ]
-        heads = self._heads(covered)
+        heads = torch.empty(sum(covered), dtype=torch.uint8, device=self.tensors[0].device)
         key, flags = (IV, 0) if self.context is None else (context_key(self.context), DERIVE_KEY_MATERIAL)
         return lay_out(self.tensors, prefixes, covered, heads, key=key, flags=flags)
 
-    def _heads(self, sizes: list[int]) -> Tensor:
-        """Return the first bytes of all ranges that have a prefix, ``sizes`` of them, one after the other."""
-        device = self.tensors[0].device
-        if not any(sizes):
-            return torch.empty(0, dtype=torch.uint8, device=device)
-        before = torch.frombuffer(bytearray(b"".join(self.prefixes)), dtype=torch.uint8).to(device)
-        parts = before.split([len(item) for item in self.prefixes])
+    def _pieces(self, sizes: tuple[int, ...]) -> list[Tensor]:
+        """Return what the heads consist of: of each range its prefix, and of its tensor what fills up ``sizes``."""
+        parts = self._before.split([len(item) for item in self.prefixes])
         pairs = zip(self.tensors, parts, sizes, strict=True)
-        return torch.cat([piece for item, part, size in pairs for piece in (part, octets(item)[: size - len(part)])])
+        return [piece for item, part, size in pairs for piece in (part, octets(item)[: size - len(part)])]
+
+    @cached_property
+    def _before(self) -> Tensor:
+        return torch.frombuffer(bytearray(b"".join(self.prefixes)), dtype=torch.uint8).to(self.tensors[0].device)
 
 
 def roots(tensors: Sequence[Tensor]) -> Tensor:

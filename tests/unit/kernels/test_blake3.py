@@ -142,6 +142,17 @@ def test_a_prefix_and_a_context_are_hashed_with_the_tensor(device: torch.device)
     ]
 
 
+def test_a_plan_with_prefixes_sees_what_changed_since_its_last_run(device: torch.device) -> None:
+    from holdfast._kernels.digest import Plan
+
+    tensors = (torch.zeros(40, dtype=torch.uint8, device=device), torch.zeros(0, device=device))
+    plan = Plan(tensors, (b"name", b"nothing"))
+    for value in (0, 1):
+        tensors[0][7] = value
+        expected = [blake3(b"name" + tensors[0].cpu().numpy().tobytes()).hexdigest(), blake3(b"nothing").hexdigest()]
+        assert hexes(plan.roots()) == expected
+
+
 @pytest.mark.parametrize("context", ["", "x", "y" * 64, "z" * 65, "w" * 1024])
 def test_the_key_of_a_context_is_the_package_s(device: torch.device, context: str) -> None:
     from holdfast._kernels.digest import Plan

@@ -51,15 +51,15 @@ def sum_batch(encoder: Encoder, keys: Sequence[str], fields: Mapping[str, Tensor
         InvalidConfig: fields of another length, or none, or a name or key without an encoding.
         MissingDevice: no kernel can do it there; the message says why.
     """
-    from holdfast._kernels.digest import Plan
-    from holdfast._kernels.lattice import lane_sums
-
     if not fields or any(len(item) != len(keys) for item in fields.values()):
         raise InvalidConfig(f"every field has one value for each of {len(keys)} samples, and there is one at least")
     ordered = sorted(fields.items(), key=lambda item: name_bytes(item[0], "field name"))
     for _, item in ordered:
         if (why := obstacle(item)) is not None:
             raise MissingDevice(f"no kernel can digest the batch: {why}", hint="digest it on the CPU")
+    from holdfast._kernels.digest import Plan
+    from holdfast._kernels.lattice import lane_sums
+
     rows = _rows(encoder, keys, ordered)
     digests = Plan(tuple(rows), context=ELEMENT_CONTEXT).roots()
     return BatchSum(digests, lane_sums(digests, EXPANSION_CONTEXT), sum(item.nbytes for item in fields.values()))
