@@ -17,6 +17,8 @@ OLDEST = (8, 0)  # compute capability; Triton promises nothing for chips before 
 
 def obstacle(tensor: Tensor) -> str | None:
     """Return why no kernel can read ``tensor`` where it lies; None if one can."""
+    if tensor.device.type not in KINDS:  # nearly all that is ever asked
+        return f"{tensor.device.type} is no CUDA device"
     if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
         return "a tensor is not contiguous"
     return device_obstacle(tensor.device)
