@@ -7,12 +7,36 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 KINDS = ["cuda"]
+_refused: dict[torch.device, str] = {}  # devices for which a kernel did not compile, and why
+_log = logging.getLogger(__name__)
 OLDEST = (8, 0)  # compute capability; Triton promises nothing for chips before Ampere
+
+
+Result = TypeVar("Result")
+
+
+def attempt(call: Callable[[], Result], device: torch.device) -> Result | None:
+    """Return what ``call``, which launches kernels on ``device``, returns; None if one of them does not compile.
+
+    That is logged, and from then on :func:`obstacle` says so of every tensor there. Nothing was computed then, so the
+    reference can do all of the work.
+    """
+    from triton.errors import TritonError
+
+    try:
+        return call()
+    except TritonError as error:
+        _refused[device] = f"a kernel does not compile for {device}: {error}"
+        _log.warning("the references are used from now on: %s", _refused[device])
+        return None
 
 
 def obstacle(tensor: Tensor) -> str | None:
@@ -21,7 +45,7 @@ def obstacle(tensor: Tensor) -> str | None:
         return f"{tensor.device.type} is no CUDA device"
     if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
         return "a tensor is not contiguous"
-    return device_obstacle(tensor.device)
+    return device_obstacle(tensor.device) or _refused.get(tensor.device)
 
 
 @functools.cache

@@ -101,20 +101,16 @@ def _batched(tensors: list[Tensor], prefixes: list[bytes], context: str | None) 
 
 
 def _rows(tensors: list[Tensor], prefixes: list[bytes], context: str | None) -> Sequence[bytes | None]:
-    from triton.errors import TritonError
-
     from holdfast._kernels.digest import Plan
 
+    plan = Plan(tuple(tensors), tuple(prefixes) if any(prefixes) else (), context)
     try:
-        roots = Plan(tuple(tensors), tuple(prefixes) if any(prefixes) else (), context).roots().cpu()
+        found = devices.attempt(lambda: plan.roots().cpu(), tensors[0].device)
     except torch.OutOfMemoryError:
         raise
-    except TritonError as error:
-        _log.warning("%d tensors are digested on the CPU: no kernel for their device: %s", len(tensors), error)
-        return [None] * len(tensors)
     except RuntimeError as error:
         raise device_failed(tensors[0].device, error) from error
-    return [bytes(row) for row in roots.numpy()]
+    return [None] * len(tensors) if found is None else [bytes(row) for row in found.numpy()]
 
 
 def device_failed(device: torch.device, error: RuntimeError) -> MissingDevice:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast._kernels.device import obstacle
+from holdfast._kernels.device import attempt, obstacle
 from holdfast.errors import InvalidConfig, UnsupportedFormat
 
 _VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -98,7 +98,9 @@ def hamming_distance(left: Tensor, right: Tensor) -> int:
     if left.device == right.device and obstacle(left) is None and obstacle(right) is None:
         from holdfast._kernels import chips
 
-        return chips.hamming_distance(left, right)
+        found = attempt(lambda: chips.hamming_distance(left, right), left.device)
+        if found is not None:
+            return found
     return int(popcount(int_view(left.contiguous()) ^ int_view(right.contiguous())).sum())
 
 

@@ -35,6 +35,7 @@ def resident(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     caches = devices.device_obstacle, dispatch._mistrust
     for cache in caches:
         cache.cache_clear()
+    monkeypatch.setattr(devices, "_refused", {})
     yield device
     for cache in caches:
         cache.cache_clear()

@@ -85,3 +85,26 @@ def test_sums_of_columns_are_those_of_fp64(resident: torch.device) -> None:
     assert torch.allclose(squares.cpu(), matrix.double().square().sum(0), rtol=1e-13, atol=0)
     none, nothing = column_sums(matrix[:0].to(resident))
     assert none.tolist() == nothing.tolist() == [0.0] * 45
+
+
+def test_kernels_that_do_not_compile_leave_the_checks_to_torch(
+    resident: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from triton.errors import TritonError
+
+    from holdfast._kernels import checksums
+
+    def fails(*_: object) -> Tensor:
+        raise TritonError("out of resource: registers")
+
+    layer, x, output = product(torch.float32, resident)
+    y = spoilt(output, *CASES["one"])
+    check = LinearCheck(Sums.of(layer.weight, layer.bias), layer.weight, layer.bias, ALARM)
+    for name, call, expected in (
+        ("wrong_rows", lambda: check.wrong(x, y), [5]),
+        ("column_sums", lambda: wrong_columns(x, y, layer.weight, layer.bias, ALARM), [7]),
+    ):
+        monkeypatch.setattr(devices, "_refused", {})
+        monkeypatch.setattr(checksums, name, fails)
+        assert call().tolist() == expected
+    assert caplog.text.count("the references are used from now on") == 2

@@ -144,7 +144,11 @@ def test_a_kernel_that_does_not_compile_leaves_the_work_to_the_reference(
     expected = manifest_of(small_net(torch.device("cpu"))) if trusted.type != "cpu" else None
     monkeypatch.setattr(Plan, "roots", fails)
     found = manifest_of(small_net(trusted))
-    assert "no kernel for their device: out of resource: registers" in caplog.text
+    assert "a kernel does not compile for " in caplog.text
+    assert "out of resource: registers" in caplog.text
+    caplog.clear()
+    assert dispatch.digests([torch.arange(3, device=trusted)]) == [None]
+    assert "1 tensors are digested on the CPU: a kernel does not compile" in caplog.text
     monkeypatch.undo()
     assert found == (expected or manifest_of(small_net(trusted)))
 

@@ -102,3 +102,23 @@ def test_the_bounds_follow_the_dtype_and_shape_of_what_comes(resident: torch.dev
         x = torch.full(shape, 9.0, dtype=dtype, device=resident)
         assert guard(x).dtype == dtype
         assert x[0].reshape(2, -1)[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_a_kernel_that_does_not_compile_leaves_the_guard_to_torch(
+    resident: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from triton.errors import TritonError
+
+    from holdfast._kernels import ranges
+    from holdfast.hardening.guards.range_on_device import fits
+
+    def fails(*_: object, **__: object) -> Tensor:
+        raise TritonError("out of resource: shared memory")
+
+    monkeypatch.setattr(ranges, "restrict_", fails)
+    guard, x = RangeGuard("relu", -1.0, 1.0), torch.tensor([[0.0, 7.0]], device=resident)
+    assert guard(x).tolist() == [[0.0, 1.0]]
+    assert guard.events is not None
+    assert guard.events.tolist() == [1]
+    assert "the references are used from now on" in caplog.text
+    assert not fits(x)

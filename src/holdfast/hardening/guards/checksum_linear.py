@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast._kernels.device import obstacle
+from holdfast._kernels.device import attempt, obstacle
 from holdfast.hardening.guards.checksum_rounding import Rounding, deviations
 from holdfast.hardening.guards.checksum_sums import Sums
 
@@ -57,8 +57,8 @@ class LinearCheck:
     def wrong(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return the numbers of the rows of ``output`` (..., N) that its ``inputs`` (..., K) do not explain."""
         x, y = inputs.detach().reshape(-1, self._chain), output.detach().reshape(-1, self._outputs)
-        if obstacle(x) is None and obstacle(y) is None:
-            return self._wrong_there(x, y)
+        if obstacle(x) is None and obstacle(y) is None and (found := self._wrong_there(x, y)) is not None:
+            return found
         residual = self._residual(x, y)
         if self.quick and float(torch.linalg.vector_norm(residual, torch.inf)) < self.quick:  # NaN is below nothing
             return self._none
@@ -67,7 +67,7 @@ class LinearCheck:
             return self._none
         return self._confirmed(x, y, (~passed).nonzero().flatten())
 
-    def _wrong_there(self, x: Tensor, y: Tensor) -> Tensor:
+    def _wrong_there(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The second look at all rows, on a CUDA device: there it is one pass and costs no more than the first."""
         from holdfast._kernels.checksums import RowLaw, wrong_rows
 
@@ -76,7 +76,7 @@ class LinearCheck:
             terms=self._rounding.of_terms(self._chain), outputs=self._rounding.of_outputs(self._chain, self._outputs),
             limit=self._limit, floor=self._floor,
         )  # fmt: skip
-        return wrong_rows(x, y, law)
+        return attempt(lambda: wrong_rows(x, y, law), y.device)
 
     def _residual(self, x: Tensor, y: Tensor) -> Tensor:
         signs, column = self._kept
@@ -130,6 +130,7 @@ def _column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if obstacle(matrix) is None:
         from holdfast._kernels.checksums import column_sums
 
-        return column_sums(matrix)
+        if (found := attempt(lambda: column_sums(matrix), matrix.device)) is not None:
+            return found
     wide = matrix.double()
     return wide.sum(0), wide.square().sum(0)

@@ -96,7 +96,8 @@ class RangeGuard:
         self._begin(x)
         if fits(x):
             self._counted = restricted_(x.detach(), self._table(x), self.dim, action=self.action, nan=self.nan)
-            return x
+            if self._counted is not None:
+                return x
         if self._inside(x):
             return x
         wrong = self._wrong(x)

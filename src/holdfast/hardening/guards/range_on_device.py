@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from holdfast._kernels.device import obstacle
+from holdfast._kernels.device import attempt, obstacle
 
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _ACTIONS = ("clip", "zero", "resample")
@@ -24,8 +24,10 @@ def table_of(low: Tensor | float, high: Tensor | float, mean: Tensor | float, li
     return torch.stack([row.to(like).expand(len(rows[0])) for row in rows]).contiguous()
 
 
-def restricted_(x: Tensor, table: Tensor, dim: int | str | None, *, action: str, nan: str) -> Tensor:
+def restricted_(x: Tensor, table: Tensor, dim: int | str | None, *, action: str, nan: str) -> Tensor | None:
     """Replace, in place, what lies outside its range; return how many values of each sample did, int64 (batch,).
+
+    None, with nothing done, where the kernel does not compile; that is logged.
 
     Args:
         x: (batch, ...), for which :func:`fits` holds.
@@ -38,4 +40,5 @@ def restricted_(x: Tensor, table: Tensor, dim: int | str | None, *, action: str,
 
     inner = math.prod(x.shape[dim % x.dim() + 1 :]) if isinstance(dim, int) else 1
     samples = x.shape[0] if x.dim() else 1
-    return restrict_(x, table, samples=samples, inner=inner, action=_ACTIONS.index(action), keep=nan == "keep")
+    number, keep = _ACTIONS.index(action), nan == "keep"
+    return attempt(lambda: restrict_(x, table, samples=samples, inner=inner, action=number, keep=keep), x.device)
