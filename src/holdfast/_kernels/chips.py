@@ -87,8 +87,8 @@ def _spans(band: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, 
         yield begin, min(stop, begin + step)
 
 
-def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int = 8) -> None:
-    """Flip the bits at ``addresses`` in memory, in place.
+def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int = 8) -> int:
+    """Flip the bits at ``addresses`` in memory, in place; return how many there are.
 
     Args:
         octets: uint8, shape (n,), contiguous, on the device.
@@ -102,7 +102,7 @@ def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int
     memory = octets_of(octets)
     room = len(memory) * min(bits, 8)
     if not len(addresses):
-        return
+        return 0
     if int(addresses.min()) < first or int(addresses.max()) >= first + room:
         raise InvalidConfig(f"an address lies outside the {room} bits from {first} on")
     # atomics are of whole words: the first may begin up to three bytes before the memory, whose bits are left alone
@@ -111,6 +111,7 @@ def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int
         grid = (-(-len(addresses) // _LANES),)
         place = memory.data_ptr() - before
         xor_listed[grid](place, addresses, len(addresses), first, bits, 8 * before, LANES=_LANES)
+    return len(addresses)
 
 
 def popcount(tensor: Tensor) -> int:

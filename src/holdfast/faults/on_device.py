@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
-from holdfast._kernels.device import obstacle
+from holdfast._kernels.device import attempt, obstacle
 from holdfast.errors import MissingDevice
 from holdfast.faults import chip as law
 from holdfast.faults.chip import Chip
@@ -14,6 +15,8 @@ from holdfast.seeds import Seed, derive
 
 if TYPE_CHECKING:
     from holdfast._kernels.chips import Drawing
+
+Result = TypeVar("Result")
 
 
 def drawing_of(chip: Chip) -> Drawing:
@@ -60,10 +63,9 @@ def xor_chip_on_device_(octets: Tensor, rate: float, seed: Seed, *, first: int =
     if rate in (0, 1):
         return 8 * octets.numel() * int(rate)
     if chip.dense:
-        return chips.flip_(octets, drawing_of(chip), 8 * first)
+        return _done(lambda: chips.flip_(octets, drawing_of(chip), 8 * first), octets)
     addresses = errors_on_device(chip, 8 * first, 8 * (first + octets.numel()), octets)
-    chips.flip_listed_(octets, addresses, first=8 * first)
-    return len(addresses)
+    return _done(lambda: chips.flip_listed_(octets, addresses, first=8 * first), octets)
 
 
 def errors_on_device(chip: Chip, start: int, stop: int, like: Tensor) -> Tensor:
@@ -79,7 +81,15 @@ def errors_on_device(chip: Chip, start: int, stop: int, like: Tensor) -> Tensor:
 
     if chip.rate in (0, 1):
         return torch.arange(start, stop if chip.rate else start, dtype=torch.int64, device=like.device)
-    return chips.error_list(start, stop, drawing_of(chip), like.device)
+    return _done(lambda: chips.error_list(start, stop, drawing_of(chip), like.device), like)
+
+
+def _done(call: Callable[[], Result], like: Tensor) -> Result:
+    """Return what ``call`` does, or raise the reason for which it cannot be done there."""
+    if (result := attempt(call, like.device)) is None:
+        require(like)  # which now knows why
+        raise MissingDevice("a kernel did not compile")
+    return result
 
 
 def require(tensor: Tensor) -> None:

@@ -140,6 +140,22 @@ def test_without_a_device_the_reason_is_said() -> None:
         xor_chip_on_device_(torch.zeros(3, dtype=torch.uint8), 0.1, derive(0, "a"))
 
 
+def test_a_kernel_that_does_not_compile_is_a_reason(resident: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.errors import TritonError
+
+    from holdfast._kernels import chips
+
+    def fails(*_: object, **__: object) -> int:
+        raise TritonError("out of resource: registers")
+
+    monkeypatch.setattr(chips, "flip_", fails)
+    memory = torch.zeros(9, dtype=torch.uint8, device=resident)
+    for _ in range(2):
+        with pytest.raises(MissingDevice, match=r"does not compile for .*: out of resource"):
+            xor_chip_on_device_(memory, 0.1, derive(0, "a"))
+    assert not memory.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64])
 def test_bits_are_counted_where_they_lie(resident: torch.device, dtype: torch.dtype) -> None:
     generator = derive(3, "count").torch()

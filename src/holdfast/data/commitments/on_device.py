@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast._kernels.device import obstacle
+from holdfast._kernels.device import attempt, obstacle
 from holdfast.data.commitments.element import ELEMENT_CONTEXT, Encoder, name_bytes, prefixed, u64
 from holdfast.data.commitments.multiset import EXPANSION_CONTEXT, MultisetHash
 from holdfast.errors import InvalidConfig, MissingDevice
@@ -60,9 +60,14 @@ def sum_batch(encoder: Encoder, keys: Sequence[str], fields: Mapping[str, Tensor
     from holdfast._kernels.digest import Plan
     from holdfast._kernels.lattice import lane_sums
 
-    rows = _rows(encoder, keys, ordered)
-    digests = Plan(tuple(rows), context=ELEMENT_CONTEXT).roots()
-    return BatchSum(digests, lane_sums(digests, EXPANSION_CONTEXT), sum(item.nbytes for item in fields.values()))
+    def made() -> BatchSum:
+        digests = Plan(tuple(_rows(encoder, keys, ordered)), context=ELEMENT_CONTEXT).roots()
+        return BatchSum(digests, lane_sums(digests, EXPANSION_CONTEXT), sum(item.nbytes for item in fields.values()))
+
+    first = ordered[0][1]
+    if (found := attempt(made, first.device)) is None:
+        raise MissingDevice(f"no kernel can digest the batch: {obstacle(first)}", hint="digest it on the CPU")
+    return found
 
 
 def _rows(encoder: Encoder, keys: Sequence[str], ordered: list[tuple[str, Tensor]]) -> list[Tensor]:
