@@ -23,7 +23,8 @@ from holdfast.seeds import derive
 from holdfast.services.process import become
 from holdfast.shielding.graph import IntegerModel, Step, exact
 from holdfast.shielding.graph.leaves import GroupedConvolution
-from holdfast.shielding.graph.program import _bound, _function
+from holdfast.shielding.graph.operations import function
+from holdfast.shielding.graph.program import _bound
 from holdfast.shielding.integer import IntegerLayer, nearest_codes
 from holdfast.shielding.product import byte_planes, planes_product
 from holdfast.shielding.transport import Frame, Kind
@@ -172,7 +173,7 @@ def _constants(model: IntegerModel) -> Values:
 def _run(model: IntegerModel, steps: Sequence[Step], values: Values, last: Mapping[str, tuple[str, ...]]) -> None:
     """Run steps as the graph itself does, and let go of values after their ``last`` readers."""
     for step in steps:
-        call = model.get_submodule(step.path) if step.target == "module" else _function(step.target)
+        call = model.get_submodule(step.path) if step.target == "module" else function(step.target)
         keywords = {key: _bound(value, values) for key, value in step.keywords.items()}
         values[step.name] = call(*_bound(step.args, values), **keywords)
         for name in last[step.name]:
