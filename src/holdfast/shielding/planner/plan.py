@@ -12,7 +12,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, Sight, cost, transfer
 from holdfast.shielding.planner.inference import inferable
 from holdfast.shielding.planner.machine import Machine, measure
-from holdfast.shielding.planner.rules import Rule, regions, rules
+from holdfast.shielding.planner.rules import Rule, regions, rules, specification
 from holdfast.shielding.planner.solve import over_budget
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node, Workload, workload
 
@@ -199,7 +199,7 @@ def plan(
     made = rules.build(rule) if isinstance(rule, str) else rule
     where = machine if machine is not None else measure()
     words = made.place(work, where, budget)
-    return assemble(work, words, where, rule=rule if isinstance(rule, str) else repr(rule), budget=budget)
+    return assemble(work, words, where, rule=rule if isinstance(rule, str) else specification(rule), budget=budget)
 
 
 def assemble(

@@ -5,6 +5,7 @@ None of them names a layer: each follows from sizes, order, costs or weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,19 @@ class Rule(Protocol):
 
 
 rules: Registry[Rule] = Registry("shield rule", "holdfast.shield_rules")
+
+
+def specification(rule: Rule) -> str:
+    """Return the text from which ``rules.build`` makes ``rule`` again; always the same for the same rule."""
+    options = [(item.name, getattr(rule, item.name)) for item in dataclasses.fields(rule)]  # type: ignore[arg-type]
+    given = [f"{name}={_text(value)}" for name, value in options if value is not None]
+    return ":".join(filter(None, (rules.name_of(type(rule)), ",".join(given))))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, frozenset):
+        return "|".join(sorted(value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def regions(work: Workload, words: Mapping[str, Placement]) -> dict[str, list[int]]:
@@ -293,12 +307,18 @@ class PrivateAdapters:
     What is offloaded carries no secret weight, because everybody has it already.
     """
 
-    public: frozenset[str] = field(default_factory=frozenset)  # linear nodes with public weights, see public_nodes()
+    public: frozenset[str] = field(default_factory=frozenset)  # linear nodes, see public_nodes(); as text joined by |
+
+    def __post_init__(self) -> None:
+        if isinstance(self.public, str):
+            object.__setattr__(self, "public", frozenset(_patterns(self.public)))
 
     def place(self, work: Workload, machine: Machine, budget: int | None) -> dict[str, Placement]:
         """Return blinded for public nodes."""
         if not self.public:
             raise InvalidConfig("no node has public weights", hint="name the public model it was made from (--public)")
+        if unknown := sorted(self.public - {node.name for node in work.linear()}):
+            raise InvalidConfig(f"there is no linear node {unknown[0]!r} to be public")
         return _trusted(work) | {node.name: "blinded" for node in work.linear() if node.name in self.public}
 
 

@@ -16,7 +16,7 @@ from holdfast.models import build_architecture
 from holdfast.shielding import integer_layers
 from holdfast.shielding.graph import IntegerModel, export
 from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, cost, plan, public_nodes, rules, workload
-from holdfast.shielding.planner.rules import cuts, regions, stages
+from holdfast.shielding.planner.rules import cuts, regions, specification, stages
 from tests.unit.shielding.graph.nets import NETS, inputs
 
 # a trusted world ten times slower than the worker, and a fast way between them: offloading pays
@@ -198,6 +198,10 @@ def test_private_adapters_offload_what_the_public_model_holds() -> None:
     made = plan(ours, PrivateAdapters(public=shared), machine=FAST_WORKER)
     assert made.placements["head"] == "trusted"
     assert {made.placements[name] for name in shared} == {"blinded"}
+    assert made.rule == "private-adapters:public=" + "|".join(sorted(shared))
+    assert plan(ours, made.rule, machine=FAST_WORKER) == made
+    with pytest.raises(InvalidConfig, match="no linear node 'haed'"):
+        plan(ours, "private-adapters:public=haed", machine=FAST_WORKER)
     with pytest.raises(InvalidConfig, match="no node has public weights"):
         plan(ours, "private-adapters", machine=FAST_WORKER)
 
@@ -223,6 +227,14 @@ def test_rules_are_found_by_name() -> None:
         plan(graph("mobilenet"), "slolam", machine=FAST_WORKER)
     with pytest.raises(InvalidConfig, match="integer graph"):
         plan(nn.Linear(2, 2), machine=FAST_WORKER)
+
+
+@pytest.mark.parametrize(
+    "text", ["optimal", "whole", "last-k:k=3", "slalom:private=false", "deadline:seconds=0.5,sensitivity=f"]
+)
+def test_a_rule_is_written_as_it_is_read(text: str) -> None:
+    rule = rules.build(text)
+    assert rules.build(specification(rule)) == rule
 
 
 def test_a_machine_is_read_back_and_a_bad_one_refused() -> None:
