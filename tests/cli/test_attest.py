@@ -98,3 +98,10 @@ def test_lint_names_the_holes_of_a_manifest(tmp_path: Path, capsys: pytest.Captu
     assert {"host-arguments", "debug", "no-attestation"} <= rules
     manifest.write_text("[")
     assert main(["attest", "lint", str(manifest)]) == 2
+
+
+@pytest.mark.parametrize("text", ["2026-06-01", "20260601", "2026-06-01 00:00"])
+def test_the_hint_for_a_time_without_its_zone_can_be_taken(text: str, place: Path, capsys: pytest.CaptureFixture[str]):
+    assert call("--at", text) == 2
+    hint = capsys.readouterr().err.partition("hint: ")[2].split()[0]
+    assert call("--at", hint) == 0

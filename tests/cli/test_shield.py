@@ -35,6 +35,7 @@ def test_a_plan_is_printed_and_is_one_json_object(machine: str, capsys: pytest.C
         (["digits-cnn", "--budget", "1000"], 2, "may use 1,000"),
         (["digits-cnn", "--rule", "slolam"], 2, "did you mean slalom"),
         (["digits-cnn", "--example", "3xmany"], 2, "write the sides"),
+        (["digits-cnn", "--example", "99999x99999x9999999"], 2, "at most 67,108,864 numbers"),
         (["digits-cnn", "--public", "digits-cnn"], 2, "--rule private-adapters"),
         (["no-such-net"], 2, "unknown architecture"),
     ],

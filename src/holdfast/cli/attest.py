@@ -101,7 +101,7 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise InvalidConfig(f"--at {text!r} is no time", hint="2026-06-01T12:00:00Z, or now") from None
     if found.tzinfo is None:
-        raise InvalidConfig(f"--at {text} has no time zone", hint=f"{text}Z")
+        raise InvalidConfig(f"--at {text} has no time zone", hint=f"{found.isoformat()}Z")
     return found.astimezone(UTC)
 
 

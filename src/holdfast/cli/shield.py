@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as standard_json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = make_app()
 app.command("export", epilog=EPILOG)(export)
 app.command(epilog=EXAMPLE)(steal)
+_MOST = 2**26  # numbers of one sample: 256 MiB
 _SAMPLES = 4  # of noise: enough for scales, which a plan does not depend on
 
 
@@ -119,8 +121,11 @@ def _shape(net: nn.Module, example: str | None) -> tuple[int, ...]:
         shape = tuple(int(side) for side in example.split("x"))
     except ValueError:
         shape = ()
-    if not shape or min(shape) < 1:
-        raise InvalidConfig(f"--example is {example!r}", hint="write the sides of one input, such as 3x224x224")
+    if not shape or min(shape) < 1 or math.prod(shape) > _MOST:
+        raise InvalidConfig(
+            f"--example is {example!r:.80}",
+            hint=f"write the sides of one input, such as 3x224x224, at most {_MOST:,} numbers in all",
+        )
     return shape
 
 
