@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.seeds import Entropy
+from holdfast.shielding.checking.limbs import wide_digits
 
 MODULUS = 2**40 - 87
 DIGITS = 5
@@ -72,7 +73,7 @@ class Weighing:
     def __init__(self, weights: Tensor, largest: int) -> None:
         bits = _EXACT + 1 - (largest * weights.numel()).bit_length()
         number = -(-(MODULUS.bit_length() + 1) // bits)
-        self._limbs = _limbs(weights.flatten(), bits, number).numpy().astype(np.float64)
+        self._limbs = wide_digits(weights.flatten(), bits, number).numpy()
         places = [pow(2, 8 * digit + bits * limb, MODULUS) for digit in range(DIGITS) for limb in range(number)]
         self._places, self._low = places, np.array(places)
         self._high = np.array([place * 2**_HALF % MODULUS for place in places])
@@ -91,14 +92,3 @@ class Weighing:
         products = (sums >> _HALF) * self._high % MODULUS + (sums & (2**_HALF - 1)) * self._low % MODULUS
         found: list[int] = ((products.sum(1) + offset) % MODULUS).tolist()
         return found
-
-
-def _limbs(value: Tensor, bits: int, number: int) -> Tensor:
-    """Write residues as ``number`` balanced digits of ``bits`` bits, least significant first."""
-    found = []
-    for _ in range(number):
-        low = value & (2**bits - 1)
-        digit = torch.where(low >= 2 ** (bits - 1), low - 2**bits, low)
-        found.append(digit)
-        value = (value - digit) >> bits
-    return torch.stack(found)

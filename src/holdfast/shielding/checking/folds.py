@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.shielding.checking.limbs import DIGITS, digits, recombine, recombine_rows, wide_digits
+from holdfast.shielding.checking.limbs import DIGITS, digits, folded, recombine, recombine_rows, wide_digits
 from holdfast.shielding.checking.reaching import reach
 from holdfast.shielding.kernels import MOST_INNER, kernel, true_matmul
 from holdfast.shielding.product import Geometry, integer_product
@@ -51,7 +51,7 @@ class RowFold:
     """
 
     def __init__(self, r: Tensor, codes: Tensor) -> None:
-        self._digits = digits(_folded(r, codes)).t().contiguous()  # (8, in)
+        self._digits = digits(folded(r, codes)).t().contiguous()  # (8, in)
         bytes_, self._offset = _byte_digits(r)
         self._bytes = bytes_.t().contiguous()  # (8, 4 * out)
 
@@ -77,9 +77,9 @@ class ChannelFold:
     def __init__(self, r: Tensor, codes: Tensor, geometry: Geometry, shape: tuple[int, ...]) -> None:
         self._matmul = kernel(codes.device.type).matmul
         bits = _FLOAT64_BITS - _INT32_BITS - (geometry.out_channels - 1).bit_length() + 1
-        self._limbs = wide_digits(r, bits)
+        self._limbs = wide_digits(r, bits, -(-64 // bits))
         self._shifts = torch.arange(len(self._limbs), device=r.device).view(-1, 1) * bits
-        per_tap = _folded(r, codes).view(geometry.in_channels, -1).t()  # (taps, in)
+        per_tap = folded(r, codes).view(geometry.in_channels, -1).t()  # (taps, in)
         self._digits = digits(per_tap).transpose(1, 2).reshape(-1, geometry.in_channels).contiguous()
         self._places = reach(geometry, shape).flatten().to(codes.device)
         self._positions = math.prod(geometry.output_shape(shape)[1:])
@@ -193,11 +193,6 @@ def same(left: Tensor | list[int], right: Tensor | list[int]) -> bool:
     if left.device.type != "cpu" or left.numel() < _SMALL:
         return torch.equal(left, right)
     return bool(np.array_equal(left.numpy(), right.numpy()))
-
-
-def _folded(r: Tensor, codes: Tensor) -> Tensor:
-    """Return ``r^T W`` modulo 2**64, shape (inner,)."""
-    return recombine_rows(true_matmul(digits(r).t().contiguous(), codes.reshape(len(r), -1)))
 
 
 def _byte_digits(secret: Tensor) -> tuple[Tensor, Tensor]:

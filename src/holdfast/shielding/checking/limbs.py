@@ -7,6 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from holdfast.shielding.kernels import true_matmul
+
 DIGITS = 8
 _HALVES = 0x0080808080808080  # 128 in each byte but the top one
 
@@ -38,10 +40,23 @@ def recombine_rows(parts: Tensor) -> Tensor:
     return (parts.long() << _on(parts.device.type)[1]).sum(-2)
 
 
-def wide_digits(value: Tensor, bits: int) -> Tensor:
-    """Write int64 residues modulo 2**64 as balanced digits of ``bits`` bits in float64, shape (limbs, *value.shape)."""
+def folded(r: Tensor, codes: Tensor) -> Tensor:
+    """Return ``r^T W`` modulo 2**64, shape (inner,).
+
+    Args:
+        r: int64 residues, shape (out,).
+        codes: int8 weights, shape (out, ...).
+    """
+    return recombine_rows(true_matmul(digits(r).t().contiguous(), codes.reshape(len(r), -1)))
+
+
+def wide_digits(value: Tensor, bits: int, number: int) -> Tensor:
+    """Write integers as ``number`` balanced digits of ``bits`` bits in float64, shape (number, *value.shape).
+
+    Least significant first; what lies above ``bits * number`` bits is lost, as it is modulo 2**64 where they are 64.
+    """
     found = []
-    for _ in range(-(-64 // bits)):
+    for _ in range(number):
         low = value & (2**bits - 1)
         digit = torch.where(low >= 2 ** (bits - 1), low - 2**bits, low)
         found.append(digit)

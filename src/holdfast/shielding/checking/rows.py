@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from holdfast.shielding.checking.limbs import digits, recombine_rows
-from holdfast.shielding.kernels import true_matmul
+from holdfast.shielding.checking.limbs import folded
 
 
 class FewRowsFold:
@@ -21,8 +20,7 @@ class FewRowsFold:
     """
 
     def __init__(self, r: Tensor, codes: Tensor) -> None:
-        folded = recombine_rows(true_matmul(digits(r).t().contiguous(), codes))
-        self._r, self._folded = r.numpy(), folded.numpy()
+        self._r, self._folded = r.numpy(), folded(r, codes).numpy()
 
     def left(self, x: Tensor) -> list[int]:
         """Return ``r^T W x`` of every row of int8 ``x``."""
