@@ -129,7 +129,7 @@ def accumulator_bound(codes: Tensor, top_code: int, *, layer: str) -> int:
     if bound >= 2**31:
         raise InvalidConfig(
             f"layer {layer!r} sums {codes[0].numel()} products and could overflow int32",
-            hint="lower the top activation code, keep this layer in the trusted world, or split it",
+            hint="split the layer, or export the model with a lower top code (graph.export, --top-code)",
         )
     return bound
 
