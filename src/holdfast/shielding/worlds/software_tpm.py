@@ -28,6 +28,7 @@ from holdfast.shielding.attestation.tpm_structures import read_key
 
 _KEY = "0x81010002"  # where the attestation key persists
 _BANK = "sha256"
+_FIRST_COUNTER, _COUNTERS = 0x01500000, 1 << 20  # indices of the owner's
 _TIMEOUT = 30.0  # seconds for one command
 _TOOLS = ("swtpm", "tpm2_quote", "tpm2_pcrextend", "tpm2_create", "tpm2_unseal", "tpm2_nvincrement")
 _LEAVE_OBJECTS = ("tpm2_createek", "tpm2_createak", "tpm2_createprimary", "tpm2_create", "tpm2_load")
@@ -200,16 +201,32 @@ class SoftwareTpm:
 
     def count(self, name: str, *, increment: bool) -> int:
         """Return the monotonic counter called ``name``, after incrementing it if asked to; 0 before its first use."""
-        index = f"0x015{hashlib.sha256(name.encode()).hexdigest()[:5]}"
-        listed = re.findall(rb"0x[0-9a-fA-F]+", self.call("tpm2_getcap", "handles-nv-index"))
-        known = int(index, 16) in {int(item, 16) for item in listed}
+        index, known = self._counter(digest := hashlib.sha256(name.encode()).digest())
         if not known and not increment:
             return 0
         if not known:
-            self.call("tpm2_nvdefine", index, "-C", "o", "-a", "ownerread|ownerwrite|nt=counter")
+            (self._work / "policy").write_bytes(digest)
+            self.call("tpm2_nvdefine", index, "-C", "o", "-a", "ownerread|ownerwrite|nt=counter", "-L", "policy")
         if increment:
             self.call("tpm2_nvincrement", index, "-C", "o")
         return int.from_bytes(self.call("tpm2_nvread", index, "-C", "o"), "big")
+
+    def _counter(self, digest: bytes) -> tuple[str, bool]:
+        """Return the index of the counter whose name has ``digest``, and whether it is there; else a free index.
+
+        An index has room for 20 bits of the digest, so that names meet. Each counter therefore holds its whole digest,
+        where a policy would stand that nobody uses, and a name whose place another took has the next free one.
+        """
+        listed = re.findall(rb"0x[0-9a-fA-F]+", self.call("tpm2_getcap", "handles-nv-index"))
+        taken, place = {int(item, 16) for item in listed}, int(digest.hex()[:5], 16)
+        for step in range(_COUNTERS):
+            index = _FIRST_COUNTER + (place + step) % _COUNTERS
+            if index not in taken:
+                return f"{index:#010x}", False
+            public = self.call("tpm2_nvreadpublic", f"{index:#010x}").decode(errors="replace")
+            if re.search(rf"authorization policy: {digest.hex()}\s", public, re.IGNORECASE):
+                return f"{index:#010x}", True
+        raise Unavailable("the TPM has no index left for another counter")
 
     def _read(self, name: str) -> bytes:
         return read_bytes(self._work / name, "answer of the TPM", limit=1 << 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -77,6 +79,23 @@ def test_counters_only_grow_and_are_apart(tpm: SoftwareTpm):
     first = tpm.count("one", increment=True)
     assert tpm.count("one", increment=True) == first + 1 == tpm.count("one", increment=False)
     assert tpm.count("other", increment=True) > 0
+
+
+def test_counters_whose_names_meet_at_one_index_are_apart(tpm: SoftwareTpm):
+    places: dict[str, str] = {}
+    for number in itertools.count():
+        name = f"model-{number}"
+        place = hashlib.sha256(name.encode()).hexdigest()[:5]
+        if place in places:
+            break
+        places[place] = name
+    other = places[place]
+    first = tpm.count(name, increment=True)
+    assert tpm.count(other, increment=False) == 0
+    tpm.count(other, increment=True)
+    tpm.count(other, increment=True)
+    assert tpm.count(name, increment=False) == first
+    assert tpm.count(name, increment=True) == first + 1
 
 
 @pytest.mark.slow
