@@ -51,14 +51,16 @@ def spread(work: Workload, hidden: Collection[str], unknown: Collection[str]) ->
 
 
 def inferable(work: Workload, words: Mapping[str, str]) -> dict[str, str]:
-    """Return the values that the worker sees or may work out, each with the node that shows it to it."""
-    sets = joined(work, lambda node: words[node.name] == "trusted")
-    direct: dict[str, str] = {}
+    """Return the values that the worker sees or may work out, each with a node that shows it, as near as there is."""
+    found: dict[str, str] = {}
     for node in work.nodes:
         if words[node.name] in SEEN:
             for name in (*node.sources, node.name):
-                direct.setdefault(name, node.name)
-    told: dict[str, str] = {}
-    for name, node_name in direct.items():
-        told.setdefault(sets[name], node_name)
-    return {name: direct.get(name, told[part]) for name, part in sets.items() if part in told}
+                found.setdefault(name, node.name)
+    for near in (True, False):  # first through small work alone, then through offloaded layers
+        sets = joined(work, lambda node, near=near: near or words[node.name] == "trusted")  # type: ignore[misc]
+        told: dict[str, str] = {}
+        for name, shown in found.items():
+            told.setdefault(sets[name], shown)
+        found = {name: told[part] for name, part in sets.items() if part in told} | found
+    return found

@@ -310,8 +310,9 @@ class PrivateAdapters:
     public: frozenset[str] = field(default_factory=frozenset)  # linear nodes, see public_nodes(); as text joined by |
 
     def __post_init__(self) -> None:
-        if isinstance(self.public, str):
-            object.__setattr__(self, "public", frozenset(_patterns(self.public)))
+        given: object = self.public  # from a specification it is text
+        if isinstance(given, str):
+            object.__setattr__(self, "public", frozenset(_patterns(given)))
 
     def place(self, work: Workload, machine: Machine, budget: int | None) -> dict[str, Placement]:
         """Return blinded for public nodes."""

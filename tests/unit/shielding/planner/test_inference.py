@@ -116,3 +116,9 @@ def test_blinding_after_a_layer_in_the_clear_is_said_to_hide_little() -> None:
     work = workload(chain())
     words = {node.name: "trusted" for node in work.nodes} | {"a": "verified", "b": "blinded", "c": "blinded"}
     assert inferable(work, words)["c"] == "a"
+
+
+def test_what_tells_of_a_value_is_named_as_near_as_there_is() -> None:
+    work = workload(chain())
+    words = {node.name: "trusted" for node in work.nodes} | dict.fromkeys("abcd", "verified")
+    assert inferable(work, words)[work.nodes[-1].name] == "d"
