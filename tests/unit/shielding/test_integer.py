@@ -11,6 +11,7 @@ from holdfast.data import dataset
 from holdfast.errors import InvalidConfig
 from holdfast.models import card
 from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers
+from holdfast.shielding.graph import export
 from holdfast.shielding.integer import accumulator_bound, geometry_of
 from holdfast.shielding.product import Geometry, integer_product, ring_product
 from tests.unit.shielding.nets import digits_net, images, integer_net
@@ -74,6 +75,19 @@ def test_bound_is_proved_where_int32_would_overflow() -> None:
     assert accumulator_bound(most[:, :133_144], 127, layer="fc") == 133_144 * 127 * 127 < 2**31
     with pytest.raises(InvalidConfig, match="'fc' sums 133152 products"):
         accumulator_bound(most, 127, layer="fc")
+    most[0, 1::2] = -127  # signs do not help: what counts are magnitudes
+    with pytest.raises(InvalidConfig, match="could overflow int32"):
+        accumulator_bound(most, 127, layer="fc")
+
+
+def test_the_way_out_of_an_overflow_is_one_that_there_is() -> None:
+    wide = nn.Linear(133_152, 1, bias=False)
+    nn.init.ones_(wide.weight)
+    x = torch.ones(2, 133_152)
+    with pytest.raises(InvalidConfig, match="could overflow int32") as refused:
+        int8_model(wide, x)
+    assert "graph.export" in refused.value.hint  # int8_model has no top code to lower
+    assert export(wide, x[:1], x, top_code=64).bounds() == {"linear": 133_152 * 64 * 127}
 
 
 def test_close_to_the_float_model_and_the_argument_is_left_alone() -> None:

@@ -206,7 +206,7 @@ def test_a_sum_that_could_overflow_is_refused() -> None:
     wide = torch.full((1, 133_152), 127, dtype=torch.int8)
     with pytest.raises(InvalidConfig, match="'fc' sums 133152 products") as refused:
         accumulator_bound(wide, 127, layer="fc")
-    assert "top activation code" in refused.value.hint
+    assert "--top-code" in refused.value.hint
     assert accumulator_bound(wide, 64, layer="fc") == 133_152 * 64 * 127
 
 
