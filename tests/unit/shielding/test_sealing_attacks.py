@@ -375,7 +375,7 @@ class Settings:
         (lambda ends: slice(*ends), (0, 1), (0, 2)),
         (torch.tensor, 1.0, 2.0),
     ],
-    ids=str,
+    ids=["enum", "number", "array", "object", "dict", "partial", "slice", "tensor"],
 )
 def test_whatever_a_module_is_set_up_with_is_compared(make: Callable[..., object], first: Any, second: Any) -> None:
     def told(value: Any) -> dict[str, str]:
