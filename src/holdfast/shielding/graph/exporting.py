@@ -17,6 +17,7 @@ from holdfast.shielding.graph.leaves import SOFTMAX_TABLE, Softmax
 from holdfast.shielding.graph.lowering import Lowering
 from holdfast.shielding.graph.program import IntegerModel, Ref
 from holdfast.shielding.graph.rules import foldable, require_linear, rules
+from holdfast.shielding.graph.separate import first_mixing
 from holdfast.shielding.graph.trusted_rules import lower_other
 from holdfast.shielding.integer import Calibration, batches_of, integer_layers, require_top_code
 from holdfast.shielding.product import CODE_MAX
@@ -45,8 +46,8 @@ def export(
 
     Raises:
         InvalidConfig: the model cannot be traced, or a node has no exact form (it is named, with what to do), an
-            accumulator could overflow, calibration is empty, of another shape, not finite or the test split, or
-            ``top_code`` is not in 1..127.
+            accumulator could overflow, samples of a batch are mixed, calibration is empty, of another shape, not finite
+            or the test split, or ``top_code`` is not in 1..127.
     """
     require_top_code(top_code)
     _require_other_than_test(calibration)
@@ -57,6 +58,7 @@ def export(
     lowering.batch_norm = foldable(lowering)
     _lower(lowering, captured)
     result = _assembled(lowering, captured, tuple(example.shape[1:]))
+    _require_separate(result)
     _describe(result, model, calibration)
     return result.eval()
 
@@ -122,6 +124,16 @@ def _assembled(lowering: Lowering, captured: Captured, input_shape: tuple[int, .
         top_code=lowering.top_code,
         input_dtype=torch.int64 if lowering.seen.dtypes[captured.input] == torch.int64 else torch.float32,
     )
+
+
+def _require_separate(result: IntegerModel) -> None:
+    hint = "let each sample be computed for itself: a gateway puts several clients' into one batch"
+    try:
+        mixing = first_mixing(result)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InvalidConfig(f"the graph takes batches of one size only: {error}", hint=hint) from error
+    if mixing is not None:
+        raise InvalidConfig(f"node {mixing!r} mixes the samples of a batch", hint=hint)
 
 
 def _describe(result: IntegerModel, model: nn.Module, calibration: Calibration | Text) -> None:

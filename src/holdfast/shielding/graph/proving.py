@@ -1,4 +1,4 @@
-"""What an integer model must keep to before it is believed: sane scales and tables, and one sample that computes."""
+"""What an integer model must keep to before it is believed: sane scales, and samples that compute, each for itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from holdfast.shielding.graph.exact import SOFTMAX_REACH
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE, Product
 from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE
 from holdfast.shielding.graph.program import IntegerModel, Step
+from holdfast.shielding.graph.separate import first_mixing
 from holdfast.shielding.integer import IntegerLayer
 
 _SOFTMAX_ONE = 2**30
@@ -43,6 +44,16 @@ def prove(model: IntegerModel) -> None:
         raise UnreadableArtifact(f"{_after(last)} a step does not compute: {_first_line(error)}") from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
         raise UnreadableArtifact("the output is not one tensor with one row for each sample")
+    _require_separate(model)
+
+
+def _require_separate(model: IntegerModel) -> None:
+    try:
+        mixing = first_mixing(model)
+    except _MISFITS as error:
+        raise UnreadableArtifact(f"several samples do not compute together: {_first_line(error)}") from error
+    if mixing is not None:
+        raise UnreadableArtifact(f"step {mixing!r} mixes the samples of a batch")
 
 
 def _require_sense(name: str, value: Tensor) -> None:
