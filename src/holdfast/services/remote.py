@@ -57,10 +57,11 @@ class Switchboard:
         return worker.answer(frame)
 
     def _make_room(self, now: float) -> None:
-        while self._sessions and now - next(iter(self._sessions.values()))[1] > _IDLE:
+        """Forget the session that has said nothing for the longest time, where there is no place left but its own."""
+        while len(self._sessions) >= _SESSIONS:
+            if now - next(iter(self._sessions.values()))[1] <= _IDLE:
+                raise WorkerUnreachable(f"this worker has {_SESSIONS} sessions already and takes no other")
             self._sessions.popitem(last=False)
-        if len(self._sessions) >= _SESSIONS:
-            raise WorkerUnreachable(f"this worker has {_SESSIONS} sessions already and takes no other")
 
 
 def serve_remote(

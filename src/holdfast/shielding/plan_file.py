@@ -110,13 +110,9 @@ def _mask_memory(value: Mapping[str, Any], path: str) -> int | None:
     budget = value.get("budget")
     if budget is None and memory is None:
         return None
-    if _is_size(budget) and isinstance(memory, int) and _is_size(memory):
+    if type(budget) is int and type(memory) is int and 1 <= memory <= budget:  # a bool is an int, and no size
         return memory
     raise UnreadableArtifact(f"{path} has a budget of {budget!r} bytes and leaves {memory!r} to masks", hint=_AGAIN)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _row(node: Any, path: str) -> tuple[str, bool, str]:

@@ -287,7 +287,7 @@ def test_a_door_that_must_not_be_is_refused(listen: Listen, message: str) -> Non
 
 def test_outside_of_a_world_there_is_no_attested_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(MissingDevice, match="does not run in an enclave"):
+    with pytest.raises(MissingDevice, match="runs in no world"):
         quote_of_this_world()
     options = ("gateway", "digits-cnn", "--data", "digits", "--attested", "127.0.0.1:0")
     result = CliRunner().invoke(serve_command.app, options)

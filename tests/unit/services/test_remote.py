@@ -176,8 +176,18 @@ def test_a_full_worker_takes_no_session_and_forgets_none(monkeypatch: pytest.Mon
     assert say(board, Kind.HELLO, "one more").kind is Kind.HELLO  # in the place of the one that left
     later = time.monotonic() + 601
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert say(board, Kind.HELLO, "later").kind is Kind.HELLO  # all others are idle
-    assert "another session" in say(board, Kind.RUN, "3").header["message"]
+    assert say(board, Kind.HELLO, "later").kind is Kind.HELLO  # all others are idle, and the first must go
+    assert "another session" in say(board, Kind.RUN, "1").header["message"]
+    assert "neither weights nor work" in say(board, Kind.RUN, "2").header["message"]  # the rest stay
+
+
+def test_idle_sessions_stay_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Switchboard(Worker)
+    say(board, Kind.HELLO, "idle")
+    later = time.monotonic() + 10_000
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    say(board, Kind.HELLO, "new")
+    assert "neither weights nor work" in say(board, Kind.RUN, "idle").header["message"]
 
 
 def test_a_closed_session_leaves_nothing_at_the_worker(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +246,6 @@ def test_reading_stops_at_the_first_byte_too_many(authority: Authority) -> None:
 def test_long_and_compressed_pieces_are_refused(authority: Authority, piece: int, compression: object) -> None:
     with (
         flooding(authority, iter([bytes(piece)]), compression) as port,
-        pytest.raises(WorkerUnreachable, match="is gone, or"),
+        pytest.raises(IntegrityError, match="other than short plain pieces"),
     ):
         shield(integer_net(), f"grpc:localhost:{port}", tls=authority.issue("session"), timeout=20)

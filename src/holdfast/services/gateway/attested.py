@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import BoundedSemaphore, Lock, Thread
 
-from holdfast.errors import HoldfastError, Unavailable
+from holdfast.errors import HoldfastError, MissingDevice, Unavailable
 from holdfast.shielding import MutualTls
 from holdfast.shielding.attestation import Evidence
 from holdfast.shielding.attestation.tls import Channel, accept
@@ -40,7 +40,12 @@ def quote_of_this_world() -> Quote:
         Unavailable: the world's launcher makes no quotes.
     """
     quote: Quote = own_quote if in_world() else enclave_quote
-    quote(secrets.token_bytes(32), b"")
+    try:
+        quote(secrets.token_bytes(32), b"")
+    except MissingDevice as error:
+        raise MissingDevice(
+            "this process runs in no world that could be quoted", hint="start it in a process, vm or gramine world"
+        ) from error
     return quote
 
 

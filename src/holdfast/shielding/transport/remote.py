@@ -117,6 +117,8 @@ class RemoteConnection:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise WorkerUnreachable(f"{self.peer} did not answer within {timeout:g} seconds") from error
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or "ompression" in str(error.details()):
+                raise IntegrityError(f"{self.peer} sends other than short plain pieces") from error
             raise WorkerUnreachable(
                 f"{self.peer} is gone, or the two sides do not trust each other: {str(error.details())[:200]}",
                 hint="is it up, and do both certificates come from the authority of the other side?",

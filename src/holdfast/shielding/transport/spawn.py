@@ -110,8 +110,8 @@ class SpawnedWorker:
 def environment() -> dict[str, str]:
     """Return what of this process's environment a worker is given: where code lies and how it computes, no more."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_KINDS)}
-    if "PYTHONPATH" in kept:  # the worker runs in another folder
-        kept["PYTHONPATH"] = os.pathsep.join(str(Path(part).resolve()) for part in kept["PYTHONPATH"].split(os.pathsep))
+    for name in kept.keys() & {"PYTHONPATH", "LD_LIBRARY_PATH"}:  # the worker runs in another folder
+        kept[name] = os.pathsep.join(str(Path(part).resolve()) for part in kept[name].split(os.pathsep))
     return kept
 
 
