@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from holdfast.data import Dataset, dataset
 from holdfast.models import build_architecture, load
-from holdfast.models.architectures.digits import DigitsCNN
-from holdfast.models.architectures.resnet import BasicBlock
+from holdfast.models.networks.digits import DigitsCNN
+from holdfast.models.networks.resnet import BasicBlock
 from holdfast.seeds import derive
 from holdfast.shielding.theft import Knockoff
 from holdfast.training import DeSimilarity, Standard, train

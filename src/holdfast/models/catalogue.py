@@ -42,7 +42,7 @@ def build_architecture(spec: str, *, seed: int = 0) -> nn.Module:
 
 def _built(spec: str) -> object:
     name, _, tail = spec.partition(":")
-    import holdfast.models.architectures  # noqa: F401  (its modules register themselves)
+    import holdfast.models.networks  # noqa: F401  (its modules register themselves)
 
     if name == "timm":
         return _timm(tail)

@@ -94,3 +94,12 @@ def test_unknown_names_show_the_nearest(own_package):
 def test_an_unknown_option_is_named():
     with pytest.raises(InvalidConfig, match="channel_count"):
         build_architecture("digits-cnn:channel_count=3")
+
+
+def test_the_registry_keeps_its_name_whatever_is_imported() -> None:
+    """A package of the same name beside it would take its place as soon as somebody imports that."""
+    import holdfast.models
+
+    build_architecture("lenet")
+    assert holdfast.models.architectures is architectures
+    assert "lenet" in holdfast.models.architectures.names()

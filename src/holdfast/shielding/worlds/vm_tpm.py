@@ -30,6 +30,7 @@ _AT_ONCE = 8  # registers that one TPM2_PCR_Read returns
 # restricted decryption on P-256 with AES-128-CFB: fixedTPM fixedParent sensitiveDataOrigin userWithAuth noDA
 STORAGE = bytes.fromhex("0023000b00030472000000060080004300100003001000000000")
 _SEALED_HERE = 0x00000492  # fixedTPM fixedParent adminWithPolicy noDA; no userWithAuth, so only the policy opens it
+_FIRST_COUNTER, _COUNTERS = 0x01500000, 1 << 20  # indices of the owner's
 _COUNTER = 1 << 1 | 1 << 4 | 1 << 17  # owner writes, counter, owner reads
 
 
@@ -207,26 +208,39 @@ class Tpm:
 
     def count(self, name: str, *, increment: bool) -> int:
         """Return the monotonic counter called ``name``, after incrementing it if asked to; 0 before its first use."""
-        index = int(f"0x015{hashlib.sha256(name.encode()).hexdigest()[:5]}", 16)
-        known = self._known(index)
+        index, known = self._counter(digest := hashlib.sha256(name.encode()).digest())
         if not known and not increment:
             return 0
         if not known:
             public = index.to_bytes(4, "big") + _SHA256.to_bytes(2, "big") + _COUNTER.to_bytes(4, "big")
-            self._authorized(_NV_DEFINE, (_OWNER,), bytes(2) + block(public + bytes(2) + (8).to_bytes(2, "big")))
+            self._authorized(_NV_DEFINE, (_OWNER,), bytes(2) + block(public + block(digest) + (8).to_bytes(2, "big")))
         if increment:
             self._authorized(_NV_INCREMENT, (_OWNER, index))
         answer = self._authorized(_NV_READ, (_OWNER, index), (8).to_bytes(2, "big") + bytes(2))
         return int.from_bytes(answer[2:10], "big")
 
-    def _known(self, index: int) -> bool:
+    def _counter(self, digest: bytes) -> tuple[int, bool]:
+        """Return the index of the counter whose name has ``digest``, and whether it is there; else a free index.
+
+        As ``software_tpm.py`` finds it: names meet at an index, so a counter holds its digest where a policy would be.
+        """
+        place = int(digest.hex()[:5], 16)
+        for step in range(_COUNTERS):
+            index = _FIRST_COUNTER + (place + step) % _COUNTERS
+            held = self._held(index)
+            if held is None or held == digest:
+                return index, held is not None
+        raise OSError("the TPM has no index left for another counter")
+
+    def _held(self, index: int) -> bytes | None:
+        """Return what stands for the policy of an index, or None where there is no such index."""
         try:
-            self._call(_NV_READ_PUBLIC, (index,))
+            answer = self._call(_NV_READ_PUBLIC, (index,))
         except TpmError as error:
             if error.code != _HANDLE_UNKNOWN:
                 raise
-            return False
-        return True
+            return None
+        return _first(answer[12:])[2:]  # after the length, index, algorithm and attributes
 
 
 def _first(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_counters_are_those_of_the_tools(tpm: Tpm, outer: SoftwareTpm):
     assert tpm.count("name", increment=False) == 0
     first = tpm.count("name", increment=True)
     assert tpm.count("name", increment=True) == first + 1 == outer.count("name", increment=False)
+
+
+def test_counters_whose_names_meet_are_apart(tpm: Tpm):
+    """An index has room for 20 bits of a name's digest."""
+    places: dict[str, str] = {}
+    for number in range(100_000):
+        place = hashlib.sha256(f"n{number}".encode()).hexdigest()[:5]
+        if place in places:
+            break
+        places[place] = f"n{number}"
+    one, other = places[place], f"n{number}"
+    start = tpm.count(one, increment=True)
+    assert tpm.count(other, increment=False) == 0
+    tpm.count(other, increment=True)
+    assert tpm.count(one, increment=False) == start
 
 
 def test_a_key_that_could_sign_or_leave_is_nothing_to_wrap_for():

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.models.architectures.initial import kaiming
 from holdfast.models.card import card
 from holdfast.models.catalogue import architectures
+from holdfast.models.networks.initial import kaiming
 from holdfast.models.norms import norm_layer
 from holdfast.models.whitening import Whitening
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.models.architectures.initial import kaiming
 from holdfast.models.card import card
 from holdfast.models.catalogue import architectures
+from holdfast.models.networks.initial import kaiming
 from holdfast.models.norms import norm_layer
 from holdfast.models.whitening import Whitening
 
