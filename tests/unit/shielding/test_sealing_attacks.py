@@ -150,6 +150,55 @@ def test_two_streams_over_one_counter_share_no_mask() -> None:
     assert len(set(taken)) == len(taken) == 6010
 
 
+class LateCounter(VolatileCounter):
+    """One at which two threads meet after reading, so that both go on from one number and one of them is late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = Barrier(2, timeout=0.2)
+
+    def read(self) -> int:
+        now = super().read()
+        with suppress(BrokenBarrierError):
+            self.barrier.wait()
+        return now
+
+
+def test_two_streams_that_read_one_counter_at_once_share_no_mask_and_both_go_on() -> None:
+    counter, ready, taken, failed = LateCounter(), Barrier(2), list[int](), list[Exception]()
+
+    def go_on() -> None:
+        try:
+            stream = MaskStream(KEY, counter)
+            ready.wait()
+            for _ in range(3):
+                taken.extend(stream.reserve(1500))
+        except Exception as error:
+            failed.append(error)
+
+    together(go_on)
+    assert failed == []
+    assert len(set(taken)) == len(taken) == 9000
+
+
+def test_a_counter_that_refuses_where_nobody_went_on_is_not_asked_for_ever() -> None:
+    class Refusing(VolatileCounter):
+        def advance(self, value: int, *, after: int) -> None:
+            raise IntegrityError("worn out")
+
+    with pytest.raises(IntegrityError, match="worn out"):
+        MaskStream(KEY, Refusing()).reserve(1)
+
+
+@pytest.mark.parametrize("count", [-10, -1, 1.0, True, "1", None])
+def test_masks_are_not_given_back(count: Any) -> None:
+    stream = MaskStream(KEY, VolatileCounter())
+    assert stream.reserve(10) == range(10)
+    with pytest.raises(InvalidConfig, match="is no number of masks"):
+        stream.reserve(count)
+    assert (stream.reserve(0), stream.reserve(3)) == (range(10, 10), range(10, 13))
+
+
 def test_one_key_over_two_counters_gives_no_mask_twice(tmp_path: Path) -> None:
     """Also where the file of the counter was taken away: the next one is another."""
     path, seen = tmp_path / "masks", []

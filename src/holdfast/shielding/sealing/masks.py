@@ -18,7 +18,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from torch import Tensor
 
-from holdfast.errors import InvalidConfig
+from holdfast.errors import IntegrityError, InvalidConfig
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import require_entropy
 from holdfast.shielding.sealing.aead import KEY_BYTES, subkey
@@ -60,8 +60,12 @@ class MaskStream:
         """Return ``count`` consecutive numbers that nobody had before.
 
         Raises:
-            InvalidConfig: all numbers are used up, so take a new key; or this process was forked off.
+            InvalidConfig: all numbers are used up, so take a new key; this process was forked off; or ``count`` is
+                no number of masks.
+            IntegrityError: the counter went back.
         """
+        if type(count) is not int or count < 0:
+            raise InvalidConfig(f"{count!r} is no number of masks", hint="an int, 0 or more")
         self._process.require()
         with self._lock:
             if self._next + count > self._reserved:
@@ -72,12 +76,23 @@ class MaskStream:
 
     def _reserve_block(self, count: int) -> None:
         """Bring the counter further; where somebody else did, too, begin behind what he has."""
+        while not self._advanced(count):
+            pass  # each time, somebody else has got further, so one of all always does
+
+    def _advanced(self, count: int) -> bool:
+        """Return whether the counter is further by this; if not, another stream was faster since it was read."""
         now = self._counter.read()
         first = self._next if now == self._reserved else now
         if (beyond := first + count) >= _MOST:
             raise InvalidConfig("this key has no masks left", hint="open a new session, with a new key")
-        self._counter.advance(beyond + _BLOCK, after=now)
+        try:
+            self._counter.advance(beyond + _BLOCK, after=now)
+        except IntegrityError:
+            if self._counter.read() > now:
+                return False
+            raise
         self._next, self._reserved = first, beyond + _BLOCK
+        return True
 
     def words(self, numbers: range, shape: tuple[int, ...]) -> Tensor:
         """Return the masks with these numbers, int32, shape (len(numbers), *shape).
