@@ -108,7 +108,13 @@ def sealed(folder: Path, net: nn.Module) -> SealedStore:
     return store
 
 
-KINDS = [closure, default, bytecode, of_globals, method, wrapped, Options, Slotted, hidden, local_class]
+def annotated(factor: float) -> Tensor:
+    tensor = torch.zeros(2)
+    tensor.factor = factor
+    return tensor
+
+
+KINDS = [annotated, closure, default, bytecode, of_globals, method, wrapped, Options, Slotted, hidden, local_class]
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
@@ -148,22 +154,33 @@ def unreadable() -> Any:
     return lambda x: x * next(secret)
 
 
-def deep() -> list[Any]:
-    nested: list[Any] = []
-    for _ in range(500):
-        nested = [nested]
+def deep(kind: Callable[[Any], Any]) -> Any:
+    nested: Any = kind([])
+    for _ in range(2000):
+        nested = kind([nested])
     return nested
 
 
+def wide() -> Any:
+    nested: Any = ()
+    for _ in range(50):  # 2**50 tuples to walk over
+        nested = (nested, nested)
+    return nested
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     ("make", "at"),
     [
         (generator, "1.held"),
         (lambda: {"rows": io.TextIOWrapper(io.BytesIO())}, "1.held['rows']"),
         (unreadable, "1.held.captured['secret']"),
-        (deep, "1.held[0]"),
+        (lambda: deep(list), "1.held[0]"),
+        (lambda: deep(tuple), "1.held[0]"),
+        (wide, "1.held[0]"),
+        (lambda: torch.jit.script(nn.ReLU()), "1.held"),
     ],
-    ids=["generator", "file", "captured", "deep"],
+    ids=["generator", "file", "captured", "deep", "deep-tuple", "wide", "script"],
 )
 def test_what_cannot_be_described_is_named_and_refused_before_anything_is_written(
     tmp_path: Path, make: Callable[[], Any], at: str

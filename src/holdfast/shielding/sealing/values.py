@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from enum import Enum
 from threading import Lock, RLock
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -43,9 +44,16 @@ Parts = tuple[str, dict[str, object]]
 
 
 class Values:
-    """Writes the values of one model; its own modules, and the tensors of its state dict, by name."""
+    """Writes the values of one model; its own modules, and the tensors of its state dict, by name.
+
+    Raises:
+        InvalidConfig: a part of it was compiled by TorchScript, and holds its code out of reach.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise _refused(path, "was compiled by TorchScript")
         self._names = {id(module): f"module {path!r}" for path, module in model.named_modules()}
         self._names |= {id(value): f"state {name!r}" for name, value in model.state_dict(keep_vars=True).items()}
 
@@ -62,30 +70,36 @@ class _Text:
     """The text of one value. An object that comes again is numbered, so one that holds itself ends, too."""
 
     def __init__(self, names: dict[int, str]) -> None:
-        self._names, self._met = names, dict[int, tuple[int, object]]()  # objects are kept: an id is of a living one
+        self._names, self._visits = names, 0
+        self._met: dict[int, tuple[int, object]] = {}  # objects are kept, since an id is that of a living one
 
     def of(self, value: object, at: str, depth: int) -> str:
         if type(value) in _PLAIN or isinstance(value, _PLAIN_OF_TORCH):
             return repr(value)
         if id(value) in self._names:
             return self._names[id(value)]
-        if isinstance(value, Tensor | np.generic) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
+        if _is_numbers(value):
             return _numbers(value, at)
-        if type(value) is tuple:
-            return "(" + ", ".join(self.of(item, f"{at}[{i}]", depth + 1) for i, item in enumerate(value)) + ")"
         if id(value) in self._met:
             return f"#{self._met[id(value)][0]}"
         self._meet(value, at, depth)
         return self._compound(value, at, depth + 1)
 
     def _meet(self, value: object, at: str, depth: int) -> None:
-        if depth > _MOST_DEEP or len(self._met) >= _MOST_OBJECTS:
+        self._visits += 1
+        if depth > _MOST_DEEP or self._visits > _MOST_OBJECTS:
             raise _refused(at, "holds too much, or too deeply, to be described")
-        self._met[id(value)] = len(self._met), value
+        if type(value) is not tuple:  # the interpreter may share equal tuples, or not
+            self._met[id(value)] = len(self._met), value
 
     def _compound(self, value: object, at: str, depth: int) -> str:
-        if type(value) is list:
-            return "[" + ", ".join(self.of(item, f"{at}[{i}]", depth) for i, item in enumerate(value)) + "]"
+        if type(value) is list or type(value) is tuple:
+            return (
+                type(value).__name__
+                + "["
+                + ", ".join(self.of(item, f"{at}[{i}]", depth) for i, item in enumerate(value))
+                + "]"
+            )
         if type(value) is dict:
             items = (f"{self.of(k, at, depth)}: {self.of(v, f'{at}[{k!r:.40}]', depth)}" for k, v in value.items())
             return "{" + ", ".join(items) + "}"
@@ -94,6 +108,12 @@ class _Text:
         name, parts = _parts(value, at)
         described = (f"{key}: {self.of(part, f'{at}.{key}', depth)}" for key, part in parts.items())
         return f"{name}<{', '.join(described)}>"
+
+
+def _is_numbers(value: object) -> TypeGuard[Tensor | np.ndarray | np.generic]:
+    if isinstance(value, Tensor):
+        return not vars(value)  # a tensor may hold attributes like any other object
+    return isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.dtype.hasobject)
 
 
 def _numbers(value: Tensor | np.ndarray | np.generic, at: str) -> str:
@@ -172,6 +192,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], Callable[..., dict[str, object]]], 
     (functools.cached_property, lambda value: {"function": value.func}),
     (weakref.ref, lambda reference: {"to": reference()}),
     (types.MappingProxyType, lambda mapping: {"items": dict(mapping)}),
+    (Tensor, lambda tensor: {"class": type(tensor), "numbers": tensor.detach().as_subclass(Tensor)} | vars(tensor)),
     (np.ndarray, lambda array: {"shape": array.shape, "items": array.tolist()}),
     (Enum, lambda member: {"class": type(member), "name": member.name, "value": member.value}),
     (logging.Logger, lambda logger: {"name": logger.name}),  # where it writes to changes nothing that is computed
