@@ -16,6 +16,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.shielding.graph.program import Ref
 
 _EXACT = 2**53
+MOST_LETTERS = 512
 _WORDS = {
     "dtype": (torch.dtype, ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")),
     "layout": (torch.layout, ("strided",)),
@@ -62,7 +63,9 @@ def read(value: Any) -> Any:
     Raises:
         UnreadableArtifact: it wrote no such thing.
     """
-    if value is None or isinstance(value, bool | str | int):
+    if isinstance(value, str):
+        return require_text(value, "an argument")
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= _EXACT):
         return value
     if isinstance(value, list):
         return [read(part) for part in value]
@@ -108,4 +111,15 @@ def require_name(value: Any, what: str) -> str:
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise UnreadableArtifact(f"{what} is called {str(value)[:40]!r}")
+    return value
+
+
+def require_text(value: Any, what: str) -> str:
+    """Return a text that stays on its line wherever it is shown.
+
+    Raises:
+        UnreadableArtifact: no text, more than 512 characters, or one that does not print; ``what`` says whose.
+    """
+    if not isinstance(value, str) or len(value) > MOST_LETTERS or not value.isprintable():
+        raise UnreadableArtifact(f"{what} is no printable text of one line: {ascii(value)[:40]}")
     return value

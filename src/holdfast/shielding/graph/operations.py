@@ -70,7 +70,7 @@ def function(target: str) -> Callable[..., Any]:
     if kind == "exact" and name in _EXACT:
         return getattr(exact, name)  # type: ignore[no-any-return]
     if kind == "python" and name in _PYTHON:
-        return getattr(operator, name)  # type: ignore[no-any-return]
+        return functools.partial(_small, name)
     if kind == "aten" and name.partition(".")[0] in MOVES | ARITHMETIC | WHOLE:
         found: Any = torch.ops.aten
         for part in name.split("."):
@@ -78,3 +78,14 @@ def function(target: str) -> Callable[..., Any]:
         if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
             return found
     raise InvalidConfig(f"an integer model has no operation {target!r}")
+
+
+def _small(name: str, *args: Any) -> Any:
+    """Compute with numbers of at most 64 bits, or get one item: sequences do not grow, nor do numbers without end."""
+    kinds = (list, tuple, torch.Tensor) if name == "getitem" else (int, float, torch.Tensor)
+    if any(not isinstance(value, kinds) for value in args[: 1 if name == "getitem" else None]):
+        raise InvalidConfig(f"python.{name} takes no {' and '.join(type(value).__name__ for value in args)}")
+    result = getattr(operator, name)(*args)
+    if isinstance(result, int) and not -(2**63) <= result < 2**63:
+        raise InvalidConfig(f"the result of python.{name} does not fit 64 bits")
+    return result

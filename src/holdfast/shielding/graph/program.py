@@ -108,6 +108,8 @@ class IntegerModel(Programmed):
             _place(self, path, module)
         self._constants = tuple(constants)
         for name, value in constants.items():
+            if f"constant_{name}" in self._modules:
+                raise InvalidConfig(f"the constant {name!r} and a node of the model have one name")
             self.register_buffer(f"constant_{name}", value)
         self._spent = _last_uses(steps, output)
 
@@ -196,10 +198,14 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
     """Put ``module`` at ``path``, with empty modules in between.
 
     Raises:
-        InvalidConfig: something else has a name of the path.
+        InvalidConfig: something else has a name of the path, or the path does not print on one line.
     """
     *parents, last = path.split(".")
+    if not path.isprintable():
+        raise InvalidConfig(f"no node of an integer model can be called {path[:60]!r}: it is no line of text")
     try:
+        if isinstance(root, IntegerModel) and (parents or [last])[0] in RESERVED:
+            raise KeyError(path)
         for name in parents:
             if name not in root._modules:
                 root.add_module(name, nn.Module())

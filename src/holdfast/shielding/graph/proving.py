@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from holdfast.errors import UnreadableArtifact
+from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.shielding.graph.budget import Budget
 from holdfast.shielding.graph.exact import SOFTMAX_REACH
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE, Product
 from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE
 from holdfast.shielding.graph.program import IntegerModel, Step
 from holdfast.shielding.graph.separate import first_mixing
 from holdfast.shielding.integer import IntegerLayer
+from holdfast.shielding.kernels import kernel
 
 _SOFTMAX_ONE = 2**30
 # what torch and Python raise where shapes or types do not fit
@@ -25,23 +28,29 @@ def prove(model: IntegerModel) -> None:
 
     Raises:
         UnreadableArtifact: a scale that is none, a table that is no table of weights, or a step that does not compute
-            or takes other shapes than it states; it is named.
+            takes other shapes than it states, or costs more than a model of its size has use for; it is named.
     """
+    budget = Budget(sum(value.numel() for value in model.state_dict().values()))
+    if (size := math.prod(model.input_shape)) > budget.most:
+        raise UnreadableArtifact(f"the input {model.input!r} has {size} elements a sample, more than {budget.most}")
     for name, value in model.state_dict().items():
         _require_sense(name, value)
     if SOFTMAX_TABLE in model._constants:
         _require_table(model.get_buffer(f"constant_{SOFTMAX_TABLE}"))
-    last: list[str] = []
+    done: list[str] = []
 
     def visit(step: Step, args: tuple[Any, ...], value: Any) -> None:
         _require_stated(model, step, args, value)
-        last[:] = [step.name]
+        budget.keep(step.name, value, model._spent[len(done)])
+        done.append(step.name)
 
-    sample = torch.zeros(1, *model.input_shape, dtype=model.input_dtype)
+    kernel("cpu")  # is chosen and tested at its first use, which is not this model's to pay for
     try:
-        output: Any = model.run(sample, visit)
-    except _MISFITS as error:
-        raise UnreadableArtifact(f"{_after(last)} a step does not compute: {_first_line(error)}") from error
+        with budget:
+            output: Any = model.run(torch.zeros(1, *model.input_shape, dtype=model.input_dtype), visit)
+    except (*_MISFITS, InvalidConfig) as error:
+        where = f"step {model.steps[len(done)].name!r}" if len(done) < len(model.steps) else "the output"
+        raise UnreadableArtifact(f"{where} does not compute: {_first_line(error)}") from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
         raise UnreadableArtifact("the output is not one tensor with one row for each sample")
     _require_separate(model)
@@ -93,10 +102,6 @@ def _floats(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_floats(part) for part in value)
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _after(last: list[str]) -> str:
-    return f"after step {last[0]!r}" if last else "at the beginning"
 
 
 def _first_line(error: BaseException) -> str:

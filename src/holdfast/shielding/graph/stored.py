@@ -17,7 +17,7 @@ from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, U
 from holdfast.evidence import canonical
 from holdfast.models.programs import programs
 from holdfast.models.tensors import stored_tensors, tensor_digest
-from holdfast.shielding.graph.arguments import read, require_name, written
+from holdfast.shielding.graph.arguments import read, require_name, require_text, written
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE
 from holdfast.shielding.graph.nodes import build_module, describe_module
 from holdfast.shielding.graph.operations import function
@@ -161,8 +161,7 @@ def _assembled(value: dict[str, Any], tensors: Mapping[str, Tensor]) -> IntegerM
 
 
 def _require_path(path: str) -> str:
-    parts = path.split(".")
-    if len(path) > 512 or not all(parts):
+    if not all(require_text(path, "the path of a node").split(".")):
         raise UnreadableArtifact(f"a node is called {path[:40]!r}")
     return path
 
@@ -191,9 +190,10 @@ def _step(item: Any) -> Step:
     if not isinstance(item, dict) or item.keys() != _STEP:
         raise UnreadableArtifact("a step has other fields")
     name = require_name(item["name"], "a step")
-    texts = all(isinstance(item[key], str) for key in ("target", "path", "operation"))
+    for key in ("target", "path", "operation"):
+        require_text(item[key], f"{key} of step {name!r}")
     sizes = type(item["elements"]) is int and 0 <= item["elements"] < _MOST and isinstance(item["moves"], bool)
-    if not texts or not sizes or not isinstance(item["args"], list) or not isinstance(item["keywords"], dict):
+    if not sizes or not isinstance(item["args"], list) or not isinstance(item["keywords"], dict):
         raise UnreadableArtifact(f"step {name!r} is malformed")
     keywords = {require_name(key, "a keyword"): read(inner) for key, inner in item["keywords"].items()}
     return Step(**{**item, "args": tuple(read(item["args"])), "keywords": keywords})

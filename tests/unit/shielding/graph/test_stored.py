@@ -54,7 +54,8 @@ def forge(folder: Path, change: Callable[[Program, Tensors], None]) -> None:
     change(program, tensors)
     save_file(tensors, folder / "model.safetensors")
     for name in tensors.keys() & program.get("tensors", {}).keys():
-        if not torch.equal(before[name], tensors[name]) or before[name].dtype != tensors[name].dtype:
+        known = before.get(name, torch.empty(0))
+        if not torch.equal(known, tensors[name]) or known.dtype != tensors[name].dtype:
             stated = {"dtype": str(tensors[name].dtype).removeprefix("torch."), "shape": list(tensors[name].shape)}
             program["tensors"][name] = {**stated, "blake3": tensor_digest(name, tensors[name])}
     data = canonical.dumps(program)

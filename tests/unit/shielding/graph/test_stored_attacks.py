@@ -1,0 +1,184 @@
+"""Small unsigned programs that cost without end, ask for huge inputs, take names, or forge lines of what is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import holdfast
+from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.shielding.graph.arguments import read
+from holdfast.shielding.graph.budget import FLOOR, Budget
+from tests.unit.shielding.graph.test_stored import Program, Tensors, forge, kept
+
+Change = Callable[[Program, Tensors], None]
+
+
+def ref(name: str) -> dict[str, str]:
+    return {"ref": name}
+
+
+def add(program: Program, name: str, target: str, *args: Any) -> None:
+    program["steps"].append(
+        {
+            "name": name,
+            "target": target,
+            "path": "",
+            "operation": "x",
+            "args": list(args),
+            "keywords": {},
+            "elements": 1,
+            "moves": True,
+        }
+    )
+
+
+def doubling(program: Program, _: Tensors) -> None:
+    before = program["output"]
+    for number in range(40):
+        add(program, f"z{number}", "aten.cat.default", [ref(before), ref(before)], 1)
+        before = f"z{number}"
+
+
+def keeping(program: Program, _: Tensors) -> None:
+    names = [f"f{number}" for number in range(40)]
+    for name in names:
+        add(program, name, "aten.full.default", [1, 2**18], 1)
+    add(program, "all", "aten.cat.default", [ref(name) for name in names for _ in range(20)])
+    add(program, "again", "aten.expand.default", ref("all"), [2**40, 2**18])
+
+
+def working(program: Program, _: Tensors) -> None:
+    add(program, "z", "aten.full.default", [1], 1)
+    add(program, "wide", "aten.expand.default", ref("z"), [2**27])
+    for number in range(200):
+        add(program, f"m{number}", "aten.alias.default", ref(f"m{number - 1}" if number else "wide"))
+
+
+def holding(program: Program, _: Tensors) -> None:
+    add(program, "z", "aten.full.default", [1], 1)
+    for number in range(9):
+        add(program, f"w{number}", "aten.expand.default", ref("z"), [2**26])
+    add(program, "last", "aten.stack.default", [ref(f"w{number}") for number in range(9)])
+
+
+def splitting(program: Program, _: Tensors) -> None:
+    add(program, "z", "aten.full.default", [1], 1)
+    add(program, "wide", "aten.expand.default", ref("z"), [2**26])
+    add(program, "parts", "aten.unbind.int", ref("wide"))
+
+
+def pooling(program: Program, _: Tensors) -> None:
+    add(program, "image", "aten.full.default", [1, 1, 2**20, 1], 1)
+    add(program, "pooled", "exact.adaptive_average_pool", ref("image"), [2**40, 1])
+
+
+def choosing(program: Program, _: Tensors) -> None:
+    add(program, "mask", "aten.ge.Scalar", ref(program["output"]), 0)
+    add(program, "chosen", "aten.index.Tensor", ref(program["output"]), [ref("mask")])
+
+
+def squaring(program: Program, _: Tensors) -> None:
+    add(program, "s0", "python.add", 7, 7)
+    for number in range(1, 34):
+        add(program, f"s{number}", "python.mul", ref(f"s{number - 1}"), ref(f"s{number - 1}"))
+
+
+def repeating(program: Program, _: Tensors) -> None:
+    add(program, "text", "python.mul", "A", 2**40)
+
+
+def lengthening(program: Program, _: Tensors) -> None:
+    add(program, "list", "python.mul", [1, 2], 2**40)
+
+
+def writing(program: Program, _: Tensors) -> None:
+    program["steps"][0]["keywords"]["text"] = "A" * 10_000
+
+
+def enlarging(program: Program, _: Tensors) -> None:
+    program["input_shape"] = [1, 2**20, 2**18]
+
+
+def renamed(path: str) -> Change:
+    def change(program: Program, tensors: Tensors) -> None:
+        program["modules"][path] = program["modules"].pop("q")
+        next(step for step in program["steps"] if step["path"] == "q")["path"] = path
+        for name in [name for name in tensors if name.startswith("q.")]:
+            tensors[path + name[1:]] = tensors.pop(name)
+            program["tensors"][path + name[1:]] = program["tensors"].pop(name)
+
+    return change
+
+
+def saying(key: str, text: str) -> Change:
+    def change(program: Program, _: Tensors) -> None:
+        program["steps"][0][key] = text
+
+    return change
+
+
+ATTACKS: dict[str, tuple[Change, str]] = {
+    "doubling": (doubling, r"step 'z2\d' does not compute: it makes \d+ elements"),
+    "beyond all memory": (keeping, "step 'all' does not compute: it makes|step 'again'"),
+    "work without end": (working, r"step 'm\d+' does not compute: with it, the steps cost"),
+    "much kept": (holding, r"step 'w\d' does not compute: with it, \d+ elements are kept|step 'last'.*it makes"),
+    "many parts": (splitting, "step 'parts' does not compute: with it"),
+    "many windows": (pooling, "step 'pooled' does not compute"),
+    "size from values": (choosing, "step 'chosen' does not compute: the size"),
+    "squares": (squaring, r"step 's\d' does not compute: the result of python\.mul does not fit 64 bits"),
+    "text times": (repeating, r"step 'text' does not compute: python\.mul takes no str"),
+    "list times": (lengthening, r"step 'list' does not compute: python\.mul takes no list"),
+    "long text": (writing, "an argument is no printable text"),
+    "input": (enlarging, "the input 'x' has 274877906944 elements"),
+    "method": (renamed("forward"), "'forward': the name is taken"),
+    "field": (renamed("steps"), "'steps': the name is taken"),
+    "field set late": (renamed("_spent"), "'_spent': the name is taken"),
+    "weights of a layer": (renamed("k.codes"), r"'k\.codes': the name is taken"),
+    "line in a path": (renamed("q\nnode trusted"), "the path of a node is no printable text"),
+    "line in an operation": (
+        saying("operation", "\x1b[31mHACK\nnode trusted"),
+        "operation of step '.*' is no printable",
+    ),
+    "turned operation": (saying("operation", "\u202etrusted"), "operation of step '.*' is no printable"),
+    "long operation": (saying("operation", "a" * 513), "operation of step '.*' is no printable"),
+    "line in a target": (saying("target", "aten\n"), "target of step '.*' is no printable"),
+}
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_a_small_program_is_refused_by_name_and_soon(what: str, tmp_path: Path) -> None:
+    change, message = ATTACKS[what]
+    folder = kept("causal", tmp_path)
+    forge(folder, change)
+    assert (folder / "program.json").stat().st_size < 100_000
+    before = time.process_time()
+    with pytest.raises(UnreadableArtifact, match=message) as caught:
+        holdfast.load(folder)
+    assert time.process_time() - before < 20
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_plain_numbers_beyond_53_bits_are_refused() -> None:
+    assert read(2**53) == 2**53
+    with pytest.raises(UnreadableArtifact, match="an argument is"):
+        read(2**53 + 1)
+
+
+def test_nothing_is_computed_that_is_too_large() -> None:
+    with Budget(0), pytest.raises(InvalidConfig, match=f"makes {2**40} elements, where .* may make {FLOOR}"):
+        torch.zeros(2**40)
+
+
+def test_a_model_with_more_weights_may_make_more() -> None:
+    one = torch.zeros(1)
+    with Budget(1_000):
+        assert one.expand(FLOOR + 64_000).numel() == FLOOR + 64_000
+        with pytest.raises(InvalidConfig, match="elements"):
+            one.expand(FLOOR + 64_001)
