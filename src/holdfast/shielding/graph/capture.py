@@ -63,7 +63,8 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     """Trace ``model`` on ``example`` (batch, *sample), for any batch size.
 
     Raises:
-        InvalidConfig: the model cannot be traced; the message names the line of the model that stops it.
+        InvalidConfig: the model cannot be traced, or computes in half precision; the message names the line of the
+            model that stops it.
     """
     model = copy.deepcopy(model).eval().float()
     example = example.float() if example.is_floating_point() else example
@@ -80,6 +81,7 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     entry = signature.user_inputs[0]
     captured = Captured(program.graph_module, values, parameters, str(entry), str(signature.user_outputs[0]), model)
     _require_free_batch(captured)
+    _require_full_precision(captured)
     _fold_constants(captured.graph.graph, values)
     return captured
 
@@ -135,6 +137,17 @@ def _require_free_batch(captured: Captured) -> None:
             f"the model only takes batches of {size}",
             hint="something in forward fixes the size of dimension 0, such as a view with a number in its place",
         )
+
+
+def _require_full_precision(captured: Captured) -> None:
+    """Refuse what computes in fewer bits: weights are float32 here, and torch multiplies no float32 by float16."""
+    for node in captured.graph.graph.nodes:
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if node.op == "call_function" and dtype in (torch.float16, torch.bfloat16):
+            raise InvalidConfig(
+                f"{describe(node)} computes in {str(dtype).removeprefix('torch.')}, and integer models in float32",
+                hint="leave conversions such as x.half() out of forward, and export model.float()",
+            )
 
 
 def _fold_constants(graph: fx.Graph, values: dict[str, Any]) -> None:

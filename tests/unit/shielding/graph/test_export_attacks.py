@@ -92,3 +92,22 @@ def test_a_refused_model_is_one_clear_error_and_not_its_graph_on_the_terminal(
     with pytest.raises(InvalidConfig, match=r"torch\.export stops"):
         export(Returning(lambda y: y if y.sum() > 0 else -y), X[:1], X)
     assert capfd.readouterr() == ("", "")
+
+
+class Halved(nn.Module):
+    """Converts its input, as models in half precision do."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(4, 4), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.to(self.dtype))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_that_computes_in_half_precision_is_refused(dtype: torch.dtype) -> None:
+    x = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InvalidConfig, match=r"computes in b?float16, and integer models in float32") as caught:
+        export(Halved(dtype).to(dtype), x[:1], x)
+    assert "model.float()" in (caught.value.hint or "")
