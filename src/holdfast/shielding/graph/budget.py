@@ -19,11 +19,12 @@ from holdfast.errors import InvalidConfig
 
 FLOOR = 2**27  # elements that one operation may make, whatever the model
 PER_WEIGHT = 64  # and more for every element of the model's tensors, which its file has to hold
-_TOGETHER = 32  # times as much for all operations together
+_TOGETHER = 64  # times as much for all operations together
 _KEPT = 2  # times as much for all values that are still to be read
 _PER_OPERATION = 2**14  # what calling an operation costs, in elements
 _PRODUCTS = 64  # products of one sum that cost as much as one element
 _SUMS = ("mm", "bmm", "addmm", "baddbmm", "_int_mm")
+_SORTS, _COMPARISONS = ("sort", "argsort", "topk", "searchsorted", "isin"), 2**10
 _POOLS = ("max_pool2d_with_indices", "avg_pool2d")
 
 
@@ -114,4 +115,4 @@ def _depth(func: Any, args: Any) -> int:
         return int(math.prod(args[1].shape[1:]))
     if name in _POOLS:
         return int(math.prod(args[1])) if len(args[1]) > 1 else int(args[1][0]) ** 2
-    return 1
+    return _COMPARISONS if name in _SORTS else 1

@@ -176,6 +176,16 @@ def test_nothing_is_computed_that_is_too_large() -> None:
         torch.zeros(2**40)
 
 
+def test_sorting_costs_more_than_moving() -> None:
+    wide, part = torch.zeros(1).expand(FLOOR), torch.zeros(1).expand(2**24)
+    with Budget(0):
+        for _ in range(31):
+            wide.view(-1)
+        part.view(-1)
+        with pytest.raises(InvalidConfig, match="with it, the steps cost more than 64 times"):
+            part.sort()
+
+
 def test_a_model_with_more_weights_may_make_more() -> None:
     one = torch.zeros(1)
     with Budget(1_000):
