@@ -28,7 +28,7 @@ def small_net(device: torch.device) -> nn.Module:
 
 def test_a_manifest_is_the_same_whoever_digests(trusted: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     net = small_net(trusted)
-    monkeypatch.setattr(identity, "_digest", lambda *_: pytest.fail("a tensor was copied to the host"))
+    monkeypatch.setattr(identity, "tensor_digest", lambda *_: pytest.fail("a tensor was copied to the host"))
     there = manifest_of(net)
     monkeypatch.undo()
     assert there == manifest_of(small_net(torch.device("cpu")))

@@ -184,7 +184,7 @@ def test_a_spilled_vector_that_was_changed_exchanged_or_removed_is_refused(tmp_p
         assert [spill.put(torch.full((3,), number, dtype=torch.int32)) for number in range(2)] == [0, 1]
         first, second = sorted((tmp_path / attack).glob("*/*.pad"))
         if attack == "change":
-            first.write_bytes(first.read_bytes()[:-1] + b"\0")
+            first.write_bytes(first.read_bytes()[:-1] + bytes([first.read_bytes()[-1] ^ 1]))
         elif attack == "exchange":
             first.write_bytes(second.read_bytes())
         else:

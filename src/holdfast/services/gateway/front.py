@@ -61,13 +61,16 @@ def _run(
 
 async def _listen(sock: socket.socket, path: Path, connections: int) -> asyncio.Server:
     places = asyncio.Semaphore(connections)
+    serving: set[asyncio.Task[None] | None] = set()  # the loop knows its tasks by weak references only
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        serving.add(task := asyncio.current_task())
+        with suppress(OSError, asyncio.CancelledError):  # nobody cancels it but the end
             if not places.locked():
                 async with places:
                     await _join(reader, writer, path)
         writer.close()
+        serving.discard(task)
 
     return await asyncio.start_server(serve, sock=sock)
 
