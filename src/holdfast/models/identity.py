@@ -9,7 +9,7 @@ from holdfast.evidence.digest import TENSOR_CONTEXT, tensor_prefix
 from holdfast.evidence.manifest import Leaf, Manifest, fact
 from holdfast.evidence.statement import Subject
 from holdfast.models.description import describe
-from holdfast.models.tensors import require_codes, resident_tensors, tensor_digest
+from holdfast.models.tensors import dtype_name, require_codes, resident_tensors, tensor_digest
 
 
 def manifest_of(model: nn.Module) -> Manifest:
@@ -32,16 +32,12 @@ def manifest_of(model: nn.Module) -> Manifest:
 
 
 def _leaves(tensors: dict[str, Tensor]) -> list[Leaf]:
-    prefixes = [tensor_prefix(name, _dtype(item), item.shape) for name, item in tensors.items()]
+    prefixes = [tensor_prefix(name, dtype_name(item), item.shape) for name, item in tensors.items()]
     made = digests([item.detach() for item in tensors.values()], prefixes, context=TENSOR_CONTEXT)
     return [
         Leaf("tensor", name, tensor_digest(name, item) if digest is None else digest.hex())
         for (name, item), digest in zip(tensors.items(), made, strict=True)
     ]
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def model_subject(model: nn.Module, name: str = "model") -> Subject:

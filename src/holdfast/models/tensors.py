@@ -47,9 +47,13 @@ def require_codes(model: nn.Module) -> None:
 
 def tensor_digest(name: str, tensor: Tensor) -> str:
     """Return the BLAKE3 (hex) that binds a tensor's name, dtype, shape and bytes."""
-    dtype = str(tensor.dtype).removeprefix("torch.")
     octets = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-    return digest_tensor(name, dtype, tensor.shape, octets)
+    return digest_tensor(name, dtype_name(tensor), tensor.shape, octets)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return what digests call a tensor's dtype."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def take_dtype(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
