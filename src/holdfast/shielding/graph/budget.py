@@ -33,6 +33,7 @@ class Budget(TorchDispatchMode):
 
     Args:
         weights: elements of the model's tensors.
+        samples: that are computed within it, one after another or together.
 
     Attributes:
         most: elements that one operation may make: ``FLOOR + PER_WEIGHT * weights``.
@@ -41,10 +42,10 @@ class Budget(TorchDispatchMode):
         InvalidConfig: within the context, when an operation is about to go beyond it, before it is computed.
     """
 
-    def __init__(self, weights: int) -> None:
+    def __init__(self, weights: int, *, samples: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.most = FLOOR + PER_WEIGHT * weights
-        self._left, self._held, self._sizes = _TOGETHER * self.most, 0, dict[str, int]()
+        self._left, self._held, self._sizes = _TOGETHER * self.most * samples, 0, dict[str, int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         keywords = kwargs or {}
@@ -102,8 +103,9 @@ def _parts(func: Any, args: Any) -> int:
     if all(str(returned.type) != "List[Tensor]" for returned in func._schema.returns) or not args:
         return 1
     side = max((1, *(size for part in tree_leaves(args[0]) if isinstance(part, Tensor) for size in part.shape)))
-    whole = len(args) > 1 and isinstance(args[1], int) and "split" in str(func)
-    return -(-side // max(args[1], 1)) if whole else side
+    if len(args) > 1 and "split" in str(func):
+        return len(args[1]) if isinstance(args[1], list | tuple) else -(-side // max(args[1], 1))
+    return side
 
 
 def _depth(func: Any, args: Any) -> int:

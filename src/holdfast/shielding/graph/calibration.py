@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, fx
 
 from holdfast.errors import InvalidConfig
-from holdfast.shielding.graph.capture import Captured, describe
+from holdfast.shielding.graph.capture import Captured
+from holdfast.shielding.graph.naming import describe
+
+_HINT = "calibrate on batches (batch, *sample) of what the model takes"
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Watch(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, wanted: Mapping[str, tuple[int, ...]], seen: Seen, first: bool) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # or errors end in torch's words
         self._wanted, self._seen, self._first = wanted, seen, first
 
     def run_node(self, n: fx.Node) -> Any:
@@ -54,7 +58,10 @@ class _Watch(fx.Interpreter):
     def _observe(self, node: fx.Node, place: int, value: Tensor) -> None:
         peak = float(value.abs().max()) if value.numel() else 0.0
         if not peak < torch.inf:
-            raise InvalidConfig(f"{describe(node)} saw a value that is not finite in calibration")
+            raise InvalidConfig(
+                f"{describe(node)} saw a value that is not finite in calibration",
+                hint="leave NaN and infinity out of the calibration, or find what makes them in the model",
+            )
         key = (node.name, place)
         self._seen.peaks[key] = max(peak, self._seen.peaks.get(key, 0.0))
 
@@ -74,17 +81,25 @@ def calibrate(
     seen = Seen()
     with torch.no_grad():
         for batch in batches:
+            if not isinstance(batch, Tensor):
+                raise InvalidConfig(f"a calibration batch is a {type(batch).__name__}, not a tensor", hint=_HINT)
             if batch.dim() and not len(batch):
                 continue
             if tuple(batch.shape[1:]) != sample:
                 found = "x".join(map(str, batch.shape[1:])) or "one number"
                 raise InvalidConfig(
                     f"a calibration sample is {found}, but the example is {'x'.join(map(str, sample)) or 'one number'}",
-                    hint="calibrate on batches (batch, *sample) of what the model takes",
+                    hint=_HINT,
                 )
             first, seen.batch = not seen.batch, seen.batch or len(batch)
             batch = batch.float() if batch.is_floating_point() else batch
-            _Watch(captured.graph, wanted, seen, first).run(*captured.bind(batch))
+            try:
+                _Watch(captured.graph, wanted, seen, first).run(*captured.bind(batch))
+            except (RuntimeError, LookupError, TypeError, ValueError) as error:
+                told = str(error).partition("\n")[0]
+                raise InvalidConfig(
+                    f"the model does not take a calibration batch of {batch.dtype}: {told}", hint=_HINT
+                ) from error
     if not seen.batch:
         raise InvalidConfig("calibration holds no sample", hint="pass some dozens of representative inputs")
     return seen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import re
 import sys
 import traceback
 import warnings
@@ -19,10 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from holdfast.errors import InvalidConfig
+from holdfast.shielding.graph.constant import fold_constants, require_determined
+from holdfast.shielding.graph.faithful import require_every_batch, require_full_precision, require_same_again
+from holdfast.shielding.graph.naming import TORCH
 
 _HINT = "export wants no Python branch on tensor values; int8_model() shields such a model without a graph"
-_TORCH = str(Path(torch.__file__).parent)
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 # what torch.export raises for models it cannot follow; its own errors are all RuntimeErrors
 _REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 
@@ -63,9 +63,11 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     """Trace ``model`` on ``example`` (batch, *sample), for any batch size.
 
     Raises:
-        InvalidConfig: the model cannot be traced, or computes in half precision; the message names the line of the
+        InvalidConfig: the model cannot be traced, or what was traced is not the model: it computes in half precision,
+            draws random numbers, changes itself, or depends on the size of a batch. The message names the line of the
             model that stops it.
     """
+    _require_example(model, example)
     model = copy.deepcopy(model).eval().float()
     example = example.float() if example.is_floating_point() else example
     program = _traced(model, torch.cat((example, example)) if len(example) == 1 else example)
@@ -75,15 +77,45 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     if not program.call_spec.out_spec.is_leaf():
         kind = getattr(program.call_spec.out_spec.type, "__name__", "structure")
         raise InvalidConfig(f"the model returns a {kind}, not one tensor", hint="wrap it in a module that does")
+    if changed := sorted(set(signature.buffers_to_mutate.values())):
+        raise InvalidConfig(
+            f"forward changes the model's own buffer {changed[0]!r}, and an integer model stays as it is",
+            hint="leave counters, caches and running averages out of forward",
+        )
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     values: dict[str, Any] = {name: _detached(_state(program, path)) for name, path in parameters.items()}
     values |= {name: program.constants[path] for name, path in signature.inputs_to_lifted_tensor_constants.items()}
     entry = signature.user_inputs[0]
     captured = Captured(program.graph_module, values, parameters, str(entry), str(signature.user_outputs[0]), model)
-    _require_free_batch(captured)
-    _require_full_precision(captured)
-    _fold_constants(captured.graph.graph, values)
+    require_every_batch(captured.graph.graph, captured.input)
+    require_full_precision(captured.graph.graph)
+    require_determined(captured.graph.graph)
+    fold_constants(captured.graph.graph, values)
+    _require_same_again(captured, example)
     return captured
+
+
+def _require_same_again(captured: Captured, example: Tensor) -> None:
+    try:
+        require_same_again(captured.model, lambda x: captured.graph(*captured.bind(x))[0], example)
+    except _REFUSALS as error:
+        raise InvalidConfig(
+            f"the model does not take the example's first sample alone: {_first_line(error)}",
+            hint="pass an example of the type and shape that the model takes, for a batch of any size",
+        ) from error
+
+
+def _require_example(model: object, example: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidConfig(
+            f"a {type(model).__name__} is no torch.nn.Module", hint="export(model, example, calibration)"
+        )
+    if not isinstance(example, Tensor) or not example.dim() or not len(example) or example.is_complex():
+        found = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise InvalidConfig(
+            f"the example is {found}, not a batch (batch, *sample) of at least one",
+            hint="pass a tensor of real numbers or of tokens, such as x[:1]",
+        )
 
 
 def _state(program: Any, path: str) -> Tensor:
@@ -101,8 +133,11 @@ def _traced(model: nn.Module, example: Tensor) -> Any:
             free = ({0: torch.export.Dim.AUTO},)
             return torch.export.export(model, (example,), dynamic_shapes=free, strict=False).run_decompositions({})
     except _REFUSALS as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InvalidConfig(f"torch.export stops {_place(error)}: {first.strip()}", hint=_HINT) from error
+        raise InvalidConfig(f"torch.export stops {_place(error)}: {_first_line(error)}", hint=_HINT) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
@@ -122,59 +157,8 @@ def _quietly() -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     """Name the innermost line of the model's own code in a traceback."""
-    ours = (_TORCH, str(Path(__file__).parents[2]))
+    ours = (TORCH, str(Path(__file__).parents[2]))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     if not frames:
         return "before it reaches the model"
     return f"in {frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
-
-
-def _require_free_batch(captured: Captured) -> None:
-    entry = next(node for node in captured.graph.graph.nodes if node.name == captured.input)
-    size = str(entry.meta["val"].shape[0])  # a free size is a symbol with a name
-    if size.isdigit():
-        raise InvalidConfig(
-            f"the model only takes batches of {size}",
-            hint="something in forward fixes the size of dimension 0, such as a view with a number in its place",
-        )
-
-
-def _require_full_precision(captured: Captured) -> None:
-    """Refuse what computes in fewer bits: weights are float32 here, and torch multiplies no float32 by float16."""
-    for node in captured.graph.graph.nodes:
-        dtype = getattr(node.meta.get("val"), "dtype", None)
-        if node.op == "call_function" and dtype in (torch.float16, torch.bfloat16):
-            raise InvalidConfig(
-                f"{describe(node)} computes in {str(dtype).removeprefix('torch.')}, and integer models in float32",
-                hint="leave conversions such as x.half() out of forward, and export model.float()",
-            )
-
-
-def _fold_constants(graph: fx.Graph, values: dict[str, Any]) -> None:
-    """Compute every node that depends on constants only."""
-    for node in graph.nodes:
-        if node.op != "call_function" or any(source.name not in values for source in node.all_input_nodes):
-            continue
-        args, keywords = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source.name])
-        with torch.no_grad():
-            values[node.name] = node.target(*args, **keywords)
-
-
-def describe(node: fx.Node) -> str:
-    """Name a node for a message: its operation, its module, and the line of the model that made it."""
-    module = module_path(node)
-    place = _source_line(node.meta.get("stack_trace") or "")
-    where = f"module {module!r}" if module else "the model itself"
-    return f"node {node.name!r} ({node.target}) in {where}{place}"
-
-
-def _source_line(trace: str) -> str:
-    """Return the innermost line of a node's stack trace that is not torch's own, as text."""
-    found = [match for match in _FRAME.finditer(trace) if not match["file"].startswith(_TORCH)]
-    return f" ({Path(found[-1]['file']).name}:{found[-1]['line']})" if found else ""
-
-
-def module_path(node: fx.Node) -> str:
-    """Return the path of the module whose forward made the node."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack else ""

@@ -12,7 +12,8 @@ from holdfast.errors import InvalidConfig
 from holdfast.models import Lens
 from holdfast.shielding.graph import exact
 from holdfast.shielding.graph.calibration import Seen
-from holdfast.shielding.graph.capture import Captured, describe, module_path
+from holdfast.shielding.graph.capture import Captured
+from holdfast.shielding.graph.naming import describe, module_path
 from holdfast.shielding.graph.program import RESERVED, Ref, Step
 
 Rule = Callable[["Lowering", fx.Node], Any]

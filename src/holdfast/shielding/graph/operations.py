@@ -50,6 +50,7 @@ WHOLE = frozenset(
         "__rshift__", "__xor__", "sym_numel", "sym_storage_offset",
     )
 )  # fmt: skip
+_DIVIDE = frozenset(("div", "floor_divide", "fmod", "remainder"))
 _EXACT = frozenset(
     (
         "total", "mean", "layer_norm", "rms_norm", "group_norm", "scaled", "average_pool", "adaptive_average_pool",
@@ -76,8 +77,23 @@ def function(target: str) -> Callable[..., Any]:
         for part in name.split("."):
             found = getattr(found, part, None)
         if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
-            return found
+            return functools.partial(_divided, found) if name.partition(".")[0] in _DIVIDE else found
     raise InvalidConfig(f"an integer model has no operation {target!r}")
+
+
+def _divided(divide: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Divide, except the least whole number by minus one: the processor ends the process over it."""
+    operands = [value for value in (*args, *keywords.values()) if isinstance(value, int | torch.Tensor)]
+    if any(map(_is_least, operands)) and any(bool((torch.as_tensor(value) == -1).any()) for value in operands):
+        raise InvalidConfig("the least whole number divided by -1 is none")
+    return divide(*args, **keywords)
+
+
+def _is_least(value: int | torch.Tensor) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return value == torch.iinfo(torch.int64).min
+    whole = not value.is_floating_point() and value.dtype != torch.bool
+    return whole and bool((value == torch.iinfo(value.dtype).min).any())
 
 
 def _small(name: str, *args: Any) -> Any:
@@ -85,7 +101,7 @@ def _small(name: str, *args: Any) -> Any:
     kinds = (list, tuple, torch.Tensor) if name == "getitem" else (int, float, torch.Tensor)
     if any(not isinstance(value, kinds) for value in args[: 1 if name == "getitem" else None]):
         raise InvalidConfig(f"python.{name} takes no {' and '.join(type(value).__name__ for value in args)}")
-    result = getattr(operator, name)(*args)
+    result = _divided(getattr(operator, name), *args)
     if isinstance(result, int) and not -(2**63) <= result < 2**63:
         raise InvalidConfig(f"the result of python.{name} does not fit 64 bits")
     return result

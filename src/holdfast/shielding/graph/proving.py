@@ -14,7 +14,7 @@ from holdfast.shielding.graph.exact import SOFTMAX_REACH
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE, Product
 from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE
 from holdfast.shielding.graph.program import IntegerModel, Step
-from holdfast.shielding.graph.separate import first_mixing
+from holdfast.shielding.graph.separate import SIZES, first_mixing
 from holdfast.shielding.integer import IntegerLayer
 from holdfast.shielding.kernels import kernel
 
@@ -30,7 +30,8 @@ def prove(model: IntegerModel) -> None:
         UnreadableArtifact: a scale that is none, a table that is no table of weights, or a step that does not compute
             takes other shapes than it states, or costs more than a model of its size has use for; it is named.
     """
-    budget = Budget(sum(value.numel() for value in model.state_dict().values()))
+    weights = sum(value.numel() for value in model.state_dict().values())
+    budget = Budget(weights)
     if (size := math.prod(model.input_shape)) > budget.most:
         raise UnreadableArtifact(f"the input {model.input!r} has {size} elements a sample, more than {budget.most}")
     for name, value in model.state_dict().items():
@@ -53,13 +54,13 @@ def prove(model: IntegerModel) -> None:
         raise UnreadableArtifact(f"{where} does not compute: {_first_line(error)}") from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
         raise UnreadableArtifact("the output is not one tensor with one row for each sample")
-    _require_separate(model)
+    _require_separate(model, weights)
 
 
-def _require_separate(model: IntegerModel) -> None:
+def _require_separate(model: IntegerModel, weights: int) -> None:
     try:
-        mixing = first_mixing(model)
-    except _MISFITS as error:
+        mixing = first_mixing(model, budget=Budget(weights, samples=sum(SIZES) + max(SIZES)))
+    except (*_MISFITS, InvalidConfig) as error:
         raise UnreadableArtifact(f"several samples do not compute together: {_first_line(error)}") from error
     if mixing is not None:
         raise UnreadableArtifact(f"step {mixing!r} mixes the samples of a batch")

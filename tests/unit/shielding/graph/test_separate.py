@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, UnreadableArtifact
+from holdfast.shielding.gateway import Settings, sources
 from holdfast.shielding.graph import export
 from holdfast.shielding.graph.program import Ref, Step
 from holdfast.shielding.graph.proving import prove
@@ -46,6 +47,51 @@ class Mixes(nn.Module):
 def test_a_model_that_mixes_samples_is_not_exported(name: str) -> None:
     with pytest.raises(InvalidConfig, match=r"mixes the samples|no exact form|one size only|not exported"):
         export(Mixes(MIXING[name]), torch.rand(1, 8), torch.rand(16, 8))
+
+
+@pytest.mark.parametrize("name", ["softmax", "flip", "roll", "range of each"])
+def test_the_size_of_inputs_hides_no_mixing(name: str) -> None:
+    """Random samples that all encode to the same codes would show nothing."""
+    inputs = torch.rand(16, 8) * 1e5
+    with pytest.raises(InvalidConfig, match="mixes the samples"):
+        export(Mixes(MIXING[name]), inputs[:2], inputs)
+
+
+def test_a_softmax_over_the_batch_is_refused_though_all_weights_are_a_third() -> None:
+    net = Mixes(MIXING["softmax"])
+    nn.init.zeros_(net.fc.weight)
+    with pytest.raises(InvalidConfig, match="'softmax' mixes the samples"):
+        export(net, torch.randn(2, 8), torch.randn(64, 8))
+
+
+def test_nan_is_nan_alone_and_among_others() -> None:
+    """A square root of what is negative for some samples mixes nothing."""
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sqrt(self.fc(x))
+
+    net = Root()
+    nn.init.constant_(net.fc.weight, 0.1)
+    assert first_mixing(export(net, torch.rand(2, 8), torch.rand(16, 8))) is None
+
+
+def test_a_gateway_looks_at_its_own_sizes_of_batch() -> None:
+    """A roll by six is none for batches of two and three."""
+    sixth = export(Mixes(lambda y: torch.roll(y, 6, 0)), torch.rand(2, 8), torch.rand(16, 8))
+    assert first_mixing(sixth) is None
+    settings = Settings(batch=4)
+    with pytest.raises(InvalidConfig, match=r"'roll' mixes the samples of batches of up to 4"):
+        sources(sixth, settings=settings)
+    assert len(sources(sixth, settings=Settings(batch=1))) == 2
+    plain = export(nn.Sequential(nn.Linear(8, 8)), torch.rand(2, 8), torch.rand(16, 8))
+    assert len(sources(plain, settings=Settings(batch=100))) == 2
+    with pytest.raises(InvalidConfig, match="nothing shows that this model keeps the samples of a batch apart"):
+        sources(nn.Linear(8, 8), settings=settings)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -123,6 +123,33 @@ def saying(key: str, text: str) -> Change:
     return change
 
 
+def crowding(program: Program, _: Tensors) -> None:
+    """One element for one sample, and 3 ** 32 for three."""
+    add(program, "n0", "aten.sym_size.int", ref(program["input"]), 0)
+    for number in range(1, 6):
+        add(program, f"n{number}", "python.mul", ref(f"n{number - 1}"), ref(f"n{number - 1}"))
+    add(program, "crowd", "aten.full.default", [ref("n5")], 1)
+
+
+def hoarding(program: Program, _: Tensors) -> None:
+    """Many values that are small for one sample, and all kept."""
+    add(program, "n0", "aten.sym_size.int", ref(program["input"]), 0)
+    for number in range(1, 5):
+        add(program, f"n{number}", "python.mul", ref(f"n{number - 1}"), ref(f"n{number - 1}"))
+    names = [f"h{number}" for number in range(12)]
+    for name in names:
+        add(program, name, "aten.full.default", [ref("n4")], 1)
+    add(program, "all", "aten.cat.default", [ref(name) for name in names])
+
+
+def dividing(program: Program, _: Tensors) -> None:
+    """A quotient over which the processor ends the process."""
+    add(program, "least", "aten.full.default", [1], -(2**53))
+    add(program, "shift", "aten.bitwise_left_shift.Tensor_Scalar", ref("least"), 10)
+    add(program, "one", "aten.full.default", [1], -1)
+    add(program, "quotient", "aten.floor_divide.default", ref("shift"), ref("one"))
+
+
 ATTACKS: dict[str, tuple[Change, str]] = {
     "doubling": (doubling, r"step 'z2\d' does not compute: it makes \d+ elements"),
     "beyond all memory": (keeping, "step 'all' does not compute: it makes|step 'again'"),
@@ -147,6 +174,9 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     ),
     "turned operation": (saying("operation", "\u202etrusted"), "operation of step '.*' is no printable"),
     "long operation": (saying("operation", "a" * 513), "operation of step '.*' is no printable"),
+    "much for three samples": (crowding, r"several samples do not compute together: it makes 1853020188851841"),
+    "much kept for three": (hoarding, r"several samples do not compute together: with it, \d+ elements are kept"),
+    "least by minus one": (dividing, "step 'quotient' does not compute: the least whole number divided by -1"),
     "line in a target": (saying("target", "aten\n"), "target of step '.*' is no printable"),
 }
 
@@ -184,6 +214,11 @@ def test_sorting_costs_more_than_moving() -> None:
         part.view(-1)
         with pytest.raises(InvalidConfig, match="with it, the steps cost more than 64 times"):
             part.sort()
+
+
+def test_a_list_of_sizes_may_be_longer_than_what_it_splits() -> None:
+    with Budget(0), pytest.raises(InvalidConfig, match="the steps cost more"):
+        torch.zeros(1).split_with_sizes([0] * 600_000 + [1])
 
 
 def test_a_model_with_more_weights_may_make_more() -> None:
