@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli import main
+from holdfast.shielding import planner
 from tests.unit.shielding.planner.test_plan import FAST_WORKER
 
 
@@ -52,3 +53,37 @@ def test_weights_of_a_public_model_are_offloaded(machine: str, capsys: pytest.Ca
     assert main([*arguments, "--machine", machine, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert {node["placement"] for node in plan["nodes"] if node["macs"]} == {"blinded"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "worker", "options"),
+    [
+        ([], "spawn", ()),
+        (["--worker-device", "cuda"], "spawn", ("--device", "cuda")),
+        (["--worker", "shared:/run/w.sock"], "shared:/run/w.sock", ()),
+    ],
+)
+def test_the_target_is_measured_with_the_worker_that_will_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], worker: str, options: tuple[str, ...]
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(planner, "measure", lambda **given: asked.append(given) or FAST_WORKER)
+    path = tmp_path / "machine.json"
+    assert main(["shield", "plan", "digits-cnn", "--machine", str(path), *arguments]) == 0
+    assert asked == [{"worker": worker, "worker_options": options}]
+    assert planner.Machine.from_json(json.loads(path.read_text())) == FAST_WORKER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--worker-device", "cuda"], "was measured already"),
+        (["--worker", "unix:w.sock"], "was measured already"),
+        (["--worker", "unix:w.sock", "--worker-device", "cuda"], "has its device"),
+    ],
+)
+def test_a_target_that_was_measured_is_not_measured_with_another_worker(
+    machine: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["shield", "plan", "digits-cnn", "--machine", machine, *arguments]) == 2
+    assert message in capsys.readouterr().err

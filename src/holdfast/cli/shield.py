@@ -56,6 +56,13 @@ def plan(
     machine: Annotated[
         Path | None, typer.Option(help="Measured target (JSON); written if it does not exist, else read.")
     ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(help="Measure with the worker that will serve: shared:PATH or unix:PATH. [default: spawn one]"),
+    ] = None,
+    worker_device: Annotated[
+        str | None, typer.Option(help="Where the spawned worker computes, such as cuda. [default: cpu]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the plan (JSON), for holdfast serve gateway --plan.")
     ] = None,
@@ -81,7 +88,8 @@ def plan(
     chosen: Rule | str = rule
     if public is not None:
         chosen = _adapters(rule, integer, named_model(public, arch, seed), example, seed)
-    made = make_plan(integer, chosen, machine=_machine(machine), budget=budget)
+    target = _machine(machine, worker, worker_device)
+    made = make_plan(integer, chosen, machine=target, budget=budget)
     for line in (made.table(every=every), made.summary(), *made.guarantees()):
         say(line)
     digest = manifest_of(net).digest
@@ -150,19 +158,25 @@ def _adapters(rule: str, integer: IntegerModel, public: nn.Module, example: str 
     return PrivateAdapters(public=public_nodes(integer, _exported(public, example, seed, integer.top_code)))
 
 
-def _machine(path: Path | None) -> Machine:
+def _machine(path: Path | None, worker: str | None, device: str | None) -> Machine:
+    """Return the target that a file holds, or measure it with the worker that is named, over the way it is reached."""
     from holdfast._files import read_bytes, write_atomic
     from holdfast.evidence import canonical
     from holdfast.shielding.planner import Machine, measure
 
+    if worker is not None and device is not None:
+        raise UsageError("a worker that runs already has its device", hint="leave out --worker-device")
     if path is not None and path.exists():
+        if worker is not None or device is not None:
+            raise UsageError(f"{path} was measured already", hint="name another file, or leave the worker out")
         try:
             return Machine.from_json(standard_json.loads(read_bytes(path, "machine file")))
         except ValueError as error:
             if isinstance(error, InvalidConfig):
                 raise
             raise InvalidConfig(f"{path} is not JSON", hint="measure the target again") from error
-    found = measure()
+    options = () if device is None else ("--device", device)
+    found = measure(worker="spawn" if worker is None else worker, worker_options=options)
     if path is not None:
         write_atomic(path, canonical.dumps(found.to_json()))
     return found

@@ -4,7 +4,7 @@
 held below VNNI it saturates 16-bit partial sums and returns wrong numbers without a word. So it is used only after a
 self-test with full-range data in this very process, in every layout that occurs; otherwise float32 in blocks short
 enough that every partial sum is an integer it holds, and, where even that fails (a device that rounds products to
-TF32), float64.
+TF32), float64. On a GPU the twin in Triton is one way more, between the private one and the floats.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from holdfast._kernels import device as devices
+from holdfast._kernels.int8_windows import Windows
 from holdfast.errors import MissingDevice
 from holdfast.seeds import derive
+from holdfast.shielding.twin import by_twin
 
 MOST_INNER = 2**17 - 1  # products of int8 with int8 are at most 2**14: so many sum to less than 2**31
 _FLOAT32_INNER = 2**24 // 2**14 - 1
@@ -33,7 +36,7 @@ class Kernel:
     """A way to multiply int8 matrices exactly.
 
     Attributes:
-        name: ``int-mm``, ``float32`` or ``float64``.
+        name: ``int-mm``, ``triton``, ``float32`` or ``float64``.
         refused: the faster ways that failed the self-test here, with what was seen.
     """
 
@@ -70,14 +73,19 @@ def kernel(device: str = "cpu") -> Kernel:
     """Return the kernel of this process for ``device``; the first call tests them, fastest first.
 
     Raises:
-        MissingDevice: no way to multiply is exact on ``device``.
+        MissingDevice: no way to multiply is exact on ``device``, or it has no memory for the test.
     """
     refused: list[str] = []
-    for name, matmul in (("int-mm", _int_mm), ("float32", _float32), ("float64", _float64)):
+    for name, matmul in _ways(device):
         if (problem := self_test(matmul, device)) is None:
             return Kernel(name, matmul, tuple(refused))
         refused.append(f"{name}: {problem}")
     raise MissingDevice(f"no exact int8 product on {device!r}: {'; '.join(refused)}")
+
+
+def _ways(device: str) -> list[tuple[str, Matmul]]:
+    twin: list[tuple[str, Matmul]] = [("triton", _triton)] if torch.device(device).type in devices.KINDS else []
+    return [("int-mm", _int_mm), *twin, ("float32", _float32), ("float64", _float64)]
 
 
 def self_test(matmul: Matmul, device: str = "cpu") -> str | None:
@@ -87,6 +95,8 @@ def self_test(matmul: Matmul, device: str = "cpu") -> str | None:
             wanted = (left.double() @ right.double()).to(torch.int32)
             try:
                 got = matmul(left.to(device), right.to(device)).cpu()
+            except torch.OutOfMemoryError as error:  # says nothing of the way, and is not to be remembered
+                raise MissingDevice(f"{device} has no memory left for a first product") from error
             except (RuntimeError, NotImplementedError, AttributeError) as error:
                 return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
             if got.dtype != torch.int32 or got.shape != wanted.shape or not torch.equal(got, wanted):
@@ -113,13 +123,17 @@ def _operands(trial: int, rows: int, inner: int, columns: int) -> list[tuple[Ten
 
 
 def _int_mm(left: Tensor, right: Tensor) -> Tensor:
-    left, right = _plain(left), _plain(right)
     if left.device.type != "cuda":
-        return torch._int_mm(left, right)
-    rows, columns = left.shape[0], right.shape[1]
-    left = _grown(left, max(rows, _CUDA_ROWS), _up(left.shape[1]))
-    right = _grown(right, left.shape[1], _up(columns))
-    return torch._int_mm(left, right)[:rows, :columns].contiguous()
+        return torch._int_mm(_plain(left), _plain(right))
+    return _aligned_int_mm(left, right)
+
+
+def _aligned_int_mm(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply as CUDA's library wants it: sides of its own multiples, and both operands along the sum."""
+    rows, columns, inner = left.shape[0], right.shape[1], _up(left.shape[1])
+    left = _grown(left.contiguous(), max(rows, _CUDA_ROWS), inner)
+    right = _grown(right.t().contiguous(), _up(columns), inner)
+    return torch._int_mm(left, right.t())[:rows, :columns].contiguous()
 
 
 def _plain(matrix: Tensor) -> Tensor:
@@ -138,7 +152,15 @@ def _up(size: int) -> int:
 
 
 def _grown(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    if matrix.shape == (rows, columns):
+        return matrix  # padding by nothing would copy all the same
     return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1], 0, rows - matrix.shape[0]))
+
+
+def _triton(left: Tensor, right: Tensor) -> Tensor:
+    windows = Windows(inputs=left.shape[1], outputs=right.shape[1])
+    rows = left.contiguous().view(1, left.shape[0], left.shape[1], 1, 1)
+    return by_twin(windows.images(rows), windows.weights(right.t()), windows).flatten(1)
 
 
 def _float32(left: Tensor, right: Tensor) -> Tensor:

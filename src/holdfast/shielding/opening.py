@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -18,6 +18,7 @@ from holdfast.shielding.transport.remote import dial_remote
 from holdfast.shielding.transport.spawn import RING_BYTES
 
 _DISK = 2**34  # bytes a spill folder may hold
+_LONGEST = 86_400.0  # seconds: a day, which sockets can still wait for
 
 
 def shield(
@@ -55,8 +56,8 @@ def shield(
         entropy: source of masks and challenges; an experiment's Seed is refused.
 
     Raises:
-        InvalidConfig: no integer layer, a bad address or placement, a Seed where Entropy is needed, or less memory
-            than the masks of one sample take in one layer.
+        InvalidConfig: no integer layer, a bad address, placement or time-out, a Seed where Entropy is needed, memory
+            that is no whole number of bytes, or less of it than the masks of one sample take in one layer.
         NoSuchSite: a placement of a layer that does not exist.
         WorkerUnreachable: nobody answers in time.
         UnsupportedVersion: the worker is another version.
@@ -64,7 +65,8 @@ def shield(
     """
     entropy = Entropy() if entropy is None else entropy
     require_entropy(entropy, what="a session")
-    placements, budget = agreed(model, placements), Budget(memory)  # refuse nonsense before anything starts
+    _require_sense(worker, placements, timeout, memory, worker_options)  # before anything starts
+    placements, budget = agreed(model, placements), Budget(memory)
     folder = None if spill is None else Spill(spill, limit=_DISK)
     owner = SpawnedWorker(worker_options) if worker == "spawn" else None
     try:
@@ -84,6 +86,26 @@ def shield(
             if own is not None:
                 own.close()
         raise
+
+
+def _require_sense(worker: object, placements: object, timeout: object, memory: object, worker_options: object) -> None:
+    """Refuse arguments of a kind that nothing could be done with.
+
+    Raises:
+        InvalidConfig: there is one.
+    """
+    if not isinstance(worker, str):
+        raise InvalidConfig(f"a worker is a word or an address, not {worker!r}", hint='such as "spawn" or "unix:PATH"')
+    if placements is not None and not isinstance(placements, str | Mapping):
+        hint = "a word for all layers, or a mapping from their names"
+        raise InvalidConfig(f"placements are {placements!r}", hint=hint)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
+        hint = f"a positive number of seconds, {_LONGEST:g} at most"
+        raise InvalidConfig(f"a time-out is {timeout!r}", hint=hint)
+    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool)):
+        raise InvalidConfig(f"a memory limit is {memory!r}", hint="a whole number of bytes, or None for no limit")
+    if isinstance(worker_options, str) or not isinstance(worker_options, Sequence):
+        raise InvalidConfig(f"worker options are {worker_options!r}", hint='a sequence, such as ("--seed", "1")')
 
 
 def _reach(worker: str, owner: SpawnedWorker | None, timeout: float, tls: MutualTls | None) -> Channel:

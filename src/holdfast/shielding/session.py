@@ -21,8 +21,9 @@ from holdfast.shielding.checking import Check, require_entropy
 from holdfast.shielding.integer import IntegerLayer, accumulator_bound, integer_layers
 from holdfast.shielding.kernels import kernel
 from holdfast.shielding.offloaded import Offloaded, Placements, RemoteLayer, agreed
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.product import MOST_PLANES, planes_for
-from holdfast.shielding.sealing import Budget, MaskStream, OwnProcess, Pad, PadStore, Spill
+from holdfast.shielding.sealing import Budget, MaskStream, Pad, PadStore, Spill
 from holdfast.shielding.transport import Channel, Client, SpawnedWorker
 
 Phase = Literal["prepare", "blind", "remote", "unblind", "check", "trusted"]
@@ -88,7 +89,8 @@ class Session(nn.Module):
         }
         self._client = Client(channel, entropy=entropy)
         for name, offloaded in self._layers.items():
-            self._client.load(name, offloaded.layer.geometry, offloaded.layer.codes)
+            layer, planes = offloaded.layer, 1 if offloaded.store is None else offloaded.store.planes
+            self._client.load(name, layer.geometry, layer.codes, sample=layer.sample_shape, planes=planes)
             self._replace(name, offloaded)
         self.eval()
 

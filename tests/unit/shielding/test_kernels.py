@@ -47,9 +47,22 @@ def test_windows_that_overlap_in_memory_are_copied_first() -> None:
     ]
 
 
-@pytest.mark.parametrize("matmul", [kernels._float32, kernels._float64])
-def test_the_fall_backs_are_exact(matmul: kernels.Matmul) -> None:
+@pytest.mark.parametrize("matmul", [kernels._float32, kernels._float64, kernels._aligned_int_mm])
+def test_the_other_ways_are_exact_too(matmul: kernels.Matmul) -> None:
+    if matmul is kernels._aligned_int_mm and kernel("cpu").name != "int-mm":
+        pytest.skip("torch._int_mm is not exact on this processor, and the kernel says so")
     assert self_test(matmul) is None
+
+
+def test_cuda_s_library_gets_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+    product = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda *sides: asked.append(sides) or product(*sides))
+    assert self_test(kernels._aligned_int_mm) is None or kernel("cpu").name != "int-mm"
+    for left, right in asked:
+        assert left.shape[0] > 16
+        assert left.shape[1] % 8 == right.shape[1] % 8 == 0
+        assert left.stride(1) == right.stride(0) == 1
 
 
 def test_the_choice_is_made_once_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

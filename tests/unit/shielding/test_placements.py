@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,30 @@ def test_senseless_placements_are_refused_before_a_worker_starts() -> None:
         shield(integer_net(), placements="trusted")
     with pytest.raises(InvalidConfig, match="needs mutual TLS"):
         shield(integer_net(), "grpc:localhost:1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"placements": ["stem"]}, r"placements are \['stem'\]"),
+        ({"placements": 3}, "placements are 3"),
+        *[({"timeout": value}, "a time-out is") for value in (0, -1, float("nan"), float("inf"), "1", True, 1e9)],
+        *[({"memory": value}, "a memory limit") for value in (1.5, True, "1G", 0, -5)],
+        ({"worker": None}, "a worker is a word or an address"),
+        ({"worker_options": "--fault"}, "worker options are"),
+        ({"worker_options": 3}, "worker options are"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_clear_error_and_no_worker_starts(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], message: str
+) -> None:
+    def start(*_: object) -> None:
+        pytest.fail("a worker was started")
+
+    monkeypatch.setattr("holdfast.shielding.opening.SpawnedWorker", start)
+    with pytest.raises(InvalidConfig, match=message) as caught:
+        shield(integer_net(), **wrong)
+    assert caught.value.hint
 
 
 def echoing(**change: object) -> object:

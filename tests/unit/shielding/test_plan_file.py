@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.cli._serve_gateway import _placements
+from holdfast.cli._serve_gateway import _ground, _placements
 from holdfast.errors import DigestMismatch, InvalidConfig, StorageError, UnreadableArtifact, UnsupportedVersion
 from holdfast.models import build_architecture, manifest_of
 from holdfast.shielding import integer_layers, shield
@@ -50,8 +50,10 @@ def test_a_session_runs_where_the_plan_says(model: IntegerModel, tmp_path: Path)
 def test_a_plan_of_the_float_model_is_of_its_exports(model: IntegerModel, tmp_path: Path) -> None:
     path = written(model, tmp_path, "slalom", manifest_of(FLOAT).digest)
     assert set(read_plan(path).placements(model).values()) == {"blinded"}
-    other = export(FLOAT, IMAGES[:1], 2 * IMAGES, top_code=64)
+    other = export(FLOAT, IMAGES[:1], 2 * IMAGES)
     assert read_plan(path).placements(other) == read_plan(path).placements(model)
+    with pytest.raises(DigestMismatch, match="says top_code 127; of this model it is 64"):
+        read_plan(path).placements(export(FLOAT, IMAGES[:1], IMAGES, top_code=64))
 
 
 def test_a_plan_of_another_model_is_refused(model: IntegerModel, tmp_path: Path) -> None:
@@ -75,6 +77,63 @@ def test_a_plan_that_no_session_keeps_is_refused(rule: str, message: str, model:
         read_plan(written(model, tmp_path, rule)).placements(model)
 
 
+def soften(value: dict[str, Any]) -> None:
+    node = next(node for node in value["nodes"] if node["placement"] == "blinded")
+    node["sees"]["weights"] = "nothing"
+
+
+def vow(value: dict[str, Any]) -> None:
+    value["guarantees"] = ["the worker sees nothing at all"]
+
+
+def call_trusted(value: dict[str, Any]) -> None:
+    value["nodes"][0]["world"] = "trusted"
+
+
+def shrink(value: dict[str, Any]) -> None:
+    value["nodes"][0]["macs"] = 1
+
+
+def raise_range(value: dict[str, Any]) -> None:
+    value["top_code"] = 3
+
+
+def spend_less(value: dict[str, Any]) -> None:
+    value["total"]["memory"] -= 1
+
+
+def rename_rule(value: dict[str, Any]) -> None:
+    value["rule"] = "slalom:private=false"
+
+
+def demand(value: dict[str, Any]) -> None:
+    value["rule"] = "optimal:hide_weights=fc"
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (soften, "other than what the worker sees"),
+        (vow, "promises other than what its placement keeps"),
+        (call_trusted, "says world 'trusted' of 'conv1'; of this model it is 'untrusted'"),
+        (shrink, "says macs 1 of 'conv1'"),
+        (raise_range, "says top_code 3; of this model it is 127"),
+        (spend_less, r"says memory \d+ in all"),
+        (rename_rule, "another placement than its rule slalom:private=false"),
+        (demand, "is of the rule optimal:hide_weights=fc, and shows weights of 'fc'"),
+    ],
+)
+def test_words_for_people_that_the_placement_does_not_keep_are_refused(
+    forge: Callable[[dict[str, Any]], None], message: str, model: IntegerModel, tmp_path: Path
+) -> None:
+    path = written(model, tmp_path, "slalom")
+    value = json.loads(path.read_text())
+    forge(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(DigestMismatch, match=message):
+        read_plan(path).placements(model)
+
+
 def drop_node(value: dict[str, Any]) -> None:
     value["nodes"] = [node for node in value["nodes"] if node["name"] != "fc"]
 
@@ -90,6 +149,11 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], str
     "nodes": (lambda value: value.update(nodes={}), UnreadableArtifact, "no nodes"),
     "word": (lambda value: value["nodes"][0].update(placement="believed"), UnreadableArtifact, "known placement"),
     "name": (lambda value: value["nodes"][0].pop("name"), UnreadableArtifact, "without a name"),
+    "no guarantees": (lambda value: value.pop("guarantees"), UnreadableArtifact, "has no 'guarantees'"),
+    "no sight": (lambda value: value["nodes"][0].pop("sees"), UnreadableArtifact, "has no 'sees'"),
+    "no budget": (lambda value: (value.pop("budget"), value.pop("mask_memory")), UnreadableArtifact, "has no 'budget'"),
+    "unknown": (lambda value: value.update(placement="trusted"), UnreadableArtifact, "an unknown 'placement'"),
+    "unknown of a node": (lambda v: v["nodes"][1].update(public=True), UnreadableArtifact, "an unknown 'public'"),
     "missing node": (drop_node, DigestMismatch, "differ at node 'fc'"),
     "node twice": (repeat_node, UnreadableArtifact, "a node twice"),
 }
@@ -154,3 +218,31 @@ def test_a_plan_with_a_budget_says_what_it_leaves_to_masks(model: IntegerModel, 
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"mask_memory": memory}))
     with pytest.raises(UnreadableArtifact, match="has a budget of 200000 bytes and leaves"):
         read_plan(path)
+
+
+@pytest.mark.parametrize("change", [{"budget": 300_000}, {"mask_memory": 1}, {"budget": 10_000, "mask_memory": 10}])
+def test_what_a_budget_leaves_to_masks_follows_from_it(
+    model: IntegerModel, tmp_path: Path, change: dict[str, int]
+) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(path, plan(model, "slalom", machine=FAST_WORKER, budget=200_000), manifest_of(model).digest)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    with pytest.raises((DigestMismatch, InvalidConfig), match=r"says mask_memory|may use 10,000"):
+        read_plan(path).placements(model)
+
+
+def test_a_gateway_says_at_start_what_it_runs_under(model: IntegerModel, tmp_path: Path) -> None:
+    made = plan(model, "optimal:hide_weights=fc", machine=FAST_WORKER, budget=200_000)
+    write_plan(path := tmp_path / "plan.json", made, manifest_of(model).digest)
+    words = made.placements
+    line = _ground(model, *_placements(model, None, path), path)
+    for word in set(words.values()):
+        names = [name for name, own in words.items() if own == word]
+        assert f"{len(names)} {word} ({', '.join(names)})" in line
+    assert f"under {path}: " in line
+    assert f"masks within {made.mask_memory:,} bytes a session" in line
+    free = _ground(model, *_placements(model, None, None), None)
+    assert free == (
+        "gateway runs without a plan: 4 blinded (conv1, conv2, conv3, fc); activation codes within 127; "
+        "masks without a limit"
+    )

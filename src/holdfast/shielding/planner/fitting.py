@@ -28,11 +28,22 @@ class Turn:
             self.least[phase] = max(min(self.least.get(phase, np.inf), seconds), 1e-9)
 
 
-def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[Turn]) -> Machine:
-    """Fit everything to the least times of all turns."""
+def fitted_machine(
+    here: Sequence[Turn], there: Sequence[Turn], small: Sequence[Turn], *, accelerated: bool = False
+) -> Machine:
+    """Fit everything to the least times of all turns.
+
+    Args:
+        here: layers in the trusted world; the last two are those whose round trips give the price of the way.
+        there: the same through the session, in the clear and then, but for those two, blinded.
+        small: trusted nodes that are no linear layers.
+        accelerated: whether the worker computes on another kind of device than the trusted world. Then a model that is
+            not shielded at all computes there too, and the little product of the longest message takes it no time;
+            else both are taken to be those of the trusted world.
+    """
     *clear, tiny, bulk = (turn for turn in there if turn.kind.startswith("verified"))  # the last two are ways alone
     empty = tiny.least["remote"]
-    way = bulk.least["remote"] - empty - here[-1].least["product"]
+    way = bulk.least["remote"] - empty - (0.0 if accelerated else here[-1].least["product"])
     bandwidth = _bytes(bulk) / max(way, 1e-9)
     blinded = [turn for turn in there if turn.kind.startswith("blinded")]
     handled = sum(turn.sizes[_INPUT] + turn.sizes[_OUTPUT] for turn in blinded)
@@ -47,10 +58,11 @@ def fitted_machine(here: Sequence[Turn], there: Sequence[Turn], small: Sequence[
         spent = turn.least["remote"]
         return max(spent - empty - _bytes(turn) / bandwidth, _LEAST * spent)
 
+    worker = _by_kind(clear, "verified ", product)
     return Machine(
         trusted=trusted,
-        open=trusted,
-        worker=_by_kind(clear, "verified ", product),
+        open=worker if accelerated else trusted,
+        worker=worker,
         masked=_by_kind(blinded, "blinded ", product),
         check=_by_kind(clear, "verified ", lambda turn: turn.least["check"]),
         step=max(laws[ELEMENTWISE].base, 1e-9),

@@ -73,6 +73,7 @@ def measure(*, worker: str = "spawn", worker_options: Sequence[str] = ()) -> Mac
     What the worker does is measured through the worker, wherever that is and whatever it computes on; the trusted
     world is taken to be this process. Where it is an enclave, measure there. A worker that is started here gets a core
     of its own for the time, as long as there are two: waking somebody on another core takes longer than on our own.
+    A worker on a GPU is measured with its copies to the device and back: they are part of a crossing and its bytes.
 
     Args:
         worker, worker_options: as for :func:`~holdfast.shielding.shield`.
@@ -94,7 +95,8 @@ def measure(*, worker: str = "spawn", worker_options: Sequence[str] = ()) -> Mac
             for turn in (*here, *there, *small):
                 turn()
                 tiny()  # often, since a wait is least only where both worlds are awake
-    return fitted_machine(here, there, small)
+        accelerated = session.kernels["device"] != "cpu"
+    return fitted_machine(here, there, small, accelerated=accelerated)
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from holdfast.errors import InvalidConfig
+from holdfast.shielding.planner.chain import regions
 from holdfast.shielding.planner.costs import SIGHTS, Cost, Placement, Sight, cost, transfer
-from holdfast.shielding.planner.inference import inferable
+from holdfast.shielding.planner.inference import told
 from holdfast.shielding.planner.machine import Machine, measure
-from holdfast.shielding.planner.rules import Rule, regions, rules, specification
+from holdfast.shielding.planner.rule import Rule, rules, specification
 from holdfast.shielding.planner.solve import over_budget
 from holdfast.shielding.planner.workload import FLOAT_BYTES, Node, Workload, workload
 
@@ -34,11 +35,6 @@ class Row:
     def world(self) -> str:
         """The world that computes it."""
         return "trusted" if self.placement == "trusted" else "untrusted"
-
-    @property
-    def told(self) -> bool:
-        """Whether other nodes tell the worker of values that the placement of this one keeps from it."""
-        return self.sight != SIGHTS[self.placement]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +85,9 @@ class Plan:
 
     def guarantees(self) -> tuple[str, ...]:
         """Say in sentences what this plan does and does not promise."""
-        used = {row.placement for row in self.rows}
-        said = {word: sentence for word, sentence in _PROMISES.items() if word in used}
-        for word in said.keys() & {row.placement for row in self.rows if row.told}:
-            said[word] = _UNKEPT.get(word, said[word])
-        return tuple(said.values())
+        return promises(
+            {row.node.name: row.placement for row in self.rows}, {row.node.name: row.sight for row in self.rows}
+        )
 
     def table(self, *, every: bool = False) -> str:
         """Return an aligned text table, one row per node; runs of trusted small work are one row unless ``every``."""
@@ -165,7 +159,7 @@ def _cells(run: Sequence[Row]) -> tuple[str, ...]:
     first = run[0]
     operations = list(dict.fromkeys(row.node.operation for row in run))
     words = ", ".join(operations) if len(operations) < 4 else f"{', '.join(operations[:3])}, ..."
-    weights = sum(row.node.weights for row in run)
+    weights = [row.sight.weights for row in run if row.node.weights]
     name = first.node.name if len(run) == 1 else f"{first.node.name} .. ({len(run)})"
     return (
         name,
@@ -173,7 +167,7 @@ def _cells(run: Sequence[Row]) -> tuple[str, ...]:
         first.placement if first.placement == "trusted" else f"untrusted, {first.placement}",
         f"{sum(row.node.macs for row in run):,}",
         f"{sum(row.cost.bytes for row in run):,}",
-        first.sight.weights if weights else "-",
+        max(weights, key=_telling) if weights else "-",
         max((row.sight.input for row in run), key=_telling),
         max((row.sight.output for row in run), key=_telling),
         f"{1e3 * sum(row.cost.seconds for row in run):.3f}",
@@ -212,26 +206,42 @@ def assemble(
     """
     if words.keys() != {node.name for node in work.nodes}:
         raise InvalidConfig("a rule places every node, and no other")
-    crossing, known = regions(work, words), inferable(work, words)
+    crossing, seen = regions(work, words), sights(work, words)
     rows = []
     for node in work.nodes:
         own = cost(node, words[node.name], machine)
         for elements in crossing.get(node.name, ()):
             seconds, sent = transfer(elements, machine)
             own = Cost(own.seconds + seconds, own.offline, own.bytes + sent, own.crossings, own.memory)
-        rows.append(Row(node, words[node.name], own, _sight(node, words[node.name], known)))
+        rows.append(Row(node, words[node.name], own, seen[node.name]))
     made = Plan(rule=rule, rows=tuple(rows), values=_trusted_values(work, words), budget=budget, top_code=work.top_code)
     if budget is not None and made.total.memory > budget:
         raise over_budget(made.total.memory, budget)
     return made
 
 
-def _sight(node: Node, word: Placement, known: Mapping[str, str]) -> Sight:
-    """Return what the worker sees of a node, with the ``known`` values that other nodes tell it of."""
+def sights(work: Workload, words: Mapping[str, Placement]) -> dict[str, Sight]:
+    """Return what the worker sees of every node under a placement, and what it can work out from other nodes."""
+    values, weights = told(work, words)
+    return {node.name: _sight(node, words[node.name], values, weights) for node in work.nodes}
+
+
+def promises(words: Mapping[str, Placement], seen: Mapping[str, Sight]) -> tuple[str, ...]:
+    """Say in sentences what a placement of which the worker sees ``seen`` does and does not promise."""
+    said = {word: sentence for word, sentence in _PROMISES.items() if word in words.values()}
+    for word in {word for name, word in words.items() if seen[name] != SIGHTS[word]} & said.keys():
+        said[word] = _UNKEPT.get(word, said[word])  # other nodes tell of values that this placement keeps
+    return tuple(said.values())
+
+
+def _sight(node: Node, word: Placement, known: Mapping[str, str], weights: Mapping[str, str]) -> Sight:
+    """Return what the worker sees of a node, with the ``known`` values and weights that other nodes tell it of."""
     sight = SIGHTS[word]
     if word not in _UNKEPT:
         return sight
     taken = next((known[name] for name in node.sources if name in known), None)
+    if word == "trusted" and node.weights and node.name in weights:
+        sight = replace(sight, weights=_inferable(sight.weights, weights[node.name]))
     if taken is not None:
         sight = replace(sight, input=_inferable(sight.input, taken))
     if node.name in known:

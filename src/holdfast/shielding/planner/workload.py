@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -14,6 +14,7 @@ from holdfast.shielding.graph import IntegerModel, Step
 from holdfast.shielding.graph.leaves import GroupedConvolution, Product
 from holdfast.shielding.integer import IntegerLayer
 from holdfast.shielding.planner.small import family
+from holdfast.shielding.planner.tied import Held, tied
 
 FLOAT_BYTES = 4
 
@@ -33,6 +34,7 @@ class Node:
         weights: bytes it holds: int8 codes of linear nodes, tables and floats of others.
         reason: why it cannot be offloaded under a check; empty for linear nodes.
         family: what the cost of a node that is not linear goes by; empty for linear nodes.
+        tied: the other nodes that hold some of its weights, whoever shows one shows them.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Node:
     bound: int = 0
     reason: str = ""
     family: str = ""
+    tied: tuple[str, ...] = ()
 
     @property
     def linear(self) -> bool:
@@ -82,6 +85,14 @@ class Workload:
             found |= hits
         return frozenset(found)
 
+    def holders(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return ``names`` and every other node that holds weights of theirs."""
+        ties = {node.name: node.tied for node in self.nodes}
+        found = list(dict.fromkeys(names))
+        for name in found:
+            found += [other for other in ties[name] if other not in found]
+        return tuple(found)
+
     def live(self) -> tuple[int, ...]:
         """Return the bytes of values alive after each node: its own output and what later nodes still read."""
         last = {source: place for place, node in enumerate(self.nodes) for source in node.sources}
@@ -110,6 +121,7 @@ def workload(model: nn.Module) -> Workload:
     given = {model.input: torch.Size(model.input_shape).numel()}
     nodes: list[Node] = []
     counted: set[int] = set()  # tables may be shared
+    held: dict[str, tuple[Held, ...]] = {}
     for step in model.steps:
         sources = tuple(dict.fromkeys(part for name in step.sources() for part in origin.get(name, ())))
         given[step.name] = step.elements or max((given.get(name, 0) for name in step.sources()), default=0)
@@ -118,7 +130,10 @@ def workload(model: nn.Module) -> Workload:
             continue
         node = _node(model, step, sources, given, counted)
         nodes.append(node)
+        held[node.name] = tuple(_held(model, step))
         origin[step.name] = (node.name,)
+    same = tied(held)
+    nodes = [replace(node, tied=same[node.name]) for node in nodes]
     return Workload(nodes=tuple(nodes), input=model.input, input_elements=given[model.input], top_code=model.top_code)
 
 
@@ -139,6 +154,17 @@ def _node(
     held = _bytes([*own, *(model.get_buffer(f"constant_{ref}") for ref in _constants(model, step))], counted)
     return Node(name=name, operation=step.operation, sources=sources, macs=macs, weights=held,
                 reason=_reason(part), taken=taken, given=made, family=family(step.operation, part))  # fmt: skip
+
+
+def _held(model: IntegerModel, step: Step) -> Iterator[Held]:
+    """Yield the weights of a node: those of its layer, and constants that it reads."""
+    part = model.get_submodule(step.path) if step.target == "module" else None
+    if isinstance(part, IntegerLayer):
+        yield Held(part.codes, part.weight_scale)
+    elif isinstance(part, GroupedConvolution):
+        yield Held(part.codes, part.scale.reshape(-1))
+    for name in _constants(model, step):
+        yield Held(model.get_buffer(f"constant_{name}").detach())
 
 
 def _inner(part: nn.Module | None) -> int:

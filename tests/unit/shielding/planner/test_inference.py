@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from holdfast.shielding import shield
 from holdfast.shielding.graph import IntegerModel, export
-from holdfast.shielding.planner import Law, Laws, inferable, plan, spread, workload
+from holdfast.shielding.planner import Law, Laws, Placement, cost, inferable, plan, spread, workload
+from holdfast.shielding.planner.plan import sights
 from tests.unit.shielding.graph.nets import NETS, inputs
 from tests.unit.shielding.planner.test_plan import FAST_WORKER
 
@@ -122,3 +123,91 @@ def test_what_tells_of_a_value_is_named_as_near_as_there_is() -> None:
     work = workload(chain())
     words = {node.name: "trusted" for node in work.nodes} | dict.fromkeys("abcd", "verified")
     assert inferable(work, words)[work.nodes[-1].name] == "d"
+
+
+class Middle(nn.Module):
+    """Three layers in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(16, 16, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+def solved(model: IntegerModel, words: dict[str, Placement], x: Tensor) -> float:
+    """Return how near least squares on what the worker gets comes to the weights of `b`: median cosine of columns."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    with shield(model, placements=words) as session:  # type: ignore[arg-type]
+        multiply = session._client.multiply
+
+        def spy(layer: str, message: Tensor, *rest: object, **named: object) -> Tensor:
+            answer: Tensor = multiply(layer, message, *rest, **named)  # type: ignore[arg-type]
+            seen[layer] = message.clone(), answer.clone()
+            return answer
+
+        session._client.multiply = spy  # type: ignore[method-assign, assignment]
+        session(x)
+    given, wanted = torch.relu(seen["a"][1].reshape(len(x), -1).float()), seen["c"][0][0].reshape(len(x), -1).float()
+    found = torch.zeros(16, 16)
+    for unit in range(16):
+        kept = (wanted[:, unit] > 0) & (wanted[:, unit] < 127)
+        found[unit] = torch.linalg.lstsq(given[kept], wanted[kept, unit : unit + 1]).solution[:, 0]
+    true = model.get_submodule("b")
+    weights = true.codes.float() * true.weight_scale.unsqueeze(1)  # type: ignore[operator, union-attr]
+    return float(torch.cosine_similarity(found, weights, dim=0).abs().median())
+
+
+def test_weights_between_two_layers_in_the_clear_are_solved_for() -> None:
+    """The attack that a demand for hidden weights has to withstand, and the table to speak of."""
+    torch.manual_seed(0)
+    x = torch.randn(1024, 16)
+    model = export(Middle().eval(), x[:1], x)
+    words: dict[str, Placement] = {"a": "verified", "b": "trusted", "c": "verified"}
+    assert solved(model, words, x) > 0.99
+    every = {node.name: "trusted" for node in workload(model).nodes} | words
+    seen = sights(workload(model), every)  # type: ignore[arg-type]
+    assert (seen["b"].weights, seen["b"].input, seen["b"].output) == (
+        "inferable from a and c", "inferable from a", "inferable from c",
+    )  # fmt: skip
+    made = plan(model, "optimal:hide_weights=b,hide_values=none", machine=OFFLOADING)
+    assert sorted(made.placements.values()) == ["blinded", "trusted", "verified"]
+    assert next(row.sight.weights for row in made.rows if row.node.name == "b") == "nothing"
+    assert solved(model, made.placements, x) < 0.7
+
+
+def test_a_run_of_trusted_layers_between_known_values_is_no_hiding_place() -> None:
+    """What lies between can be trained as a whole from what the worker knows of both ends."""
+    work = workload(chain())
+    words: dict[str, Placement] = {node.name: "trusted" for node in work.nodes} | {"a": "verified", "d": "verified"}
+    assert {sights(work, words)[name].weights for name in "bc"} == {"inferable from a and d"}
+    one_end: dict[str, Placement] = words | {"d": "blinded"}
+    assert {sights(work, one_end)[name].weights for name in "bc"} == {"nothing"}
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "llama"])
+@pytest.mark.parametrize("values", ["none", "0", "-1"])
+def test_no_optimum_tells_of_weights_that_it_was_to_hide(name: str, values: str) -> None:
+    model = export(NETS[name][0](), inputs(name, 1), inputs(name, 4))
+    names = [node.name for node in workload(model).linear()]
+    for hidden in ([one] for one in names):
+        named = values if values == "none" else names[int(values)]
+        rule = f"optimal:hide_weights={'|'.join(hidden)},hide_values={named}"
+        rows = {row.node.name: row for row in plan(model, rule, machine=OFFLOADING).rows}
+        assert all(rows[one].sight.weights == "nothing" for one in hidden)
+
+
+def test_the_cheaper_side_of_hidden_weights_is_hidden() -> None:
+    """Exact against every placement: the fastest one under which the weights are neither seen nor inferable."""
+    model = chain()
+    work = workload(model)
+    for hidden in ({"b"}, {"c"}, {"a", "c"}, {"b", "c"}, {"a"}, {"d"}):
+        best = float("inf")
+        for words in itertools.product(("trusted", "verified", "blinded"), repeat=4):
+            placed: dict[str, Placement] = {node.name: "trusted" for node in work.nodes}
+            placed |= dict(zip("abcd", words, strict=True))  # type: ignore[arg-type]
+            if all(placed[name] == "trusted" and sights(work, placed)[name].weights == "nothing" for name in hidden):
+                best = min(best, sum(cost(node, placed[node.name], OFFLOADING).seconds for node in work.nodes))
+        rule = f"optimal:hide_weights={'|'.join(sorted(hidden))},hide_values=none"
+        assert plan(model, rule, machine=OFFLOADING).total.seconds == pytest.approx(best, rel=1e-9)

@@ -16,7 +16,8 @@ from holdfast.models import build_architecture
 from holdfast.shielding import integer_layers
 from holdfast.shielding.graph import IntegerModel, export
 from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, cost, plan, public_nodes, rules, workload
-from holdfast.shielding.planner.rules import cuts, regions, specification, stages
+from holdfast.shielding.planner.chain import cuts, regions, stages
+from holdfast.shielding.planner.rule import specification
 from tests.unit.shielding.graph.nets import NETS, inputs
 
 # a trusted world ten times slower than the worker, and a fast way between them: offloading pays
