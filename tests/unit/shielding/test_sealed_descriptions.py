@@ -6,10 +6,12 @@ import functools
 import io
 import logging
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,32 @@ def annotated(factor: float) -> Tensor:
     tensor = torch.zeros(2)
     tensor.factor = factor
     return tensor
+
+
+class Table:
+    """A class that is found by its name, with a value in it."""
+
+    factor = 1.0
+
+
+settings = types.ModuleType("settings")
+
+
+def through_a_class(factor: float) -> Callable[[Tensor], Tensor]:
+    Table.factor = factor
+    return lambda x: x * Table.factor
+
+
+def through_a_module(factor: float) -> Callable[[Tensor], Tensor]:
+    settings.inner = types.ModuleType("settings.inner")
+    settings.inner.values = [factor]
+    return lambda x: x * settings.inner.values[0]
+
+
+def through_another_name(factor: float) -> Callable[[Tensor], Tensor]:
+    held = settings
+    held.factor = factor
+    return lambda x, where=held: x * getattr(where, "factor")  # noqa: B009
 
 
 KINDS = [annotated, closure, default, bytecode, of_globals, method, wrapped, Options, Slotted, hidden, local_class]
@@ -234,3 +262,102 @@ def test_one_tensor_under_two_names_is_not_two_tensors() -> None:
 
     assert tied(True) != tied(False)
     assert tied(True)["1.weight.(same as)"] == "0.weight"
+
+
+class Working:
+    """Works something out of what it holds, and keeps it."""
+
+    def __init__(self) -> None:
+        self.by = 2.0
+
+    @functools.cached_property
+    def factor(self) -> float:
+        return self.by + 1
+
+    @functools.cached_property
+    def back(self) -> list[Any]:
+        return [self]
+
+
+def overwritten(number: int) -> Working:
+    working = Working()
+    working.factor = 3.0 * number
+    return working
+
+
+def with_fields(order: int) -> np.ndarray:
+    return np.zeros(2, dtype=[(name, "i4") for name in ("ab", "ba")[order - 1]])
+
+
+def of_another_class(number: int) -> Any:
+    class Making(type):
+        def __call__(cls) -> Any:
+            made = super().__call__()
+            made.factor = number
+            return made
+
+    class Made(metaclass=Making):
+        pass
+
+    return Made
+
+
+def trained(number: int) -> list[nn.Module]:
+    return [nn.Dropout(0.5).train(number == 1)]
+
+
+def hooked(number: int) -> list[nn.Module]:
+    module = nn.Identity()
+    module.register_forward_hook(lambda *told: told[-1] * number)
+    return [module]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: np.arange(4.0).reshape(2, 2).view((np.ndarray, np.matrix)[number - 1]),
+        lambda number: np.ma.MaskedArray([1, 2], mask=[number == 1, number == 2]),
+        with_fields,
+        lambda number: np.zeros(2, dtype=np.dtype("O" if number == 1 else [("a", "O")])),
+        lambda number: np.asarray(np.arange(4.0).reshape(2, 2), order="FC"[number - 1]),
+        overwritten,
+        of_another_class,
+        trained,
+        hooked,
+    ],
+    ids=["matrix", "mask", "fields", "objects", "order", "cached", "metaclass", "training", "hook"],
+)
+def test_what_looks_alike_and_computes_otherwise_is_another_model(make: Callable[[int], Any]) -> None:
+    told = [description(Holder(make(number))) for number in (1, 1, 2)]
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+def test_what_is_worked_out_and_kept_is_no_difference() -> None:
+    asked = Working()
+    assert (asked.factor, asked.back) == (3.0, [asked])
+    assert description(Holder(asked)) == description(Holder(Working()))
+
+
+def test_a_model_that_trains_is_another_model(tmp_path: Path) -> None:
+    store = sealed(tmp_path, nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).eval())
+    with pytest.raises(InvalidConfig, match=r"at '(\d\.)?training'"):
+        store.open_model(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)))
+
+
+@pytest.mark.parametrize(
+    "make", [through_a_class, through_a_module, through_another_name], ids=lambda make: make.__name__
+)
+def test_a_value_that_a_function_reads_through_a_module_or_a_class_is_described(
+    make: Callable[[float], Callable[[Tensor], Tensor]],
+) -> None:
+    told = [description(Holder(make(factor))) for factor in (1.0, 1.0, 7.0)]
+    assert told[0] == told[1]
+    assert told[0] != told[2]
+
+
+def test_a_function_that_uses_libraries_is_described() -> None:
+    def told() -> dict[str, str]:
+        return description(Holder(lambda x: torch.relu(x) * np.pi + nn.functional.gelu(x).to(torch.float32)))
+
+    assert told() == told()

@@ -59,7 +59,8 @@ def test_a_counter_that_somebody_wrote_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="is closed"):
         counter.advance(10, after=9)
     whole = path.read_bytes()
-    for forged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"", b"9", whole + b"x"):
+    flipped = bytes([whole[0] ^ 1]) + whole[1:-1] + bytes([whole[-1] ^ 1])
+    for forged in (whole[:56], flipped, b"", b"9", whole + b"x"):
         path.write_bytes(forged)
         with pytest.raises(IntegrityError, match="does not open"):
             FileCounter(path, KEY, purpose="tests")

@@ -271,6 +271,7 @@ def test_a_sealed_counter_of_another_length_is_refused_and_lets_the_next_one_cou
         FileCounter(path, KEY, purpose="masks")
     path.unlink()
     FileCounter(path, KEY, purpose="masks").close()
+    path.unlink()
     path.mkdir()
     with pytest.raises(StorageError, match="cannot be held: Is a directory"):
         FileCounter(path, KEY, purpose="masks")

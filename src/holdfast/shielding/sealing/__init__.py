@@ -6,7 +6,6 @@ from holdfast.shielding.sealing.budget import Budget
 from holdfast.shielding.sealing.counter import FileCounter, MonotonicCounter, VolatileCounter
 from holdfast.shielding.sealing.masks import MaskStream
 from holdfast.shielding.sealing.model_store import SealedStore
-from holdfast.shielding.sealing.own_process import OwnProcess
 from holdfast.shielding.sealing.spill import Spill
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "FileCounter",
     "MaskStream",
     "MonotonicCounter",
-    "OwnProcess",
     "Pad",
     "PadStore",
     "SealedStore",

@@ -21,8 +21,14 @@ from holdfast.seeds import Entropy
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+_TAG_BYTES = 16
 _MOST_SECRET = 2**16
 _MAGIC = b"HFSL\x01"
+
+
+def sealed_size(size: int) -> int:
+    """Return how many bytes ``size`` bytes take when they are sealed."""
+    return len(_MAGIC) + _NONCE_BYTES + size + _TAG_BYTES
 
 
 def subkey(key: bytes, *purpose: str) -> bytes:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig, StorageError
 from holdfast.seeds import Entropy
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.product import MOST_PLANES, Geometry, byte_planes, centred, ring_product
 from holdfast.shielding.sealing.budget import Budget
 from holdfast.shielding.sealing.masks import MaskStream
-from holdfast.shielding.sealing.own_process import OwnProcess
 from holdfast.shielding.sealing.spill import Spill
 
 _AT_ONCE = 16  # masks whose products are computed together

@@ -11,7 +11,7 @@ import dis
 import hashlib
 import sys
 from collections.abc import Iterator
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made when the program runs; others are part of the interpreter or a library
 _NOT_BEHAVIOUR = frozenset(
@@ -55,6 +55,7 @@ def function_parts(function: FunctionType) -> dict[str, object]:
         "keyword defaults": function.__kwdefaults__,
         "captured": {name: _content(cell) for name, cell in cells},
         "globals": _globals(function),
+        "read through": _read_through(function),
         "attributes": dict(vars(function)),
     }
 
@@ -62,7 +63,7 @@ def function_parts(function: FunctionType) -> dict[str, object]:
 def class_parts(kind: type) -> dict[str, object]:
     """Return the bases of a class and what it defines."""
     members = {name: value for name, value in vars(kind).items() if name not in _NOT_BEHAVIOUR}
-    return {"bases": kind.__bases__, "members": members}
+    return {"metaclass": type(kind), "bases": kind.__bases__, "members": members}
 
 
 def _content(cell: CellType) -> object:
@@ -79,6 +80,54 @@ def _globals(function: FunctionType) -> dict[str, object]:
         for name in names
         if name in function.__globals__ or not hasattr(builtins, name)
     }
+
+
+def _read_through(function: FunctionType) -> dict[str, object]:
+    """Return the values that ``function`` may read as attributes of modules and classes that it reaches.
+
+    Every name and text in its code counts as an attribute of each of them, so that other names for a module, and
+    ``getattr``, hide nothing. What is itself code found under its own name is left out, and followed if it has members.
+    """
+    roots = {**_globals(function), **(function.__kwdefaults__ or {}), **_imported(function.__code__)}
+    roots |= {f"default {place}": value for place, value in enumerate(function.__defaults__ or ())}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    roots |= {name: _content(cell) for name, cell in cells}
+    names, found, met = sorted(set(_attribute_names(function.__code__))), dict[str, object](), set[int]()
+    left = [(at, value) for at, value in sorted(roots.items()) if _has_members(value)]
+    while left:
+        at, holder = left.pop()
+        if id(holder) not in met:
+            met.add(id(holder))
+            members = [(f"{at}.{name}", value) for name in names for value in _member(holder, name)]
+            left += [(path, value) for path, value in members if _has_members(value)]
+            found |= {path: value for path, value in members if not (_has_members(value) or is_found_by_name(value))}
+    return found
+
+
+def _has_members(value: object) -> bool:
+    return isinstance(value, ModuleType) or (isinstance(value, type) and is_found_by_name(value))
+
+
+def _member(holder: object, name: str) -> list[object]:
+    """Return what is kept under ``name``, without asking the holder to make it."""
+    spaces = [vars(kind) for kind in holder.__mro__] if isinstance(holder, type) else [vars(holder)]
+    return [space[name] for space in spaces if name in space and name not in _NOT_BEHAVIOUR][:1]
+
+
+def _attribute_names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _attribute_names(value)
+        elif isinstance(value, str) and value.isidentifier():
+            yield value
+
+
+def _imported(code: CodeType) -> dict[str, object]:
+    """Return the modules that ``code`` itself imports, as far as they are there."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"}
+    names |= {name.partition(".")[0] for name in names}
+    return {name: sys.modules[name] for name in names if name in sys.modules}
 
 
 def _global_names(code: CodeType) -> Iterator[str]:

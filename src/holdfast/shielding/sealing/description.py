@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeGuard
 from torch import Tensor, nn
 
 from holdfast.shielding.integer import IntegerLayer, accumulator_bound
-from holdfast.shielding.sealing.values import CARD, OF_TORCH, Values
+from holdfast.shielding.sealing.memory import sharing, tensors_of
+from holdfast.shielding.sealing.values import CARD, OF_TORCH, Values, manner
 
 if TYPE_CHECKING:
     from holdfast.shielding.graph.leaves import GroupedConvolution
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     Accumulating = IntegerLayer | GroupedConvolution
 
 _DERIVED = "bound"  # of a layer's weights, so it is proved again from those that are opened
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
-_WITH_KEYWORDS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def description(model: nn.Module) -> dict[str, str]:
@@ -31,34 +30,22 @@ def description(model: nn.Module) -> dict[str, str]:
     Raises:
         InvalidConfig: it holds something that cannot be described; the message names it.
     """
-    values = Values(model)
+    values, tensors = Values(model), tensors_of(model)
     return {
         name: values.text(value, name)
         for path, module in model.named_modules()
         for name, value in ((f"{path}.{fact}" if path else fact, value) for fact, value in _facts(module))
-    } | _shared(model)
+    } | sharing(tensors)
 
 
 def _facts(module: nn.Module) -> Iterator[tuple[str, object]]:
     yield "(class)", type(module)  # in brackets, since no attribute is called so
     yield "(modules)", list(module._modules)
-    for hooks in _HOOKS:
-        yield f"({hooks.strip('_')})", list(getattr(module, hooks).values())
-    for hooks in _WITH_KEYWORDS:
-        told = getattr(module, f"{hooks}_with_kwargs")
-        yield f"({hooks.strip('_')}_with_kwargs)", [key in told for key in getattr(module, hooks)]
-    for name in sorted(module._non_persistent_buffers_set):
-        yield name, module._buffers[name]
+    yield from manner(module).items()
+    yield from sorted((module._parameters | module._buffers).items())  # values only of what no state dict holds
     for name, value in sorted(module.__dict__.items()):
         if name not in OF_TORCH and name != CARD and not (name == _DERIVED and _accumulates(module)):
             yield name, value
-
-
-def _shared(model: nn.Module) -> dict[str, str]:
-    """Return which tensors have two names: of different values under both names only the last would stay."""
-    first: dict[int, str] = {}
-    names = {name: first.setdefault(id(value), name) for name, value in model.state_dict(keep_vars=True).items()}
-    return {f"{name}.(same as)": other for name, other in names.items() if name != other}
 
 
 def _accumulates(module: nn.Module) -> TypeGuard[Accumulating]:

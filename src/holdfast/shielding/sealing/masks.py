@@ -21,9 +21,9 @@ from torch import Tensor
 from holdfast.errors import IntegrityError, InvalidConfig
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import require_entropy
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.sealing.aead import KEY_BYTES, subkey
 from holdfast.shielding.sealing.counter import MonotonicCounter, VolatileCounter
-from holdfast.shielding.sealing.own_process import OwnProcess
 
 _BLOCK = 1024  # numbers reserved at a time
 _MOST = 2**63

@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from holdfast.evidence import canonical
 from holdfast.shielding.sealing.aead import Sealer
 from holdfast.shielding.sealing.counter import MonotonicCounter
 from holdfast.shielding.sealing.description import description, proved_bounds
+from holdfast.shielding.sealing.memory import Before, same_bits
 
 TYPE = "holdfast.sealed-store/v1"
 _STATE, _DESCRIPTION = "state.safetensors", "description.json"
@@ -99,8 +101,11 @@ class SealedStore:
 
     def seal_model(self, model: nn.Module) -> int:
         """Write the parameters and buffers of ``model`` and a description of all else; return the new version."""
-        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-        return self.write({_STATE: save(tensors), _DESCRIPTION: canonical.dumps(description(model))})
+        told = canonical.dumps(description(model))  # first, since it refuses what cannot be sealed
+        tensors = {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
+        }
+        return self.write({_STATE: save(tensors), _DESCRIPTION: told})
 
     def open_model(self, model: nn.Module) -> None:
         """Read parameters and buffers into ``model``, which is the one that was sealed but for them.
@@ -115,11 +120,12 @@ class SealedStore:
         files = self.read()
         if not files.keys() >= {_STATE, _DESCRIPTION}:
             raise InvalidConfig(f"no model was sealed in {self._folder}", hint="read() returns what was")
-        _require_same(model, canonical.loads(files[_DESCRIPTION], what="the description of the sealed model"))
+        sealed = canonical.loads(files[_DESCRIPTION], what="the description of the sealed model")
+        _require_same(model, sealed)
         state: dict[str, Tensor] = load(files[_STATE])
         _require_same_state(model.state_dict(), state)
         bounds = proved_bounds(model, state)
-        model.load_state_dict(state)
+        _fill(model, state, sealed)
         for layer, bound in bounds:
             layer.bound = bound
 
@@ -183,6 +189,26 @@ def _versions(value: int) -> tuple[int, int]:
     if last < 0:
         raise IntegrityError(f"a counter at {value} does not count versions", hint="each store has its own counter")
     return begun, last
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], sealed: Mapping[str, str]) -> None:
+    """Read ``state`` into ``model``, and see that it has it now and is still the one that was sealed."""
+    before = Before(model)
+    try:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise InvalidConfig(f"the model does not take what was sealed: {error}") from error
+        own = model.state_dict()
+        _require_equal({name for name in own.keys() | state.keys() if not _same(own, state, name)})
+        _require_same(model, sealed)
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _same(own: Mapping[str, Tensor], sealed: Mapping[str, Tensor], name: str) -> bool:
+    return name in own and name in sealed and same_bits(own[name], sealed[name])
 
 
 def _require_same(model: nn.Module, sealed: Mapping[str, str]) -> None:

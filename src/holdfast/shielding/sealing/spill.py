@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from torch import Tensor
 from holdfast import _files
 from holdfast.errors import IntegrityError, InvalidConfig, StorageError
 from holdfast.seeds import Entropy
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.sealing.aead import KEY_BYTES, Sealer
-from holdfast.shielding.sealing.own_process import OwnProcess
 
 
 class Spill:
@@ -48,7 +47,7 @@ class Spill:
             raise StorageError(f"cannot spill to {folder}: {error.strerror or error}") from error
         self._limit, self._used, self._next = limit, 0, 0
         self._sealer = Sealer(Entropy().bytes(KEY_BYTES))
-        self.close = weakref.finalize(self, _remove, self._folder, OwnProcess("a spill folder"))
+        self.close = OwnProcess("a spill folder").finalize(self, shutil.rmtree, self._folder, True)
 
     @property
     def left(self) -> int:
@@ -96,8 +95,3 @@ class Spill:
 
     def _what(self, number: int) -> bytes:
         return b"unblinding vector " + str(number).encode()
-
-
-def _remove(folder: Path, process: OwnProcess) -> None:
-    if process.here:  # a forked process that ends would take its parent's vectors away
-        shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,10 @@ _MOST_DEEP, _MOST_OBJECTS = 60, 20_000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 _PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.memory_format, torch.layout, torch.qscheme)
 _STATELESS = (type(Lock()), type(RLock()))  # nothing computes with a lock
-_HIDDEN = ("_parameters", "_buffers", "_modules", "_forward_pre_hooks", "_forward_hooks")
+_CACHED = functools.cached_property
+_HELD = ("_parameters", "_buffers", "_modules")
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+_WITH_KEYWORDS = ("_forward_pre_hooks", "_forward_hooks")
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _DESCRIPTORS = (
     types.MethodDescriptorType,
@@ -69,8 +72,8 @@ class Values:
 class _Text:
     """The text of one value. An object that comes again is numbered, so one that holds itself ends, too."""
 
-    def __init__(self, names: dict[int, str]) -> None:
-        self._names, self._visits = names, 0
+    def __init__(self, names: dict[int, str], asked: frozenset[tuple[int, str]] = frozenset()) -> None:
+        self._names, self._asked, self._visits = names, asked, 0
         self._met: dict[int, tuple[int, object]] = {}  # objects are kept, since an id is that of a living one
 
     def of(self, value: object, at: str, depth: int) -> str:
@@ -104,21 +107,42 @@ class _Text:
             items = (f"{self.of(k, at, depth)}: {self.of(v, f'{at}[{k!r:.40}]', depth)}" for k, v in value.items())
             return "{" + ", ".join(items) + "}"
         if type(value) is set or type(value) is frozenset:  # in no order, so each of them on its own
-            return type(value).__name__ + str(sorted(_Text(self._names).of(item, at, depth) for item in value))
+            return type(value).__name__ + str(
+                sorted(_Text(self._names, self._asked).of(item, at, depth) for item in value)
+            )
         name, parts = _parts(value, at)
+        if isinstance(cached := parts.get("cached"), list):
+            parts["cached"] = [
+                [item.name, item.value] for item in cached if not self._is_what_it_gives(item, at, depth)
+            ]
         described = (f"{key}: {self.of(part, f'{at}.{key}', depth)}" for key, part in parts.items())
         return f"{name}<{', '.join(described)}>"
 
+    def _is_what_it_gives(self, cached: _Cached, at: str, depth: int) -> bool:
+        """Return whether a cached property would give what is kept for it; one that is being asked for is believed."""
+        asked = id(cached.owner), cached.name
+        if asked in self._asked:
+            return True
+        now = cached.kind.func(cached.owner)
+        kept, given = (
+            _Text(self._names, self._asked | {asked}).of(value, f"{at}.{cached.name}", depth)
+            for value in (cached.value, now)
+        )
+        return kept == given
+
 
 def _is_numbers(value: object) -> TypeGuard[Tensor | np.ndarray | np.generic]:
+    """Return whether ``value`` is numbers and nothing else: a class derived from these may compute otherwise."""
     if isinstance(value, Tensor):
-        return not vars(value)  # a tensor may hold attributes like any other object
-    return isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.dtype.hasobject)
+        return type(value) in (Tensor, nn.Parameter) and not vars(value)  # it may hold attributes
+    if isinstance(value, np.generic):
+        return type(value) is value.dtype.type and not value.dtype.hasobject
+    return type(value) is np.ndarray and not value.dtype.hasobject
 
 
 def _numbers(value: Tensor | np.ndarray | np.generic, at: str) -> str:
     if not isinstance(value, Tensor):
-        return f"{value.dtype.str}{value.shape} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
+        return f"{value.dtype!r}{value.shape}{value.strides} {hashlib.sha256(np.asarray(value).tobytes()).hexdigest()}"
     try:
         return f"{code.named(type(value))} {tensor_digest('', value)}"
     except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -133,6 +157,8 @@ def _parts(value: object, at: str) -> Parts:
         return f"operator {value}", {}
     if code.is_found_by_name(value) or (isinstance(value, type) and code.is_built_in(value)):
         return code.named(value), {}
+    if type(value) is np.ndarray:
+        return "array", {"type": repr(value.dtype), "shape": value.shape, "items": value.tolist()}
     for kind, parts in _KINDS:
         if isinstance(value, kind):
             return type(value).__name__ + " " + str(getattr(value, "__qualname__", "")), parts(value)
@@ -161,12 +187,16 @@ def _attributes(value: object) -> dict[str, object]:
     held: dict[str, object] = {}
     for part in state if isinstance(state, tuple) else (state,):  # of the dict, then of the slots
         held |= part or {}
-    kept = {
-        name: item
-        for name, item in held.items()
-        if not isinstance(getattr(type(value), name, None), functools.cached_property)
-    }
-    return {"attributes": kept}
+    cached = {name: kind for name in held if isinstance(kind := getattr(type(value), name, None), _CACHED)}
+    kept = {name: item for name, item in held.items() if name not in cached}
+    return {"attributes": kept, "cached": [_Cached(value, name, held[name], kind) for name, kind in cached.items()]}
+
+
+class _Cached:
+    """What an object worked out and keeps; somebody may have put something else in its place."""
+
+    def __init__(self, owner: object, name: str, value: object, kind: functools.cached_property[object]) -> None:
+        self.owner, self.name, self.value, self.kind = owner, name, value, kind
 
 
 def _all(items: object) -> object:
@@ -176,7 +206,18 @@ def _all(items: object) -> object:
 def _hidden(module: nn.Module) -> dict[str, object]:
     """Return what a module is that the model holds outside its tree, so that no state dict has its weights."""
     own = {name: value for name, value in vars(module).items() if name not in OF_TORCH and name != CARD}
-    return {"class": type(module)} | {name: vars(module)[name] for name in _HIDDEN} | own
+    return {"class": type(module)} | manner(module) | {name: vars(module)[name] for name in _HELD} | own
+
+
+def manner(module: nn.Module) -> dict[str, object]:
+    """Return what torch keeps of how a module is called: whether it trains, and its hooks, without their numbers."""
+    told: dict[str, object] = {"training": module.training}
+    for hooks in _HOOKS:
+        told[f"({hooks.strip('_')})"] = list(getattr(module, hooks).values())
+    for hooks in _WITH_KEYWORDS:
+        with_keywords = getattr(module, f"{hooks}_with_kwargs")
+        told[f"({hooks.strip('_')}_with_kwargs)"] = [key in with_keywords for key in getattr(module, hooks)]
+    return told
 
 
 _KINDS: tuple[tuple[type | tuple[type, ...], Callable[..., dict[str, object]]], ...] = (
@@ -193,7 +234,6 @@ _KINDS: tuple[tuple[type | tuple[type, ...], Callable[..., dict[str, object]]], 
     (weakref.ref, lambda reference: {"to": reference()}),
     (types.MappingProxyType, lambda mapping: {"items": dict(mapping)}),
     (Tensor, lambda tensor: {"class": type(tensor), "numbers": tensor.detach().as_subclass(Tensor)} | vars(tensor)),
-    (np.ndarray, lambda array: {"shape": array.shape, "items": array.tolist()}),
     (Enum, lambda member: {"class": type(member), "name": member.name, "value": member.value}),
     (logging.Logger, lambda logger: {"name": logger.name}),  # where it writes to changes nothing that is computed
     (torch.fx.Graph, lambda graph: {"steps": str(graph)}),
