@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ EPILOG = (
     "Example: holdfast serve gateway integer/ --plan plan.json --worker spawn --workers 2; "
     "then curl -H 'Content-Type: application/json' -d @request.json http://127.0.0.1:8080/v1/infer"
 )
+_NAMED = 8  # layers of one placement in the line at start
 
 
 class Placement(StrEnum):
@@ -96,6 +98,7 @@ def gateway(
     net = named_model(model, arch, seed)
     integer = integer_of(net, data=data, samples=samples, top_code=top_code, beside=model)
     placements, memory = _placements(integer, placement, plan)
+    say(_ground(integer, placements, memory, plan))
     options = () if fault is None else ("--fault", fault, "--seed", str(seed))
     chosen = sources(
         integer,
@@ -143,3 +146,17 @@ def _placements(integer: IntegerModel, placement: Placement | None, plan: Path |
         raise UsageError("--plan and --placement contradict each other", hint="the plan says where each layer runs")
     stored = read_plan(plan)
     return stored.placements(integer), stored.mask_memory
+
+
+def _ground(integer: IntegerModel, placements: Placements, memory: int | None, plan: Path | None) -> str:
+    """Return where layers run, under which plan, and with how much memory for masks, in one line."""
+    from holdfast.shielding import integer_layers
+
+    where = placements if isinstance(placements, Mapping) else dict.fromkeys(integer_layers(integer), placements)
+    parts = []
+    for word in dict.fromkeys(where.values()):
+        names = [name for name, own in where.items() if own == word]
+        parts.append(f"{len(names)} {word} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})")
+    under = "without a plan" if plan is None else f"under {plan}"
+    masks = "without a limit" if memory is None else f"within {memory:,} bytes a session"
+    return f"gateway runs {under}: {', '.join(parts)}; activation codes within {integer.top_code}; masks {masks}"

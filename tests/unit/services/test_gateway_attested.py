@@ -34,7 +34,7 @@ from holdfast.services.gateway import Listen
 from holdfast.services.gateway.attested import quote_of_this_world
 from holdfast.services.gateway.serving import serve_gateway
 from holdfast.shielding.attestation import Evidence, bound
-from holdfast.shielding.attestation.tls import Channel
+from holdfast.shielding.attestation.tls_channel import Channel
 from holdfast.shielding.gateway import Refused, dial_gateway
 from holdfast.shielding.worlds.quoting import VARIABLE
 from tests.attesting import NOW, SnpMachine, flipped, snp_policy, tpm_evidence, tpm_policy

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 
 from holdfast.errors import InvalidConfig, WorkerUnreachable
 from holdfast.numerics.bits import bit_equal
+from holdfast.services.gateway.addresses import split_host
 from holdfast.services.gateway.serving import Listen, is_loopback, serve_gateway, split
 from tests.unit.services.gateways import Serving, serving_gateway
 from tests.unit.shielding.gateway.places import MODEL, Gate, Threaded, dying, gateway, lying, until
@@ -155,6 +156,18 @@ def test_a_name_that_is_not_this_machines_is_refused(served: Serving, host: str)
     assert served.ask("GET", "/metrics", host=host)[0] == 421
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("[::1].evil.com", "[::1", "[::1]evil", "[::1]:80:80", "::1", "[127.0.0.1]", "[localhost]", "[::1]:evil"),
+        *("localhost:evil.com", "127.0.0.1:evil@x", "user@localhost", "localhost:80:80", "localhost:-1", "unix:"),
+        *("localhost/", "localhost,evil.com", "localhost evil", "localhost.", "[]", ":80"),
+    ],
+)
+def test_half_a_name_of_this_machine_is_none(host: str) -> None:
+    assert not is_loopback(split_host(host))
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:99", "127.0.0.1:8080", "[::1]:8080"])
 def test_names_of_this_machine_are_answered(served: Serving, host: str) -> None:
     assert served.ask("GET", "/healthz", host=host)[0] == 200
@@ -278,3 +291,102 @@ def test_a_time_out_is_an_answer_and_no_noise_in_the_log(caplog: pytest.LogCaptu
         gate.open.set()
     gc.collect()  # when asyncio complains about errors that nobody looked at
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def hanging(port: int, count: int, sent: bytes) -> list[socket.socket]:
+    """Connections that send this much and then nothing."""
+    made = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(count)]
+    for sock in made:
+        sock.sendall(sent)
+    return made
+
+
+def everything(sock: socket.socket) -> bytes:
+    """What comes until the other side ends it."""
+    found = b""
+    while part := sock.recv(10_000):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /healthz HTTP/1.1\r\nHost: lo", HEAD + b"Content-Length: 100\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_those_who_send_half_of_it_keep_nobody_out(sent: bytes) -> None:
+    with serving_gateway(gateway(Threaded("a"), queue=4), arrival=30.0) as served:
+        until(lambda: served.ask("GET", "/readyz")[0] == 200)
+        slow = hanging(served.port, 300, sent)
+        try:
+            start = time.monotonic()
+            assert served.ask("GET", "/healthz")[:2] == (200, {"alive": True})
+            assert served.infer(images(1))[0] == 200
+            assert served.ask("GET", "/metrics")[0] == 200
+            assert time.monotonic() - start < 10  # long before anybody ran out of time
+        finally:
+            for sock in slow:
+                sock.close()
+
+
+def test_the_slowest_body_makes_room_and_is_told_so() -> None:
+    with serving_gateway(gateway(Threaded("a"), queue=4), arrival=30.0) as served:
+        until(lambda: served.ask("GET", "/readyz")[0] == 200)
+        (first,) = hanging(served.port, 1, HEAD + b"Content-Length: 100\r\n\r\n{")
+        until(lambda: served.gateway._arriving == 1)
+        others = hanging(served.port, 100, HEAD + b"Content-Length: 100\r\n\r\n{")
+        with first:
+            head, _, body = everything(first).partition(b"\r\n\r\n")
+            assert (b" 429 " in head.splitlines()[0], b"retry-after: 1" in head) == (True, True)
+            assert json.loads(body)["kind"] == "overloaded"
+        until(lambda: served.count("overloaded") == 31)
+        assert served.gateway._arriving == 70  # a queue of four, two sessions, and 64 more
+        for sock in others:
+            sock.close()
+        until(lambda: served.count("gone") == 70)
+        assert served.count("slow") == 0  # each is counted once
+
+
+def test_those_who_take_no_answers_are_hung_up_on() -> None:
+    """Requests one after another, and nobody reads: what is sent fills the buffers and then waits."""
+    with serving_gateway(gateway(Threaded("a")), arrival=0.3) as served:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", served.port))
+        ask = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+        with sock, pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sock.sendall(ask * 10_000)  # a time-out, were nobody to hang up
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "kind"),
+    [
+        (b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404, "invalid"),
+        (b"GET /healthz/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404, "invalid"),
+        (b"GET /v1/infer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405, "invalid"),
+        (b"no request at all\r\n\r\n", 400, "invalid"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 17_000, 400, "invalid"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n", 400, "gone"),
+    ],
+    ids=["path", "slash", "method", "no HTTP", "long head", "bad chunk"],
+)
+def test_errors_of_the_server_itself_are_json_and_counted_once(
+    served: Serving, raw: bytes, status: int, kind: str
+) -> None:
+    before = served.count(kind), sum(served.gateway.metrics.requests._counts.values())
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(raw)
+        found = everything(sock)
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert (f" {status} ".encode() in head.splitlines()[0], b"content-type: application/json" in head) == (True, True)
+    assert set(json.loads(body)) == {"error", "hint", "kind"}
+    until(lambda: served.count(kind) == before[0] + 1)
+    assert sum(served.gateway.metrics.requests._counts.values()) == before[1] + 1
+
+
+def test_a_fault_of_the_server_is_json_too(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.gateway, "readiness", lambda: 1 / 0)
+    before = served.count("broken")
+    status, told, _ = served.ask("GET", "/readyz")
+    assert (status, told["kind"], served.count("broken")) == (500, "broken", before + 1)

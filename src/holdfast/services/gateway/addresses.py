@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,9 @@ from holdfast.errors import InvalidConfig, WorkerUnreachable
 
 _UNIX = "unix:"
 _BACKLOG = 128
+_HOST = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[0-9A-Za-z._-]+))(?::[0-9]{0,5})?", re.ASCII
+)  # RFC 3986, 3.2.2
 
 
 def split(address: str) -> tuple[str, int]:
@@ -29,10 +33,9 @@ def split(address: str) -> tuple[str, int]:
 
 
 def split_host(name: str) -> str:
-    """Return the host of a Host header, without its port."""
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0].lower()
+    """Return the host of a Host header, without its port; nothing of one that is malformed."""
+    found = _HOST.fullmatch(name)
+    return "" if found is None else (found["six"] or found["name"].lower())
 
 
 def is_loopback(host: str) -> bool:

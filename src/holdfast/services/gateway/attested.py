@@ -18,7 +18,8 @@ from threading import BoundedSemaphore, Lock, Thread
 from holdfast.errors import HoldfastError, MissingDevice, Unavailable
 from holdfast.shielding import MutualTls
 from holdfast.shielding.attestation import Evidence
-from holdfast.shielding.attestation.tls import Channel, accept
+from holdfast.shielding.attestation.tls import accept
+from holdfast.shielding.attestation.tls_channel import Channel
 from holdfast.shielding.gateway import Gateway, Refused
 from holdfast.shielding.gateway.attested import ANSWER, REFUSAL, certified
 from holdfast.shielding.gateway.signature import SAFETENSORS, write

@@ -5,6 +5,8 @@
     POST /v1/infer   {"inputs": [...]} -> {"outputs": [...]}       or both in safetensors format
     GET  /v1/model   what a request may hold
     GET  /healthz    the process works;  /readyz  it can answer;  /metrics  in the text form of Prometheus
+
+Whatever is no answer is an error in JSON: ``error``, ``hint``, ``kind``.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from torch import Tensor
 
 from holdfast._extras import extra
 from holdfast.services.gateway.addresses import is_loopback, split_host
+from holdfast.services.gateway.connections import Displaced, Places
 from holdfast.shielding.gateway import Gateway, Job, Refused
 from holdfast.shielding.gateway.metrics import CONTENT_TYPE
 from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
@@ -34,16 +38,19 @@ def starlette_module() -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    for part in ("applications", "requests", "responses", "routing"):
+    for part in ("applications", "exceptions", "requests", "responses", "routing"):
         extra(f"starlette.{part}", name="gateway", needs=NEEDS)
     return extra("starlette", name="gateway", needs=NEEDS)
 
 
-def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True, local: bool = False) -> Any:
+def application(
+    gateway: Gateway, *, patience: float = 10.0, places: int = 256, infer: bool = True, local: bool = False
+) -> Any:
     """Return the ASGI application of a gateway.
 
     Args:
         patience: seconds in which the body of a request must arrive.
+        places: requests that may be read or computed at a time.
         infer: whether inputs are taken here; not where clients are to be shown evidence first.
         local: refuse requests to any name but this machine's own: a web page may point a name of its own at loopback,
             and have a browser here ask for it.
@@ -52,7 +59,7 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True,
         MissingExtra: starlette is not installed.
     """
     starlette = starlette_module()
-    plain, route = starlette.responses.Response, starlette.routing.Route
+    plain, route, crowd = starlette.responses.Response, starlette.routing.Route, Places(places)
 
     def told(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Any:
         return plain(json.dumps(value), status_code=status, media_type=JSON, headers=headers)
@@ -60,10 +67,13 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True,
     async def answer(request: Any) -> Any:
         try:
             kind = _kind(gateway, request)
-            body = await _body(gateway, request, patience)
-            inputs = await asyncio.to_thread(gateway.read, body, kind)
-            outputs = await _outcome(gateway.submit(inputs))
-            return plain(await asyncio.to_thread(write, outputs, kind), media_type=kind)
+            with crowd.held() as room:
+                if not room:
+                    raise gateway.counted(_crowded())
+                body = await _body(gateway, request, crowd, patience)
+                inputs = await asyncio.to_thread(gateway.read, body, kind)
+                outputs = await _outcome(gateway.submit(inputs))
+                return plain(await asyncio.to_thread(write, outputs, kind), media_type=kind)
         except Refused as refused:
             return told(refused.to_json(), refused.code.http, _headers(refused))
 
@@ -80,6 +90,14 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True,
     async def metrics(request: Any) -> Any:
         return plain(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
+    async def misdirected(request: Any, error: Any) -> Any:
+        refused = gateway.counted(_misdirected(error.status_code, infer))
+        return told(refused.to_json(), error.status_code, error.headers)
+
+    async def broken(request: Any, error: Exception) -> Any:
+        refused = gateway.counted(Refused("the gateway could not do this", hint="see its log", outcome="broken"))
+        return told(refused.to_json(), refused.code.http)
+
     made = starlette.applications.Starlette(
         routes=[
             *([route("/v1/infer", answer, methods=["POST"])] if infer else []),
@@ -87,8 +105,10 @@ def application(gateway: Gateway, *, patience: float = 10.0, infer: bool = True,
             route("/healthz", alive),
             route("/readyz", ready),
             route("/metrics", metrics),
-        ]
+        ],
+        exception_handlers={starlette.exceptions.HTTPException: misdirected, Exception: broken},
     )
+    made.router.redirect_slashes = False  # to a place named after what the request says is our name
     return _for_this_machine(made, gateway, told) if local else made
 
 
@@ -106,41 +126,15 @@ def _for_this_machine(asked: Any, gateway: Gateway, told: Callable[..., Any]) ->
     return judged
 
 
-def hurried(base: Any, allowance: float) -> Any:
-    """Return uvicorn's protocol ``base``, which closes connections that take too long over the head of a request.
+def _crowded() -> Refused:
+    return Refused("too many requests arrive at once", hint="try again", outcome="overloaded", retry_after=1)
 
-    Args:
-        base: a protocol class of uvicorn.
-        allowance: seconds from the connection, or from the last answer, to a complete head.
-    """
 
-    def watch(self: Any) -> None:
-        timer = self.__dict__.pop("head_timer", None)
-        if self.cycle is not None and not self.cycle.response_complete:
-            if timer is not None:
-                timer.cancel()
-            return
-        self.head_timer = timer or self.loop.call_later(allowance, self.transport.close)
-
-    def connection_made(self: Any, transport: Any) -> None:
-        base.connection_made(self, transport)
-        watch(self)
-
-    def data_received(self: Any, data: bytes) -> None:
-        base.data_received(self, data)
-        watch(self)
-
-    def on_response_complete(self: Any) -> None:
-        base.on_response_complete(self)
-        watch(self)
-
-    def connection_lost(self: Any, error: Exception | None) -> None:
-        if (timer := self.__dict__.pop("head_timer", None)) is not None:
-            timer.cancel()
-        base.connection_lost(self, error)
-
-    made = (connection_made, data_received, on_response_complete, connection_lost)
-    return type("Hurried", (base,), {function.__name__: function for function in made})
+def _misdirected(status: int, infer: bool) -> Refused:
+    """Return what is said of a path or a method that is not served."""
+    offered = "POST /v1/infer, " if infer else ""
+    hint = f"{offered}GET /v1/model, /healthz, /readyz or /metrics"
+    return Refused(HTTPStatus(status).phrase.lower(), hint=hint, outcome="invalid")
 
 
 def _kind(gateway: Gateway, request: Any) -> str:
@@ -151,38 +145,40 @@ def _kind(gateway: Gateway, request: Any) -> str:
     return kind
 
 
-async def _body(gateway: Gateway, request: Any, patience: float) -> bytes:
+async def _body(gateway: Gateway, request: Any, crowd: Places, patience: float) -> bytes:
     """Read a body of bounded length in bounded time."""
-    announced = request.headers.get("content-length", "")
+    announced, stream = request.headers.get("content-length", ""), request.stream()
     with gateway.arriving(int(announced) if announced.isascii() and announced.isdigit() else None) as keep:
         try:
-            async with asyncio.timeout(patience):
-                return await _collected(gateway, request, keep)
+            async with crowd.arriving(patience):
+                return await _collected(gateway, stream, keep)
+        except Refused as refused:
+            if refused.outcome != "gone":
+                await _drained(stream, crowd)
+            raise
+        except Displaced as error:
+            raise gateway.counted(_crowded()) from error
         except TimeoutError as error:
             raise gateway.counted(
                 Refused(f"the request did not arrive within {patience:g} seconds", outcome="slow")
             ) from error
 
 
-async def _collected(gateway: Gateway, request: Any, keep: Callable[[int], None]) -> bytes:
-    gone = starlette_module().requests.ClientDisconnect
-    body, stream = bytearray(), request.stream()
+async def _collected(gateway: Gateway, stream: AsyncIterator[bytes], keep: Callable[[int], None]) -> bytes:
+    body = bytearray()
     try:
         async for part in stream:
             keep(len(part))
             body += part
-    except gone as error:
+    except starlette_module().requests.ClientDisconnect as error:
         raise gateway.counted(Refused("the client left", outcome="gone")) from error
-    except Refused:
-        await _drained(stream)
-        raise
     return bytes(body)
 
 
-async def _drained(stream: AsyncIterator[bytes]) -> None:
+async def _drained(stream: AsyncIterator[bytes], crowd: Places) -> None:
     """Read on for a moment: who is still sending would meet a reset connection before the refusal."""
     with suppress(TimeoutError, starlette_module().requests.ClientDisconnect):
-        async with asyncio.timeout(_LINGER):
+        async with crowd.arriving(_LINGER):
             async for _ in stream:
                 pass
 

@@ -15,14 +15,16 @@ from holdfast._extras import extra
 from holdfast.errors import InvalidConfig
 from holdfast.services.gateway.addresses import bound, is_loopback, released, split, told
 from holdfast.services.gateway.attested import AttestedDoor, Quote
-from holdfast.services.gateway.http import NEEDS, application, hurried
+from holdfast.services.gateway.connections import Waiting, hurried
+from holdfast.services.gateway.http import NEEDS, application
 from holdfast.services.gateway.rpc import start_rpc
 from holdfast.shielding import MutualTls
 from holdfast.shielding.gateway import Gateway
 from holdfast.shielding.transport.remote import grpc_module
 
 _HEAD = 16 * 1024  # bytes of a request's head
-_SPARE = 64  # connections beyond those of requests in hand: probes, scrapes, and whoever is told to come again
+_SPARE = 64  # requests beyond those that wait or are computed: what arrives, and whoever is told to come again
+_WAITING = 256  # connections that have no request in hand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,17 +199,17 @@ def _server(gateway: Gateway, listen: Listen, sessions: int, context: ssl.SSLCon
         application(
             gateway,
             patience=listen.arrival,
+            places=gateway.settings.queue + sessions + _SPARE,
             infer=listen.attested is None,
             local=context is None and not listen.http.startswith("unix:"),
         ),
-        http=hurried(uvicorn.protocols.http.h11_impl.H11Protocol, listen.arrival),
+        http=hurried(uvicorn.protocols.http.h11_impl.H11Protocol, listen.arrival, Waiting(_WAITING), gateway.counted),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=gateway.settings.queue + sessions + _SPARE,
         h11_max_incomplete_event_size=_HEAD,
         timeout_graceful_shutdown=5,
         ssl_context_factory=None if context is None else lambda config, default: context,

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from holdfast.errors import IntegrityError, InvalidConfig, Unavailable
 from holdfast.shielding.attestation import Claims, Policy
-from holdfast.shielding.attestation.tls import Certified, Channel, connect
+from holdfast.shielding.attestation.tls import connect
+from holdfast.shielding.attestation.tls_channel import Channel
+from holdfast.shielding.attestation.tls_context import Certified
 from holdfast.shielding.gateway.refusal import Outcome, Refused
 from holdfast.shielding.gateway.signature import Signature
 from holdfast.shielding.transport.remote import MutualTls

@@ -75,8 +75,9 @@ class Seat(Thread):
         except IntegrityError as error:
             self._lied(error, None)
         except (HoldfastError, OSError) as error:
-            self._failed += 1
-            self._record("unreachable", "worker-unreachable", error, None)
+            if self._goes_on():  # else it was ended while it started, with everything else
+                self._failed += 1
+                self._record("unreachable", "worker-unreachable", error, None)
         else:
             self._pool.audit("worker-ready", worker=self._source.name, pid=opened.pid)
             return opened

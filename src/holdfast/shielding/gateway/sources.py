@@ -14,6 +14,7 @@ from holdfast.errors import InvalidConfig, WorkerUnreachable
 from holdfast.seeds import Entropy
 from holdfast.shielding.checking import Freivalds
 from holdfast.shielding.gateway.settings import Settings
+from holdfast.shielding.graph.separate import require_apart
 from holdfast.shielding.offloaded import Placements
 from holdfast.shielding.opening import shield
 from holdfast.shielding.sealing import Budget
@@ -198,12 +199,14 @@ def sources(
         memory: most bytes of masks in each session, as for :func:`~holdfast.shielding.shield`.
 
     Raises:
-        InvalidConfig: no worker, one that is named twice, an address of another kind, or gRPC without TLS.
+        InvalidConfig: no worker, one that is named twice, an address of another kind, gRPC without TLS, or a model that
+            does not keep the samples of its batches apart.
         MissingExtra: gRPC without grpcio.
     """
     settings = Settings() if settings is None else settings
     if not workers or len(set(workers)) != len(workers) or sessions < 1:
         raise InvalidConfig("a gateway needs workers, each named once", hint="--worker spawn --workers 2")
+    require_apart(model, settings.batch)
     result: list[Source] = []
     for worker in workers:
         _require_address(worker, tls)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Evidence
 from holdfast.shielding.attestation.enrolment import Challenge
 from holdfast.shielding.attestation.tpm_structures import read_key
+from holdfast.shielding.own_process import OwnProcess
 
 _KEY = "0x81010002"  # where the attestation key persists
 _BANK = "sha256"
@@ -64,7 +64,7 @@ class SoftwareTpm:
         self.socket = self._work / "tpm.sock"
         with (self._work / "log").open("wb") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
-        self.close = weakref.finalize(self, _stop, self._process, self._work)
+        self.close = OwnProcess("a TPM").finalize(self, _stop, self._process, self._work)
         try:
             self._wait()
         except BaseException:

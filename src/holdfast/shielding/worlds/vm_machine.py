@@ -13,13 +13,13 @@ import shutil
 import socket
 import subprocess
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import HoldfastError, InvalidConfig, MissingDevice, Unavailable, UnreadableArtifact
 from holdfast.evidence import canonical
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.worlds.vm_ports import LIMIT
 
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "swtpm": "swtpm"}
@@ -95,7 +95,7 @@ class Running:
         self._machine, self._work = machine, work
         self._user = user if os.geteuid() == 0 else os.geteuid()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.close = weakref.finalize(self, _stop, self._processes)
+        self.close = OwnProcess("a machine").finalize(self, _stop, self._processes)
         try:
             self._start(_tpm(state, work, self._user), None, work / "tpm.sock")
             shutil.copyfile(machine.variables, work / "variables")

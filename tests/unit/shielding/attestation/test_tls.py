@@ -22,7 +22,9 @@ from holdfast.errors import (
     UnreadableArtifact,
 )
 from holdfast.shielding.attestation import Evidence, bound
-from holdfast.shielding.attestation.tls import Certified, Channel, accept, connect
+from holdfast.shielding.attestation.tls import accept, connect
+from holdfast.shielding.attestation.tls_channel import Channel
+from holdfast.shielding.attestation.tls_context import Certified
 from tests.attesting import NOW, SnpMachine, flipped, snp_policy, tpm_evidence, tpm_policy
 from tests.authority import Holder, authority, issue
 

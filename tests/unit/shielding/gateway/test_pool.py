@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from holdfast.errors import InvalidConfig, StorageError
+from holdfast.errors import InvalidConfig, StorageError, WorkerUnreachable
 from holdfast.numerics.bits import bit_equal
 from holdfast.shielding import Session
 from holdfast.shielding.gateway import Opened, Refused, Settings, sources
@@ -199,6 +199,26 @@ def test_a_machine_that_can_start_nothing_just_now_is_asked_again() -> None:
     with made as gate:
         assert bit_equal(gate.submit(images(1)).wait(), MODEL(images(1)))
         assert gate.metrics.failures.count("unreachable") == 3
+
+
+def test_a_worker_that_is_ended_while_it_starts_is_no_failure() -> None:
+    """The last word of a gateway is that it stopped."""
+    lines: list[str] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(Threaded):
+        def open(self) -> Opened:
+            begun.set()
+            ended.wait(30)
+            raise WorkerUnreachable("the worker exited with code -9 before it listened")
+
+    made = gateway(Slow("slow"), audit=lines)
+    with made:
+        assert begun.wait(30)
+        made.pool.stopping.set()
+        ended.set()
+    assert made.metrics.failures.count("unreachable") == 0
+    assert "worker-unreachable" not in "".join(lines)
 
 
 def test_a_session_that_breaks_while_idle_is_opened_again() -> None:
