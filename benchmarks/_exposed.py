@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -78,6 +79,8 @@ def _serve(answer: Callable[[Frame], Frame], stream: socket.socket, core: int) -
             channel.send(answer(channel.receive()))
     except WorkerUnreachable:
         code = 0
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()  # nothing above the fork says why its other half went away
     finally:
         os._exit(code)
 
@@ -185,9 +188,15 @@ def packed(kind: Kind, values: Mapping[str, Any], **header: int) -> Frame:
     tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
     shapes = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in tensors.items()}
     numbers = {name: value for name, value in values.items() if name not in tensors}
-    words = [value.view(-1).view(torch.int32) for value in tensors.values()]
+    words = [_words(value) for value in tensors.values()]
     body = None if not words else words[0] if len(words) == 1 else torch.cat(words)
     return Frame(kind, {**header, "tensors": shapes, "numbers": numbers, "order": list(tensors)}, body)
+
+
+def _words(value: Tensor) -> Tensor:
+    """Return a tensor's memory as int32, filled up with zeros: masks of attention are bytes, and few of them."""
+    flat = value.view(-1).view(torch.uint8)
+    return (nn.functional.pad(flat, (0, -flat.numel() % 4)) if flat.numel() % 4 else flat).view(torch.int32)
 
 
 def unpacked(frame: Frame) -> Values:
@@ -196,9 +205,10 @@ def unpacked(frame: Frame) -> Values:
     for name in frame.header["order"]:
         dtype, *shape = frame.header["tensors"][name]
         kind = getattr(torch, dtype)
-        size = torch.Size(shape).numel() * kind.itemsize // 4
+        count = torch.Size(shape).numel()
+        size = -(-count * kind.itemsize // 4)
         body = frame.body if frame.body is not None else torch.empty(0, dtype=torch.int32)
-        result[name] = body[at : at + size].view(kind).view(shape)
+        result[name] = body[at : at + size].view(kind)[:count].view(shape)
         at += size
     return result
 

@@ -75,7 +75,7 @@ def cifar10(seed: int) -> Task:
     own, pool = chosen.split(5 / 6, seed=seed)
     judge = test.split(1000 / len(test), seed=seed)[0]
     return Task(public, _negative(own), _negative(pool), _negative(judge), Schedule(epochs=1, lr=0.01, batch_size=64),
-                (0, 500), Knockoff(steps=50, batch_size=32), 30.0, 10, 79)  # fmt: skip
+                (0, 500), Knockoff(steps=100, batch_size=32), 30.0, 10, 79)  # fmt: skip
 
 
 def _negative(data: Dataset) -> Dataset:

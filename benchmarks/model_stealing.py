@@ -35,9 +35,8 @@ from holdfast import BitFlip, campaign
 from holdfast._files import write_atomic
 from holdfast.execution import accuracy
 from holdfast.shielding.graph import IntegerModel, export
-from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, Rule, public_nodes, rules, workload
+from holdfast.shielding.planner import Law, Laws, Machine, PrivateAdapters, Rule, protect, public_nodes, rules, workload
 from holdfast.shielding.planner.costs import cost
-from holdfast.shielding.planner.rules import protect
 from holdfast.shielding.theft import Curve, Point, Theft, TransferSet, View, folded, overall, view, view_under
 
 BAR = "whole (MLCapsule)"

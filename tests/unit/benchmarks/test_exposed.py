@@ -13,8 +13,8 @@ from tests.unit.shielding.planner.test_plan import FAST_WORKER
 from torch import Tensor, nn
 
 from holdfast.shielding.graph import IntegerModel, export
-from holdfast.shielding.planner import workload
-from holdfast.shielding.planner.rules import rules, stages
+from holdfast.shielding.planner import rules, workload
+from holdfast.shielding.planner.chain import stages
 from holdfast.shielding.product import byte_planes
 from holdfast.shielding.transport import Frame, Kind
 
@@ -121,9 +121,10 @@ def test_products_of_every_kind_of_layer_are_exact_with_masks(path: str) -> None
 
 def test_values_survive_a_frame() -> None:
     values = {"a": torch.randn(2, 3), "n": 7, "b": torch.arange(4), "c": torch.ones(1, 1)}
+    values |= {"d": torch.tensor([[True, False, True]] * 3), "e": torch.ones(5, dtype=torch.bfloat16)}
     frame = packed(Kind.RUN, values, segment=3)
     found = unpacked(frame)
     assert frame.header["segment"] == 3
     assert found["n"] == 7
-    assert all(torch.equal(found[key], values[key]) for key in "abc")
+    assert all(torch.equal(found[key], values[key]) for key in "abcde")
     assert unpacked(packed(Kind.RUN, {"n": 1})) == {"n": 1}

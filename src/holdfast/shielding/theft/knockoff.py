@@ -1,9 +1,10 @@
 """How the attacker turns answers into a copy (KnockoffNets; Orekondy et al., CVPR 2019), and which copy he keeps.
 
-What he sees can be *kept* as it is while he learns the rest (in a *rush*, where that is little), or be where he begins
-to *tune* everything. None is best everywhere: fixed last layers hinder whoever has to learn the first ones. He tries
-each, keeps some of his questions aside, and takes the copy that answers those most like the victim. To leave a copy
-untrained is a try too, and so is what he would make without having seen anything: a black box.
+What he sees can be *kept* as it is while he learns the rest (in a *rush*, where that is little; *gently*, where scales
+that were fitted are nearly right), or be where he begins to *tune* everything. None is best everywhere: fixed last
+layers hinder whoever has to learn the first ones. He tries each, keeps some of his questions aside, and takes the copy
+that answers those most like the victim. To leave a copy untrained is a try too, and so is what he would make without
+having seen anything: a black box.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy as copies
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from holdfast.seeds import Seed
 from holdfast.shielding.theft.surrogate import ScaledCodes, released
 from holdfast.shielding.theft.transfer import Answers, Strategy, TransferSet
 
-Way = Literal["keep", "rush", "tune"]
+Way = Literal["keep", "gentle", "rush", "tune"]
 _NORMS_LEARN = 32  # questions from which on normalisation may take its statistics from them
 _FEW = 0.1  # share of all weights, below which hidden ones may be learned in a rush
 _ENOUGH = 8  # questions kept aside; fewer choose no copy
@@ -37,17 +38,19 @@ class Knockoff:
     batch_size: int = 64
     lr: float = 3e-3  # of weights he has to learn
     scale_lr: float = 3e-2  # of scales (as logarithms) and biases of layers whose codes he sees
+    gentle_lr: float = 3e-3  # of such scales and biases, where they are nearly right already
     rush_lr: float = 3e-2  # of weights he has to learn, where they are few
     tune_lr: float = 3e-4  # of all weights, where what he sees is only a beginning
-    ways: tuple[Way, ...] = ("keep", "rush", "tune")  # his tries; the first alone with too few questions to choose by
+    ways: tuple[Way, ...] = ("keep", "gentle", "rush", "tune")  # his tries; with too few questions the first alone
     aside: float = 0.2  # share of his questions that choose among his tries
 
     def __post_init__(self) -> None:
         if self.strategy not in ("random", "adaptive") or self.answers not in ("probabilities", "labels"):
             raise InvalidConfig(f"no attack asks {self.strategy!r} for {self.answers!r}")
-        if not self.ways or not set(self.ways) <= {"keep", "rush", "tune"} or not 0 <= self.aside < 1:
-            raise InvalidConfig("ways are keep, rush and tune, one or more, and aside is a share below 1")
-        if self.steps < 1 or self.batch_size < 2 or min(self.lr, self.scale_lr, self.rush_lr, self.tune_lr) <= 0:
+        if not self.ways or not set(self.ways) <= set(get_args(Way)) or not 0 <= self.aside < 1:
+            raise InvalidConfig("ways are keep, gentle, rush and tune, one or more, and aside is a share below 1")
+        rates = (self.lr, self.scale_lr, self.gentle_lr, self.rush_lr, self.tune_lr)
+        if self.steps < 1 or self.batch_size < 2 or min(rates) <= 0:
             raise InvalidConfig("an attack takes a step or more, two samples or more each, and positive rates")
 
 
@@ -66,7 +69,7 @@ def best_copy(
     fit, aside = questions.parted(knockoff.aside)
     if len(aside.images) < _ENOUGH:
         return _tried(begun, knockoff.ways[0], questions, knockoff, seed)
-    ways = [way for way in knockoff.ways if way != "rush" or _few(begun)]
+    ways = [way for way in knockoff.ways if _promising(begun, way)]
     tries = [begun, *(_tried(begun, way, fit, knockoff, seed) for way in ways), *others]
     losses = [_loss(made, aside) for made in tries]
     return tries[losses.index(min(losses))]
@@ -76,9 +79,17 @@ def _tried(begun: nn.Module, way: Way, questions: TransferSet, knockoff: Knockof
     made = copies.deepcopy(begun)
     if way == "tune":
         made = released(made)
-    rates = {"keep": knockoff.lr, "rush": knockoff.rush_lr, "tune": knockoff.tune_lr}
-    train_copy(made, questions, knockoff, seed, lr=rates[way])
+    rates = {"rush": knockoff.rush_lr, "tune": knockoff.tune_lr}
+    scales = knockoff.gentle_lr if way == "gentle" else None
+    train_copy(made, questions, knockoff, seed, lr=rates.get(way), scale_lr=scales)
     return made
+
+
+def _promising(begun: nn.Module, way: Way) -> bool:
+    """Say whether a try can differ from the others: gentle ones need scales, and a rush little else."""
+    if way == "gentle":
+        return any(isinstance(part, ScaledCodes) for part in begun.modules())
+    return way != "rush" or _few(begun)
 
 
 def _few(begun: nn.Module) -> bool:
@@ -98,14 +109,21 @@ def _loss(made: nn.Module, asked: TransferSet) -> float:
 
 
 def train_copy(
-    copy: nn.Module, questions: TransferSet, knockoff: Knockoff, seed: Seed, *, lr: float | None = None
+    copy: nn.Module,
+    questions: TransferSet,
+    knockoff: Knockoff,
+    seed: Seed,
+    *,
+    lr: float | None = None,
+    scale_lr: float | None = None,
 ) -> None:
     """Fit what is hidden in ``copy`` to the victim's answers, in place: cross-entropy with soft labels, Adam.
 
     Args:
         lr: of weights, in place of the knockoff's own.
+        scale_lr: of scales and biases of layers whose codes are seen, likewise.
     """
-    groups = _groups(copy, knockoff, knockoff.lr if lr is None else lr)
+    groups = _groups(copy, knockoff.lr if lr is None else lr, knockoff.scale_lr if scale_lr is None else scale_lr)
     if not groups:
         return
     optimiser = torch.optim.Adam(groups)
@@ -120,11 +138,11 @@ def train_copy(
     copy.eval()
 
 
-def _groups(copy: nn.Module, knockoff: Knockoff, lr: float) -> list[dict[str, Any]]:
+def _groups(copy: nn.Module, lr: float, scale_lr: float) -> list[dict[str, Any]]:
     owned = {id(value) for part in copy.modules() if isinstance(part, ScaledCodes) for value in part.parameters()}
     learned = [value for value in copy.parameters() if value.requires_grad]
     groups = [
-        {"params": [value for value in learned if id(value) in owned], "lr": knockoff.scale_lr},
+        {"params": [value for value in learned if id(value) in owned], "lr": scale_lr},
         {"params": [value for value in learned if id(value) not in owned], "lr": lr},
     ]
     return [group for group in groups if group["params"]]

@@ -11,9 +11,8 @@ from holdfast.errors import InvalidConfig
 from holdfast.shielding.graph import IntegerModel
 from holdfast.shielding.graph.leaves import GroupedConvolution
 from holdfast.shielding.integer import IntegerLayer
-from holdfast.shielding.planner import Placement, Rule, workload
+from holdfast.shielding.planner import Deadline, Optimal, Placement, Rule, workload
 from holdfast.shielding.planner.machine import Law, Laws, Machine, measure
-from holdfast.shielding.planner.rules import Deadline, Optimal
 
 _FREE = Laws(conv2d=Law(), linear=Law())
 _NO_MACHINE = Machine(trusted=_FREE, open=_FREE, worker=_FREE, check=_FREE, step=0.0, elements=1.0, pads=1.0,

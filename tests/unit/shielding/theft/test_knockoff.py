@@ -77,6 +77,24 @@ def test_a_copy_that_training_only_harms_stays_as_it_was() -> None:
     assert with_few is not begun  # three questions aside are too few to choose by
 
 
+def test_scales_that_are_nearly_right_are_learned_gently() -> None:
+    """A rate that finds guessed scales drives fitted ones away: questions then make a copy worse than none."""
+    begun, questions = codes_only(), asked(100)
+    begun = best_copy(begun, questions, QUICK, derive(1))
+    rough = Knockoff(steps=20, scale_lr=1.0, ways=("keep",), aside=0)
+    gentle = dataclasses.replace(rough, ways=("gentle",))
+    assert loss(best_copy(begun, questions, gentle, derive(3)), questions) < loss(begun, questions)
+    assert loss(best_copy(begun, questions, rough, derive(3)), questions) > loss(begun, questions)
+    both = best_copy(begun, questions, dataclasses.replace(rough, ways=("keep", "gentle"), aside=0.2), derive(3))
+    assert loss(both, questions) < loss(begun, questions)
+
+
+def test_what_has_no_scales_is_not_tried_gently() -> None:
+    begun = released(codes_only())
+    gentle = Knockoff(steps=5, ways=("gentle",))
+    assert best_copy(begun, asked(100), gentle, derive(2)) is begun
+
+
 def test_releasing_codes_changes_no_answer_and_leaves_everything_to_learn() -> None:
     begun = codes_only()
     free = released(copy.deepcopy(begun))
