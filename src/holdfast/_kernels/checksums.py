@@ -25,22 +25,15 @@ class RowLaw:
         signs: of the outputs, fp64, shape (N,).
         column: what the inputs' weighted sum is made with, fp64, shape (K,).
         gram: what their squares are, fp64, shape (K,).
-        bias: signed sum of the bias.
-        terms: factor of the squares of the inputs.
-        outputs: factor of the squares of the outputs.
-        limit: square of the deviations allowed.
-        floor: squared residual that is always allowed.
+        numbers: fp64, shape (6,): signed sum of the bias, factor of the squares of the inputs, and of the outputs,
+            square of the deviations allowed, squared residual that is always allowed, and ``quick``.
         quick: residual below which, if all are, no row is wrong; 0 for none.
     """
 
     signs: Tensor
     column: Tensor
     gram: Tensor
-    bias: float
-    terms: float
-    outputs: float
-    limit: float
-    floor: float
+    numbers: Tensor
     quick: float
 
 
@@ -119,31 +112,40 @@ def sum_columns(
     tl.store(squares + where, tl.sum(power, 0), mask=inside)
 
 
-def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
-    """Return the numbers of the rows of ``y`` that ``x`` does not explain, int64, on their device.
+def row_flags(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
+    """Return 1 for every row of ``y`` that ``x`` does not explain, int8, shape (rows,), without waiting for it.
 
     Args:
         x: inputs, any float dtype, contiguous, shape (rows, K).
         y: outputs, likewise, shape (rows, N).
         law: what the sums are held against.
     """
-    device = y.device
-    constants = [law.bias, law.terms, law.outputs, law.limit, law.floor, law.quick]
-    numbers = torch.tensor(constants, dtype=torch.float64).to(device)
-    wrong, summary = (
-        torch.zeros(len(y), dtype=torch.int8, device=device),
-        torch.zeros(2, dtype=torch.int64, device=device),
-    )
+    wrong, summary = _checked(x, y, law)
+    return wrong * (summary[1] > 0) if law.quick else wrong
+
+
+def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
+    """Return the numbers of the rows of ``y`` that ``x`` does not explain, int64, on their device.
+
+    The arguments are those of :func:`row_flags`.
+    """
+    wrong, summary = _checked(x, y, law)
+    bad, slow = summary.tolist()
+    if not bad or (law.quick and not slow):
+        return torch.empty(0, dtype=torch.int64, device=y.device)
+    return wrong.nonzero().flatten()
+
+
+def _checked(x: Tensor, y: Tensor, law: RowLaw) -> tuple[Tensor, Tensor]:
+    wrong = torch.zeros(len(y), dtype=torch.int8, device=y.device)
+    summary = torch.zeros(2, dtype=torch.int64, device=y.device)
     with torch.cuda.device_of(y):
         if len(y):
             check_rows[(len(y),)](
-                x, y, law.signs, law.column, law.gram, numbers, wrong, summary, x.shape[1], y.shape[1],
+                x, y, law.signs, law.column, law.gram, law.numbers, wrong, summary, x.shape[1], y.shape[1],
                 COLUMNS=_COLUMNS, enable_fp_fusion=False,
             )  # fmt: skip
-    bad, slow = summary.tolist()
-    if not bad or (law.quick and not slow):
-        return torch.empty(0, dtype=torch.int64, device=device)
-    return wrong.nonzero().flatten()
+    return wrong, summary
 
 
 def column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,13 +156,18 @@ def _launch(
     counters, ties = -(-drawing.slot // 4), -(-drawing.most // 4)
     with torch.cuda.device_of(out):
         mark_events[(programs,)](
-            torch.from_numpy(starts.astype(np.int64)).to(place), torch.tensor(table, dtype=torch.int64).to(place),
-            torch.from_numpy(drawing.poisson.view(np.int64)).to(place), out,
+            _sent(torch.from_numpy(starts.astype(np.int64)), place), _sent(torch.tensor(table), place),
+            _sent(torch.from_numpy(drawing.poisson.view(np.int64)), place), out,
             len(chosen), len(chosen).bit_length(), len(drawing.poisson), drawing.least, start, stop,
             COUNTERS=counters, TIES=ties, MOST=drawing.most, LANES=1 << (counters - 1).bit_length(),
             LISTED=flags is None, FIELDS=FIELDS,
         )  # fmt: skip
     return out.view(-1)
+
+
+def _sent(table: Tensor, device: torch.device | None) -> Tensor:
+    """Return a table on the device; what was launched there before is not waited for."""
+    return table if device is None else table.to(device, non_blocking=True)
 
 
 def _signed(words: tuple[int, ...]) -> list[int]:

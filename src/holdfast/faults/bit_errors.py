@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from holdfast._kernels.device import obstacle
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips, Population, faults
 from holdfast.faults.chip import Chip
+from holdfast.faults.on_device import flips_on_device
 from holdfast.models.site import Site
 from holdfast.seeds import Seed, derive
 
+_STORED = ("weights", "buffers", "qparams")
 Masks = tuple[np.ndarray, np.ndarray]  # elements that change (int64), and their XOR masks
 
 
@@ -38,6 +41,19 @@ class BitErrors:
         """Return the flips of chip ``seed``, one entry per site that has any."""
         drawn = (_in_site(site, Chip(self.rate, derive(seed, site.address))) for site in population.sites)
         return [item for item in drawn if item is not None]
+
+    def flips_where_stored(self, population: Population, seed: Seed) -> list[Flips]:
+        """Return the same flips, drawn on the device that holds a site's codes where kernels run there."""
+        each = [(site, Chip(self.rate, derive(seed, site.address))) for site in population.sites]
+        drawn = (self._where_stored(population, *item) for item in each)
+        return [item for item in drawn if item is not None]
+
+    def _where_stored(self, population: Population, site: Site, chip: Chip) -> Flips | None:
+        codes = population.codes(site) if population.reader is not None and site.kind in _STORED else None
+        if codes is None or obstacle(codes) is not None:
+            return _in_site(site, chip)
+        index, mask = flips_on_device(chip, site.numel, site.bits, codes)
+        return Flips(site, index, mask) if len(index) else None
 
     def flip_memory_(self, octets: np.ndarray, site: Site, seed: Seed) -> int:
         """Flip the errors of chip ``seed`` in the raw memory of ``site``, in place; return how many bits flipped.

@@ -14,9 +14,12 @@ from holdfast.faults.chip import Chip
 from holdfast.seeds import Seed, derive
 
 if TYPE_CHECKING:
+    import torch
+
     from holdfast._kernels.chips import Drawing
 
 Result = TypeVar("Result")
+_MAPPED = 2**30  # bits of the largest map that is drawn to be listed
 
 
 def drawing_of(chip: Chip) -> Drawing:
@@ -68,6 +71,32 @@ def xor_chip_on_device_(octets: Tensor, rate: float, seed: Seed, *, first: int =
     return _done(lambda: chips.flip_listed_(octets, addresses, first=8 * first), octets)
 
 
+def error_map_on_device(chip: Chip, size: int, like: Tensor) -> Tensor:
+    """Return the errors of ``chip`` among ``8 * size`` addresses from 0 on, one bit each, on the device of ``like``.
+
+    Nothing is waited for: the map is drawn behind what the device was given before.
+
+    Returns:
+        uint8, shape (size,); bit j of byte i has address ``8 * i + j``.
+
+    Raises:
+        MissingDevice: no kernel can do it there; the message says why.
+    """
+    require(like)
+    return _done(lambda: drawn_map(chip, size, like.device), like)
+
+
+def drawn_map(chip: Chip, size: int, device: torch.device) -> Tensor:
+    """Return what :func:`error_map_on_device` does; the caller knows that kernels run there, and what if none does."""
+    import torch
+
+    from holdfast._kernels import chips
+
+    if chip.rate in (0, 1):
+        return torch.full((size,), 255 * int(chip.rate), dtype=torch.uint8, device=device)
+    return chips.error_map(size, drawing_of(chip), 0, device)
+
+
 def errors_on_device(chip: Chip, start: int, stop: int, like: Tensor) -> Tensor:
     """Return the errors of ``chip`` from ``start`` up to ``stop`` on the device of ``like``: int64, ascending, unique.
 
@@ -82,6 +111,37 @@ def errors_on_device(chip: Chip, start: int, stop: int, like: Tensor) -> Tensor:
     if chip.rate in (0, 1):
         return torch.arange(start, stop if chip.rate else start, dtype=torch.int64, device=like.device)
     return _done(lambda: chips.error_list(start, stop, drawing_of(chip), like.device), like)
+
+
+def flips_on_device(chip: Chip, count: int, bits: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the elements among ``count`` of ``bits`` bits that the errors of ``chip`` hit, and their XOR masks.
+
+    Returns:
+        Elements, int64, ascending, each once, and masks, int64, both on the device of ``like``.
+
+    Raises:
+        MissingDevice: no kernel can do it there; the message says why.
+    """
+    import torch
+
+    addresses = _listed(chip, count * bits, like)
+    element, inverse = torch.unique_consecutive(addresses // bits, return_inverse=True)
+    # no two addresses are the same bit, so that the sum of their masks is their union
+    return element, torch.zeros_like(element).index_add_(0, inverse, torch.ones_like(addresses) << addresses % bits)
+
+
+def _listed(chip: Chip, stop: int, like: Tensor) -> Tensor:
+    """Return the errors up to address ``stop``, ascending: out of a map where that is drawn faster than a list."""
+    import torch
+
+    if not chip.dense or stop > _MAPPED:
+        return errors_on_device(chip, 0, stop, like)
+    octets = error_map_on_device(chip, -(-stop // 8), like)
+    hit = octets.nonzero().flatten()
+    places = torch.arange(8, device=like.device)
+    flags = (octets[hit].unsqueeze(1) >> places) & 1
+    found = (8 * hit.unsqueeze(1) + places)[flags.bool()]
+    return found[found < stop]
 
 
 def _done(call: Callable[[], Result], like: Tensor) -> Result:

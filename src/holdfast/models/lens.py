@@ -14,6 +14,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.models.card import card
 from holdfast.numerics import bits
 from holdfast.numerics.formats import Encoded, Format
+from holdfast.numerics.formats.on_device import flip_on_device
 
 
 class Lens:
@@ -50,6 +51,8 @@ class Lens:
 
     def xor_(self, parameter: Tensor, index: Tensor, mask: Tensor) -> None:
         """Flip bits of the codes at flat ``index`` (int64, shape (n,)) and decode just those elements."""
+        if flip_on_device(self.format, self.codes, self.qparams, parameter.detach(), index, mask):
+            return
         width = self.format.bits
         bits.xor_(self.codes, index, mask if width == 64 else mask & (2**width - 1))
         if self.codes.dtype == torch.int8 and width < 8:  # the flipped sign bit goes into the bits above it

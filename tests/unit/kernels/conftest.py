@@ -10,6 +10,7 @@ import torch
 
 from holdfast._kernels import device as devices
 from holdfast._kernels import dispatch
+from holdfast.models import identity
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any is imported
@@ -39,6 +40,13 @@ def resident(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield device
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def digested_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are digested on the CPU, which takes the interpreter of kernels minutes."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(identity, "digests", lambda tensors, *_, **__: [None] * len(tensors))
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import _gpu, gpu_bit_errors, gpu_guards
+from benchmarks import _gpu, gpu_bit_errors, gpu_campaign, gpu_guards, gpu_randbet
+
+TINY = {"dim": 32, "heads": 2, "depth": 2, "patch": 16, "image": 32}
 
 
 @pytest.fixture
@@ -47,9 +49,19 @@ def test_bit_errors(resident: torch.device, untimed: None) -> None:
 
 
 @pytest.mark.slow
-def test_guards(resident: torch.device, untimed: None) -> None:
-    result = gpu_guards.measure(resident, 2, 3, 16, 2)
-    assert [case["name"] for case in result.cases] == ["ranges", "checksums"]
+def test_guards(resident: torch.device, untimed: None, digested_by_the_reference: None) -> None:
+    result = gpu_guards.measure(resident, TINY, 2)
+    ways = ["checksums, counted", "checksums, waited for", "checksums, in the product", "ranges"]
+    assert [case["name"] for case in result.cases] == ways
+
+
+@pytest.mark.slow
+def test_campaigns(untimed: None, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device.type == "cpu":
+        monkeypatch.setattr(gpu_campaign, "ARMS", {"fp32": (torch.float32, False)})
+    result = gpu_campaign.measure(device, TINY, rows=4, trials=16, repeats=3)
+    assert result.cases[-1]["name"] == "fp32, ms per fault"
+    assert result.peer_name == "one hooked inference per fault"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a device")
@@ -59,3 +71,12 @@ def test_without_a_device_it_says_so(repository: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (3, "")
     assert "needs a CUDA device" in done.stderr
+
+
+@pytest.mark.slow
+def test_training_steps(resident: torch.device, untimed: None) -> None:
+    result = gpu_randbet.measure(resident, "digits-cnn:channels=2", (1, 8, 8), 4, (0.01,))
+    names = [case["name"] for case in result.cases]
+    assert names[:2] == ["QAT", "RandBET"]
+    assert names[-3:] == ["quantise", "errors, p = 0.01", "touched alone"]
+    assert result.peer_name == "quantisation-aware step"

@@ -169,3 +169,34 @@ def test_bits_are_counted_where_they_lie(resident: torch.device, dtype: torch.dt
     assert popcount(left[:0].to(resident)) == 0
     with pytest.raises(InvalidConfig, match="cannot compare"):
         hamming_distance(left.to(resident), right[1:].to(resident))
+
+
+class Reader:
+    """A population of one site whose codes lie on the device."""
+
+    def __init__(self, site: Site, device: torch.device) -> None:
+        self.codes = torch.zeros(site.numel, dtype=torch.uint8, device=device)
+        self.population = Population((site,), lambda _: self.codes)
+
+
+SITES = [Site("weights", "layer.weight", (90, 30), "rquant8", 8), Site("weights", "layer.weight", (401,), "rquant3", 3)]
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.format)
+@pytest.mark.parametrize("rate", [0.0, 0.02, pytest.param(1e-3, marks=pytest.mark.slow), 1.0])
+def test_flips_drawn_where_codes_lie_are_the_fault_s(resident: torch.device, rate: float, site: Site) -> None:
+    law, seed, there = BitErrors(rate=rate), derive(4, "model"), Reader(site, resident)
+    expected = law.flips(Population((site,)), seed)
+    found = law.flips_where_stored(there.population, seed)
+    assert len(found) == len(expected) == int(rate > 0)
+    for one, other in zip(found, expected, strict=True):
+        assert one.index.device.type == resident.type
+        assert torch.equal(one.index.cpu(), other.index)
+        assert torch.equal(one.mask.cpu(), other.mask)
+
+
+def test_flips_of_codes_on_a_cpu_are_drawn_there() -> None:
+    there = Reader(SITES[0], torch.device("cpu"))
+    (one,) = BitErrors(rate=0.01).flips_where_stored(there.population, derive(4, "model"))
+    (other,) = BitErrors(rate=0.01).flips(there.population, derive(4, "model"))
+    assert torch.equal(one.index, other.index)

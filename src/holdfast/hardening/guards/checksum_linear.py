@@ -9,6 +9,8 @@ look, in fp64 and with the whole variance, is at the rows that did not pass. A r
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +18,9 @@ from torch.nn import functional as F
 from holdfast._kernels.device import attempt, obstacle
 from holdfast.hardening.guards.checksum_rounding import Rounding, deviations
 from holdfast.hardening.guards.checksum_sums import Sums
+
+if TYPE_CHECKING:
+    from holdfast._kernels.checksums import RowLaw
 
 _PART = 16  # the first look squares one input in 16, or, where outputs are rounded again, one output in eight
 _OUTPUT_PART = 8
@@ -30,6 +35,12 @@ class LinearCheck:
         bias: shape (N,), or None.
         false_alarms: chance per row that rounding alone raises an alarm.
         quick: residual below which no row gets a second look; 0 where no clean rows were seen.
+
+    Attributes:
+        shape: (N, K).
+        gram: squared lengths of the columns of the weights, fp64, shape (K,).
+        bias_length: squared length of the bias.
+        limit: squared number of standard deviations that rounding may take.
     """
 
     def __init__(
@@ -37,12 +48,13 @@ class LinearCheck:
     ) -> None:
         self.sums = sums
         self.quick = quick
-        self._outputs, self._chain = weight.shape
+        self._outputs, self._chain = self.shape = weight.shape
         self._rounding = rounding = Rounding.of(weight)
-        self._limit = deviations(false_alarms) ** 2
-        bias_length = 0.0 if bias is None else float(bias.detach().double().square().sum())
-        self._floor = self._limit * rounding.floor(self._outputs, bias_length)
-        self._gram = weight.detach().double().square().sum(0)  # g of the rounding model
+        self._limit = self.limit = deviations(false_alarms) ** 2
+        self.bias_length = 0.0 if bias is None else float(bias.detach().double().square().sum())
+        self._floor = self._limit * rounding.floor(self._outputs, self.bias_length)
+        self._law: RowLaw | None = None
+        self._gram = self.gram = weight.detach().double().square().sum(0)  # g of the rounding model
         self._kept = (sums.signs.to(rounding.work), sums.plain[0, :-1].to(rounding.work))
         self._bias = sums.bias
         self._shift = torch.tensor([-self._bias], dtype=rounding.work, device=weight.device)
@@ -67,16 +79,37 @@ class LinearCheck:
             return self._none
         return self._confirmed(x, y, (~passed).nonzero().flatten())
 
+    def flags(self, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """Return 1 for every wrong row, int8, shape (rows,), without waiting; None where no kernel can look."""
+        x, y = inputs.detach().reshape(-1, self._chain), output.detach().reshape(-1, self._outputs)
+        if obstacle(x) is not None or obstacle(y) is not None:
+            return None
+        from holdfast._kernels.checksums import row_flags
+
+        return attempt(lambda: row_flags(x, y, self._law_there()), y.device)
+
     def _wrong_there(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The second look at all rows, on a CUDA device: there it is one pass and costs no more than the first."""
-        from holdfast._kernels.checksums import RowLaw, wrong_rows
+        from holdfast._kernels.checksums import wrong_rows
 
-        law = RowLaw(
-            signs=self.sums.signs, column=self.sums.plain[0, :-1], gram=self._gram, bias=self._bias, quick=self.quick,
-            terms=self._rounding.of_terms(self._chain), outputs=self._rounding.of_outputs(self._chain, self._outputs),
-            limit=self._limit, floor=self._floor,
-        )  # fmt: skip
-        return attempt(lambda: wrong_rows(x, y, law), y.device)
+        return attempt(lambda: wrong_rows(x, y, self._law_there()), y.device)
+
+    def _law_there(self) -> RowLaw:
+        """Return the law as the kernel reads it, made once: a copy to the device would wait for all that is there."""
+        from holdfast._kernels.checksums import RowLaw
+
+        if self._law is None:
+            terms, outputs = self._rounding.of_terms(self._chain), self._of_outputs()
+            numbers = [self._bias, terms, outputs, self._limit, self._floor, self.quick]
+            signs = self.sums.signs
+            self._law = RowLaw(
+                signs=signs, column=self.sums.plain[0, :-1], gram=self._gram, quick=self.quick,
+                numbers=torch.tensor(numbers, dtype=torch.float64).to(signs.device),
+            )  # fmt: skip
+        return self._law
+
+    def _of_outputs(self) -> float:
+        return self._rounding.of_outputs(self._chain, self._outputs)
 
     def _residual(self, x: Tensor, y: Tensor) -> Tensor:
         signs, column = self._kept
@@ -98,7 +131,7 @@ class LinearCheck:
 
     def _variance(self, wide: Tensor, seen: Tensor) -> Tensor:
         terms = self._rounding.of_terms(self._chain) * (wide.square() @ self._gram)
-        outputs = self._rounding.of_outputs(self._chain, self._outputs) * seen.square().sum(1)
+        outputs = self._of_outputs() * seen.square().sum(1)
         return self._limit * (terms + outputs) + self._floor
 
     def thresholds(self, inputs: Tensor, output: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class LayerCheck:
 
     def wrong(self, operands: Operands, output: Tensor) -> Tensor:
         """Return the rows of ``output`` that the layer's input does not explain."""
-        return self.inner.wrong(_input(operands), output)
+        return self.inner.wrong(input_of(operands), output)
 
     def located(self, operands: Operands, output: Tensor, rows: Tensor, false_alarms: float) -> Located | None:
         """Return where a linear layer went wrong, from its column checksums; None for other layers."""
@@ -73,7 +73,7 @@ class LayerCheck:
         if not isinstance(layer, nn.Linear):
             return None
         weight, bias = weight_and_bias(layer)
-        columns = wrong_columns(_input(operands), output, weight, bias, false_alarms)
+        columns = wrong_columns(input_of(operands), output, weight, bias, false_alarms)
         if len(columns):
             return Located("output", tuple((row, column) for row in rows.tolist() for column in columns.tolist()))
         restored = self.sums.restored(weight, bias)
@@ -91,14 +91,15 @@ class LayerCheck:
         restored = self.sums.restored(*weight_and_bias(layer)) if isinstance(layer, nn.Module) else None
         if restored is None:
             return None
-        given = _input(operands)
+        given = input_of(operands)
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             convolved: Tensor = layer._conv_forward(given, restored.weight, restored.bias)
             return convolved
         return F.linear(given, restored.weight, restored.bias)
 
 
-def _input(operands: Operands) -> Tensor:
+def input_of(operands: Operands) -> Tensor:
+    """Return what the operation was called with first."""
     given: Tensor = operands.args[0] if operands.args else operands.kwargs["input"]
     return given
 

@@ -213,7 +213,10 @@ class FixedPoint:
         return -half if self.signed else 0
 
     def _range(self, wide: Tensor) -> dict[str, Tensor]:
-        least, most = self.sharing.extremes(wide)
+        return self.range_of(*self.sharing.extremes(wide))
+
+    def range_of(self, least: Tensor, most: Tensor) -> dict[str, Tensor]:
+        """Return ``scale`` and ``low`` of parts with these extremes after clipping, float64, any shape."""
         if self.range == "fixed" and self.clip is not None:
             least = torch.full_like(least, -self.clip if self.low is None else self.low)
             most = torch.full_like(most, self.clip)
