@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -37,6 +37,11 @@ def run(
     scale: ScaleName = "full",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data instead of the file's.", min=1)] = None,
     device: Annotated[str, typer.Option(help="Where networks compute: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of products and convolutions in training.")
+    ] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks that are trained.")] = False,
+    graphs: Annotated[bool, typer.Option("--graphs", help="CUDA graphs of the passes: faster for small nets.")] = False,
     seed: Seed = 0,
     key: StepKey = None,
     password_file: PasswordFile = None,
@@ -58,6 +63,9 @@ def run(
             root=data,
             seed=seed,
             device=device,
+            precision=precision,
+            compile=compile,
+            graphs=graphs,
             announce=announce,
             signer=signer,
             finished=lambda record: _show(rows(record, chosen.rates)),

@@ -110,14 +110,23 @@ class AutoAugment:
 
     def __call__(self, images: Tensor, seed: Seed) -> Tensor:
         """Return each image after its sub-policy."""
-        generator, count = seed.torch(), len(images)
+        return self.apply(images, *self.draw(len(images), tuple(images.shape[1:]), seed))
+
+    def draw(self, count: int, shape: tuple[int, ...], seed: Seed) -> tuple[Tensor, ...]:
+        """Return sub-policies (count,), what decides whether their steps happen and in which direction (count, 2)."""
+        generator = seed.torch()
         chosen = torch.randint(len(CIFAR10_POLICY), (count,), generator=generator)
         drawn = torch.rand(count, 2, generator=generator, dtype=torch.float64)
         sign = torch.randint(2, (count, 2), generator=generator).double() * 2 - 1
+        return chosen, drawn, sign
+
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        """Return the changed images."""
+        chosen, happens, sign = drawn
         levels = self._levels(images)
         fill = self._levels(filled(images, self.fill).expand(1, images.shape[1], 1, 1))
         for place in range(2):
-            _operate_all(levels, place, chosen, drawn[:, place], sign[:, place], fill)
+            _operate_all(levels, place, chosen, happens[:, place], sign[:, place], fill)
         return self._inputs(levels).to(images.dtype)
 
     def _levels(self, inputs: Tensor) -> Tensor:

@@ -134,8 +134,8 @@ class Dataset:
     def inputs(self, raw: Tensor) -> Tensor:
         """Return images as stored, (b, c, h, w), as float32 network inputs."""
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.preprocessing.mean).view(shape)
-        std = torch.tensor(self.preprocessing.std).view(shape)
+        mean = torch.tensor(self.preprocessing.mean).view(shape).to(raw.device)
+        std = torch.tensor(self.preprocessing.std).view(shape).to(raw.device)
         return (raw.float() * self.preprocessing.scale - mean) / std
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -144,6 +144,10 @@ class Dataset:
             raise InvalidConfig(f"a batch holds at least one sample, not {size}")
         for start in range(0, len(self), size):
             yield self.batch(torch.arange(start, min(start + size, len(self))))
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the same samples on ``device``, which hands out batches there; the digest stays."""
+        return replace(self, raw=self.raw.to(device), labels=self.labels.to(device))
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return everything as one batch."""
@@ -194,4 +198,4 @@ class Dataset:
 
 
 def _octets(tensor: Tensor) -> memoryview:
-    return bits.int_view(tensor.contiguous()).view(torch.uint8).reshape(-1).numpy().data
+    return bits.int_view(tensor.cpu().contiguous()).view(torch.uint8).reshape(-1).numpy().data

@@ -54,6 +54,10 @@ class Text:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def to(self, device: torch.device | str) -> Text:
+        """Return the same tokens on ``device``, which hands out windows there; the digest stays."""
+        return replace(self, tokens=self.tokens.to(device))
+
     def take(self, count: int) -> Text:
         """Return the first ``count`` tokens (all, if there are fewer)."""
         return replace(self, tokens=self.tokens[: max(0, count)])
@@ -86,7 +90,7 @@ class Text:
         hasher = blake3(derive_key_context=_CONTEXT)
         for part in (self.vocabulary, self.start, len(self)):
             hasher.update(part.to_bytes(8, "little"))
-        hasher.update(self.tokens.numpy().astype("<i8").tobytes())
+        hasher.update(self.tokens.cpu().numpy().astype("<i8").tobytes())
         return hasher.hexdigest()
 
 

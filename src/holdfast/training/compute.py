@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from holdfast._kernels import device as devices
+from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, MissingDevice
 from holdfast.seeds import Seed
+from holdfast.training.graphs import graphing
+
+Precision = Literal["float32", "bfloat16"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +26,16 @@ class Compute:
     """Means of computing; other ones give other last bits, so they belong to a training's lineage."""
 
     device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"  # of products and convolutions; weights stay float32
+    precision: Precision = "float32"  # of products and convolutions; weights stay float32
     compile: bool = False  # through torch.compile: worth its minutes on a GPU and for long trainings
+    graphs: bool = False  # CUDA graphs of the passes: for networks whose launches take longer than their arithmetic
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise InvalidConfig(f"no training in {self.precision!r}", hint="float32 or bfloat16")
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise MissingDevice(f"there is no device {self.device!r} here", hint="device=cpu always works") from error
+        kind = _kind(self.device)
+        if self.graphs and kind not in devices.KINDS:
+            raise InvalidConfig(f"there are no CUDA graphs on {self.device}", hint="device=cuda has them")
 
     @contextmanager
     def step(self, seed: Seed) -> Iterator[None]:
@@ -40,17 +47,42 @@ class Compute:
             with torch.autocast(place.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 yield
 
+    def holding(self, data: Dataset) -> Dataset:
+        """Return ``data`` held on the device, or as it is where that has no memory for it, which is logged."""
+        try:
+            return data if self.device == "cpu" else data.to(self.device)
+        except torch.OutOfMemoryError:
+            _log.warning("%s does not fit on %s: each batch is copied there", data.name, self.device)
+            return data
+
     @contextmanager
     def prepared(self, model: nn.Module) -> Iterator[None]:
         """Move ``model`` to the device for the length of the block, and compile it if so wanted."""
-        model.to(self.device)
-        if self.compile:
-            model.compile()
         try:
-            yield
+            model.to(self.device)
+            if self.compile:
+                model.compile()
+            with graphing(model) if self.graphs else nullcontext():
+                yield
         finally:
             model.__dict__.pop("_compiled_call_impl", None)  # torch offers no way back; saving needs the plain module
             model.to("cpu")
+
+
+def _kind(device: str) -> str:
+    """Return the type of a device that computes.
+
+    Raises:
+        MissingDevice: there is none of this name here.
+    """
+    missing = MissingDevice(f"there is no device {device!r} here", hint="device=cpu always works")
+    try:
+        kind = torch.empty(0, device=device).device.type
+    except (RuntimeError, AssertionError) as error:
+        raise missing from error
+    if kind == "meta":  # tensors without contents: nothing would be learned
+        raise missing
+    return kind
 
 
 def _seed(place: torch.device, value: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
+from holdfast.data.augmentation import together
 from holdfast.errors import InvalidConfig, UsageError
 from holdfast.evidence.lineage import Step
 from holdfast.execution.fit import require_fit
@@ -29,6 +30,7 @@ from holdfast.training.recipes.protocol import Curriculum, Loss, Prepared, Recip
 from holdfast.training.state import State
 
 Augment = Callable[[Tensor, Seed], Tensor]
+_AHEAD = 16  # batches that a GPU augments at once: each takes hundreds of launches, whatever its size
 
 
 def train(
@@ -53,7 +55,8 @@ def train(
         data: training samples with labels.
         recipe: what one step does.
         seed: of every random choice; initial weights are the model's own.
-        augment: called with a preprocessed batch (n, c, h, w) and its seed; returns the batch to train on.
+        augment: called with a preprocessed batch (n, c, h, w), on the device, and its seed; returns the batch to
+            train on.
         compute: device, precision and compilation.
         journal: where to keep snapshots and metrics; a training that was interrupted there goes on.
         progress: called with (epochs done, epochs).
@@ -72,7 +75,7 @@ def train(
     start = manifest_of(model).digest
     step = Step("train", describe(recipe, seed, augment, compute, exact=journal is not None), {"data": data.digest})
     result = copy.deepcopy(model).train()
-    run = _Run(data, recipe, seed, augment, compute)
+    run = _Run(compute.holding(data), recipe, seed, augment, compute)
     with compute.prepared(result):
         if isinstance(recipe, Prepared):
             recipe.prepare(result)
@@ -109,11 +112,17 @@ class _Run:
     augment: Augment | None
     compute: Compute
 
-    def batch(self, indices: Tensor, *place: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.data.batch(indices)
-        if self.augment is not None:
-            images = self.augment(images, derive(self.seed, "augment", *place))
-        return images.to(self.compute.device), labels.to(self.compute.device)
+    def batches(self, order: Tensor, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of ``epoch`` on the device; a GPU makes several at once, which are the same ones."""
+        parts, device = order.split(size), self.compute.device
+        ahead = 1 if device == "cpu" else _AHEAD
+        for first in range(0, len(parts), ahead):
+            sizes = [len(part) for part in parts[first : first + ahead]]
+            images, labels = self.data.batch(torch.cat(parts[first : first + ahead]))
+            if self.augment is not None:
+                seeds = [derive(self.seed, "augment", epoch, first + place) for place in range(len(sizes))]
+                images = together(self.augment, images, sizes, seeds)
+            yield from zip(images.to(device).split(sizes), labels.to(device).split(sizes), strict=True)
 
 
 def _epochs(run: _Run, state: State, journal: Journal | None, progress: Progress | None) -> None:
@@ -133,17 +142,18 @@ def _epoch(run: _Run, state: State, journal: Journal | None) -> Measured:
     began, meter = time.perf_counter(), Meter()
     recipe = run.recipe.at_epoch(state.epoch) if isinstance(run.recipe, Curriculum) else run.recipe
     order = torch.from_numpy(derive(run.seed, "order", state.epoch).numpy().permutation(len(run.data)))
-    batches = order.split(recipe.schedule.batch_size)
-    for number, indices in enumerate(batches):
+    order = order.to(run.data.raw.device)
+    size = recipe.schedule.batch_size
+    count = -(-len(order) // size)
+    for number, batch in enumerate(run.batches(order, state.epoch, size)):
         place = (state.epoch, number)
         for group in state.optimiser.param_groups:
-            group["lr"] = recipe.schedule.rate(*place, len(batches))
-        batch = run.batch(indices, *place)
+            group["lr"] = recipe.schedule.rate(*place, count)
         with run.compute.step(derive(run.seed, "layers", *place)):
             state.loss = _step(recipe, state, *batch, derive(run.seed, "faults", *place))
         _require_finite(state, number, journal)
-        meter.add(state.loss, len(indices))
-    return meter.result(state.epoch, recipe.schedule.rate(state.epoch, 0, len(batches)), time.perf_counter() - began)
+        meter.add(state.loss, len(batch[1]))
+    return meter.result(state.epoch, recipe.schedule.rate(state.epoch, 0, count), time.perf_counter() - began)
 
 
 def _step(recipe: Recipe, state: State, images: Tensor, labels: Tensor, seed: Seed) -> float:
@@ -243,5 +253,6 @@ def describe(
     if augment is not None:
         found["augment"] = identity(augment, exact=exact)
     if compute is not None and compute != Compute():
-        found["compute"] = dataclasses.asdict(compute)
+        means = dataclasses.asdict(compute)
+        found["compute"] = means if compute.graphs else {key: means[key] for key in means if key != "graphs"}
     return found

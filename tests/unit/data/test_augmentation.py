@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from holdfast.data import Dataset, Preprocessing, augmentation, augmentations, dataset
-from holdfast.data.augmentation import Chain, Cutout, HorizontalFlip, RandomCrop, channel_statistics, mean_colour
+from holdfast.data.augmentation import (
+    Chain,
+    Cutout,
+    HorizontalFlip,
+    RandomCrop,
+    channel_statistics,
+    mean_colour,
+    together,
+)
 from holdfast.errors import InvalidConfig, UnknownName
 from holdfast.seeds import derive
 
@@ -37,6 +45,15 @@ def test_every_augmentation_keeps_shape_and_dtype_and_follows_the_seed_alone(pho
         assert (first.shape, first.dtype) == (images.shape, images.dtype)
         assert torch.isfinite(first).all()
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("sizes", [[64], [20, 20, 20, 4]])
+def test_batches_changed_together_are_what_each_becomes_alone(photos, sizes):
+    images, seeds = photos.all()[0], [derive(3, number) for number in range(len(sizes))]
+    steps = [[name] for name in augmentations.names()]
+    for change in [*(augmentation(spec, photos) for spec in [*steps, SPECS]), lambda part, seed: part + seed.key % 7]:
+        alone = torch.cat([change(part, seed) for part, seed in zip(images.split(sizes), seeds, strict=True)])
+        assert torch.equal(together(change, images, sizes, seeds), alone)
 
 
 def test_a_crop_is_a_window_of_the_padded_image():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset, dataset
-from holdfast.data.augmentation import Chain
+from holdfast.data.augmentation import Chain, HorizontalFlip, RandomCrop
 from holdfast.errors import InvalidConfig, MissingDevice, MissingExtra, UsageError
 from holdfast.models import build_architecture, card, load, save
 from holdfast.numerics import bits
@@ -320,6 +320,28 @@ def test_nothing_to_train_and_models_of_another_kind(net: nn.Module, few: Datase
         train(net.requires_grad_(False), few, Standard(schedule=SHORT))
 
 
+def test_a_model_that_does_not_fit_is_back_on_the_cpu() -> None:
+    moves: list[str] = []
+
+    class Large(nn.Linear):
+        def to(self, device: str) -> None:  # type: ignore[override]
+            moves.append(device)
+            if device != "cpu":
+                raise torch.OutOfMemoryError("no memory left (played)")
+
+    with pytest.raises(torch.OutOfMemoryError), Compute(device="cpu:0").prepared(Large(2, 2)):
+        pytest.fail("there was room")
+    assert moves == ["cpu:0", "cpu"]
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:-1", "cuda:99", "cpu:x", "cuda:" + "9" * 30])
+def test_a_device_that_cannot_train_is_one_error(device: str, graphs: bool) -> None:
+    with pytest.raises(MissingDevice, match=f"there is no device '{device}' here") as caught:
+        Compute(device=device, graphs=graphs)
+    assert caught.value.hint
+
+
 def test_bad_means_of_computing() -> None:
     with pytest.raises(InvalidConfig, match="float8"):
         Compute(precision="float8")  # type: ignore[arg-type]
@@ -342,3 +364,23 @@ def test_a_compiled_training_makes_one_graph_and_leaves_a_plain_module(few: Data
         assert torch.allclose(value, compiled.get_parameter(name), atol=2e-2), name
     save(compiled, tmp_path)
     assert same(compiled, load(tmp_path))
+
+
+def test_batches_made_ahead_are_the_same_batches(net: nn.Module, few: Dataset) -> None:
+    """``cpu:0`` is a device like any other: data and batches are made there, several at once."""
+    change = Chain((RandomCrop(padding=1), HorizontalFlip()))
+    options = {"seed": 3, "augment": change}
+    plain = train(net, few.take(330), Standard(schedule=SHORT), **options)  # type: ignore[arg-type]
+    ahead = train(net, few.take(330), Standard(schedule=SHORT), compute=Compute(device="cpu:0"), **options)  # type: ignore[arg-type]
+    assert same(plain, ahead)
+
+
+def test_data_that_do_not_fit_on_the_device_stay_where_they_are(
+    few: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> Dataset:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(Dataset, "to", full)
+    assert Compute(device="cpu:0").holding(few) is few
+    assert "does not fit on cpu:0" in caplog.text

@@ -66,6 +66,10 @@ def test_a_model_can_be_trained_on(
         (["--lr", "1e30"], 2, "in epoch 0, batch"),
         (["--keep", "3", "--every", "2"], 2, "not always one of"),
         (["--device", "nonsense"], 3, "no device 'nonsense'"),
+        (["--device", "gpu", "--graphs"], 3, "no device 'gpu' here"),
+        (["--device", "", "--graphs"], 3, "no device '' here"),
+        (["--device", "meta"], 3, "no device 'meta' here"),
+        (["--device", "cpu", "--graphs"], 2, "no CUDA graphs on cpu"),
         (["--arch", "digits-cnn"], 2, "no model digits-cnn:channels=4"),
     ],
 )

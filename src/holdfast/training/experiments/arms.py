@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from holdfast.execution import MeanEstimate, Progress, accuracy, describe_platfo
 from holdfast.faults import BitErrors
 from holdfast.models import build_architecture, card, load, model_subject, save
 from holdfast.models.whitening import whitening_of
-from holdfast.quantization import quantize
+from holdfast.quantization import placed, quantize
 from holdfast.signing import Signer
 from holdfast.signing.lineage import Circumstances, write_steps
 from holdfast.signing.lineage.origins import resource_of
@@ -34,6 +33,7 @@ from holdfast.training.whitening import whiten
 KIND = "experiment-arm"
 _PLAN, _MODEL, _RECORD = "plan.json", "model", "record.json"
 _SNAPSHOTS = 20  # in a training, evenly spread
+_BATCH, _WIDE_BATCH = 128, 1000  # images of a forward pass; a GPU wants more of them
 Announce = Callable[[str], Progress]
 
 
@@ -46,7 +46,7 @@ class Setting:
     test: Dataset
     folder: Path
     seed: int
-    device: str
+    compute: Compute
     announce: Announce
     signer: Signer | None = None  # of the lineage of the models
 
@@ -71,7 +71,7 @@ def run_arm(setting: Setting, arm: Arm) -> Record:
     if (folder / _RECORD).exists():
         return Record.from_bytes(read_bytes(folder / _RECORD, "record"))
     model = _model(setting, arm, folder)
-    with on_device(model, setting.device):
+    with placed(model, setting.compute.device):
         measured = _measured(setting, arm, model, folder)
     record = Record(
         kind=KIND,
@@ -104,25 +104,6 @@ def robust_name(rate: float, *, or_clean: bool = False) -> str:
     return f"robust-error{'-or-clean' if or_clean else ''}@p={rate:g}"
 
 
-@contextmanager
-def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """Let ``model`` compute on ``device`` while its inputs and outputs stay on the CPU; afterwards it is back there."""
-    if device == "cpu":
-        yield
-        return
-    model.to(device)
-    hooks = (
-        model.register_forward_pre_hook(lambda _, given: tuple(item.to(device) for item in given)),
-        model.register_forward_hook(lambda _, __, output: output.cpu()),
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.to("cpu")
-
-
 def _plan(setting: Setting, arm: Arm) -> dict[str, Any]:
     """Return every parameter that an arm's results depend on."""
     experiment = setting.experiment
@@ -142,9 +123,16 @@ def _plan(setting: Setting, arm: Arm) -> dict[str, Any]:
         "robust_images": len(_robust_set(setting)),
         "train": setting.train.digest,
         "test": setting.test.digest,
-        "device": setting.device,
+        "device": _place(setting),
         "seed": str(setting.seed),
     }
+
+
+def _place(setting: Setting) -> str:
+    """Return the device, and what else decides over the last bits of a training."""
+    means = setting.compute
+    others = [means.precision] * (means.precision != "float32") + ["compiled"] * means.compile
+    return ", ".join([means.device, *others, *(["graphs"] * means.graphs)])
 
 
 def _claimed(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +166,7 @@ def _model(setting: Setting, arm: Arm, folder: Path) -> nn.Module:
         arm.build(experiment.schedule),
         seed=setting.seed,
         augment=setting.augment,
-        compute=Compute(device=setting.device),
+        compute=setting.compute,
         journal=Journal(folder=folder / "training", every=max(1, experiment.schedule.epochs // _SNAPSHOTS)),
         progress=setting.announce(f"train {arm.name}"),
     )
@@ -209,7 +197,8 @@ def _measured(setting: Setting, arm: Arm, model: nn.Module, folder: Path) -> dic
 def _chips(setting: Setting, model: nn.Module, rate: float) -> dict[str, list[float]]:
     """Return the error of each chip, in both definitions."""
     count, fault = setting.experiment.chips, BitErrors(rate=rate)
-    error = robust_error(model, _robust_set(setting), fault, chips=count, seed=setting.seed)
+    size = _BATCH if setting.compute.device == "cpu" else _WIDE_BATCH
+    error = robust_error(model, _robust_set(setting), fault, chips=count, seed=setting.seed, batch_size=size)
     return {"after": list(error.per_chip), "or-clean": list(error.per_chip_or_clean)}
 
 

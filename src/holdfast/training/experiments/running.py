@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from holdfast._files import write_atomic
 from holdfast.data import Dataset, dataset, datasets
-from holdfast.errors import InvalidConfig, MissingDevice, UnknownName, UsageError
+from holdfast.errors import InvalidConfig, UnknownName, UsageError
 from holdfast.evidence import canonical
 from holdfast.evidence.record import Record
 from holdfast.execution import Progress
 from holdfast.signing import Signer
+from holdfast.training.compute import Compute, Precision
 from holdfast.training.experiments.arms import Announce, Setting, run_arm
 from holdfast.training.experiments.experiment import Experiment
 from holdfast.training.experiments.table import comparison, markdown
@@ -34,6 +33,9 @@ def run_experiment(
     announce: Announce | None = None,
     finished: Callable[[Record], None] | None = None,
     signer: Signer | None = None,
+    precision: Precision = "float32",
+    compile: bool = False,
+    graphs: bool = False,
 ) -> dict[str, Any]:
     """Train and measure every arm, and return the results as they stand in ``folder/results.json``.
 
@@ -49,15 +51,18 @@ def run_experiment(
         announce: gives a progress callback for a titled piece of work.
         finished: called with the record of each arm.
         signer: signs the lineage of every model; it is written unsigned without.
+        precision: of products and convolutions in training; weights stay float32.
+        compile: compile the networks that are trained.
+        graphs: capture their passes as CUDA graphs.
 
     Raises:
         MissingDevice: no such device.
         InvalidConfig: the folder holds a run with other parameters, or the data set is read from files and has no root.
         UsageError: training diverged in some arms; all others are done, and the message names the first.
     """
-    _require_device(device)
+    compute = Compute(device=device, precision=precision, compile=compile, graphs=graphs)
     train, test = (_data(experiment, root, split) for split in ("train", "test"))
-    setting = Setting(experiment, train, test, Path(folder), seed, device, announce or _silent, signer)
+    setting = Setting(experiment, train, test, Path(folder), seed, compute, announce or _silent, signer)
     records: list[Record] = []
     diverged: dict[str, str] = {}
     for arm in experiment.arms:
@@ -99,13 +104,6 @@ def _data(experiment: Experiment, root: Path | str | None, split: str) -> Datase
     spec = name if root is None else f"{name}:{root}"
     found = dataset(spec, split=split, **experiment.data.options)
     return found.take(experiment.train_images) if split == "train" and experiment.train_images else found
-
-
-def _require_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MissingDevice(f"there is no device {device!r} here", hint="device cpu always works") from error
 
 
 def _silent(_: str) -> Progress:

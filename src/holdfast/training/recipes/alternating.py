@@ -42,4 +42,5 @@ class Alternating(UnderBitErrors):
         if not self._active(last_loss):
             return None
         weights = self._faulty(Memory.of(self.format, trainable(model)), seed)
-        return self._perturbed(model, weights, (images, labels))
+        loss, found = self._perturbed(model, weights, (images, labels))
+        return Loss.read([loss])[0], found

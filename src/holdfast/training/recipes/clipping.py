@@ -8,7 +8,7 @@ held small by a penalty (the idea of Chitsaz et al., TMLR 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -97,9 +97,19 @@ def clip_weights(model: nn.Module, clip: float | Tensor | None) -> None:
         return
     found = list(_centred(model))
     bounds = clip.tolist() if isinstance(clip, Tensor) else [clip] * len(found)
+    alike: dict[tuple[int, float], list[Tensor]] = {}
+    for (_, value, centre), bound in zip(found, bounds, strict=True):
+        alike.setdefault((centre, bound), []).append(value)
     with torch.no_grad():
-        for (_, value, centre), bound in zip(found, bounds, strict=True):
-            value.clamp_(centre - bound, centre + bound)
+        for (centre, bound), values in alike.items():
+            clamp_all_(values, centre - bound, centre + bound)
+
+
+def clamp_all_(values: Sequence[Tensor], low: float, high: float) -> None:
+    """Clamp all of ``values`` in place: a few launches on a GPU, however many tensors there are."""
+    if values:
+        torch._foreach_clamp_min_(list(values), low)
+        torch._foreach_clamp_max_(list(values), high)
 
 
 def layer_bounds(model: nn.Module, clip: float) -> Tensor:

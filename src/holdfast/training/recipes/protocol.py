@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import Seed
+from holdfast.training.graphs import graphs_of
 from holdfast.training.schedule import Schedule
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Schedule",
     "TwoSteps",
     "loss_and_gradients",
+    "loss_and_gradients_there",
     "recipes",
     "trainable",
 ]
@@ -47,6 +49,11 @@ class Loss(float):
         made = super().__new__(cls, clean)
         made.perturbed, made.error = perturbed, getattr(clean, "error", None) if error is None else error
         return made
+
+    @classmethod
+    def read(cls, results: Sequence[Tensor]) -> list[Loss]:
+        """Return what several passes left on the device, waiting for it once."""
+        return [cls(loss, error=error) for loss, error in torch.stack(list(results)).tolist()]
 
 
 @runtime_checkable
@@ -140,6 +147,43 @@ def loss_and_gradients(
     Raises:
         InvalidConfig: the model returns anything but one tensor.
     """
+    result, found = loss_and_gradients_there(
+        model, weights, images, labels, keep_buffers=keep_buffers, label_smoothing=label_smoothing
+    )
+    return Loss.read([result])[0], found
+
+
+def loss_and_gradients_there(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    keep_buffers: bool,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return (loss, share that is wrong), float64 (2,), and the gradients, as :func:`loss_and_gradients` does.
+
+    All of it stays on the device, and nothing is waited for: a step of several passes reads its losses at once.
+    """
+
+    def call(weights: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return _passed(model, weights, images, labels, keep_buffers, label_smoothing)
+
+    graphs = graphs_of(model)
+    if graphs is None:
+        return call(weights, images, labels)
+    return graphs.run(call, (keep_buffers, label_smoothing, model.training), weights, images, labels)
+
+
+def _passed(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    keep_buffers: bool,
+    label_smoothing: float,
+) -> tuple[Tensor, list[Tensor]]:
     leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
     buffers = {name: value.clone() for name, value in model.named_buffers()} if keep_buffers else {}
     outputs = functional_call(model, {**leaves, **buffers}, (images,))
@@ -149,7 +193,7 @@ def loss_and_gradients(
     with torch.autocast(images.device.type, enabled=False):  # backward passes keep the precision of their forward pass
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     wrong = (outputs.detach().argmax(1) != labels).float().mean()
-    return Loss(loss.detach(), error=float(wrong)), list(found)
+    return torch.stack([loss.detach().double(), wrong.double()]), list(found)
 
 
 def _at_least_float32(outputs: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
 from holdfast.numerics.formats import formats
 from holdfast.seeds import Seed, derive
-from holdfast.training.recipes.clipping import Clipped, require_one_of, require_positive
+from holdfast.training.recipes.clipping import Clipped, clamp_all_, require_one_of, require_positive
 from holdfast.training.recipes.memory import Memory
-from holdfast.training.recipes.protocol import Loss, loss_and_gradients, recipes, trainable
+from holdfast.training.recipes.protocol import Loss, loss_and_gradients_there, recipes, trainable
 from holdfast.training.recipes.start import RAMPS, STARTS, Ramp, Start, ramped, started
 
 Batch = tuple[Tensor, Tensor]
@@ -53,13 +54,14 @@ class UnderBitErrors(Clipped):
 
     def _perturbed(
         self, model: nn.Module, weights: dict[str, Tensor], batch: Batch, *, keep_buffers: bool = True
-    ) -> tuple[Loss, list[Tensor]]:
-        """Return the loss under bit errors, and its gradients within their bound."""
-        loss, found = loss_and_gradients(
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss under bit errors, still on its device, and its gradients within their bound."""
+        loss, found = loss_and_gradients_there(
             model, weights, *batch, keep_buffers=keep_buffers, label_smoothing=self.label_smoothing
         )
-        bound = self.gradient_clip
-        return loss, found if bound is None else [gradient.clamp_(-bound, bound) for gradient in found]
+        if self.gradient_clip is not None:
+            clamp_all_(found, -self.gradient_clip, self.gradient_clip)
+        return loss, found
 
 
 @recipes.register("random-bit-error")
@@ -94,27 +96,30 @@ class RandomBitErrorTraining(UnderBitErrors):
         self, model: nn.Module, images: Tensor, labels: Tensor, seed: Seed, last_loss: float
     ) -> tuple[Loss, list[Tensor]]:
         """Return the clean loss and the combined gradients."""
-        active, batch = self._active(last_loss), (images, labels)
+        batch = images, labels
         memory = Memory.of(self.format, trainable(model))
-        keep = active and self.statistics == "perturbed"
-        loss, found = loss_and_gradients(
-            model, memory.clean, *batch, keep_buffers=keep, label_smoothing=self.label_smoothing
+        chips = self.chips if self._active(last_loss) else 0
+        clean, found = loss_and_gradients_there(
+            model,
+            memory.clean,
+            *batch,
+            keep_buffers=chips > 0 and self.statistics == "perturbed",
+            label_smoothing=self.label_smoothing,
         )
-        return (Loss(loss, self._add_errors(model, memory, batch, seed, found)), found) if active else (loss, found)
+        extra = [self._add_errors(model, memory, batch, self._drawn(seed, chip), found) for chip in range(chips)]
+        if extra and self.combine == "mean":
+            torch._foreach_div_(found, 1 + chips)
+        loss, *perturbed = Loss.read([clean, *extra])
+        return (Loss(loss, sum(map(float, perturbed)) / chips) if chips else loss), found
 
-    def _add_errors(self, model: nn.Module, memory: Memory, batch: Batch, seed: Seed, found: list[Tensor]) -> float:
-        """Add the bit-error gradients to ``found``, combine them, and return the mean loss under errors."""
-        total = 0.0
-        for chip in range(self.chips):
-            weights = self._faulty(memory, *self._drawn(seed, chip))
-            loss, extra = self._perturbed(model, weights, batch, keep_buffers=self.statistics == "clean")
-            total += loss
-            for gradient, other in zip(found, extra, strict=True):
-                gradient += other
-        if self.combine == "mean":
-            for gradient in found:
-                gradient /= 1 + self.chips
-        return total / self.chips
+    def _add_errors(
+        self, model: nn.Module, memory: Memory, batch: Batch, drawn: tuple[Seed, float], found: list[Tensor]
+    ) -> Tensor:
+        """Add the gradients under one chip to ``found``, and return the loss there."""
+        weights = self._faulty(memory, *drawn)
+        loss, extra = self._perturbed(model, weights, batch, keep_buffers=self.statistics == "clean")
+        torch._foreach_add_(found, extra)
+        return loss
 
     def _drawn(self, seed: Seed, chip: int) -> tuple[Seed, float]:
         """Return the seed of one chip of the step, and its share of the rate."""

@@ -124,6 +124,17 @@ def test_the_lineage_of_every_model_is_signed_where_a_key_is_given(file, tmp_pat
     assert all(path.name.endswith(".bundle.json") for path in (model / "lineage").iterdir())
 
 
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:99"])
+def test_a_device_that_is_not_here_is_one_clear_error(file, tmp_path, capsys, device):
+    for more in ([], ["--graphs"]):
+        words = ["experiment", "run", str(file), "-o", str(tmp_path / "out"), "--device", device, *more]
+        assert main(words) == 3
+        seen = capsys.readouterr().err
+        assert f"there is no device '{device}' here" in seen
+        assert "Traceback" not in seen
+        assert not (tmp_path / "out").exists()
+
+
 def test_the_same_call_again_does_nothing_twice(file, folder, monkeypatch, capsys):
     monkeypatch.setattr(arms, "train", None)
     monkeypatch.setattr(arms, "robust_error", None)
@@ -200,24 +211,25 @@ def test_a_device_that_is_not_there_is_said_at_once(file, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def other_devices() -> list[str]:
-    return ["cpu:0", *(["cuda"] if torch.cuda.is_available() else [])]
+def test_a_device_holds_data_model_and_codes_and_gives_the_same_arm(file, tmp_path):
+    """``cpu:0`` takes the way of any other device; its larger batches may move a last bit of an output."""
+    experiment = read_experiment(file).only(["robust"]).with_epochs(2)
+    here, there = (
+        run_experiment(experiment, tmp_path / device, device=device)["arms"][0] for device in ("cpu", "cpu:0")
+    )
+    assert there["procedure"]["device"] == "cpu:0"
+    one, other = (load(tmp_path / device / "robust" / "model").state_dict() for device in ("cpu", "cpu:0"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    for name, value in here["measured"].items():
+        assert there["measured"][name]["value"] == pytest.approx(value["value"], abs=0.02), name
 
 
-@pytest.mark.parametrize("device", other_devices())
-def test_a_model_on_another_device_takes_and_gives_tensors_of_the_cpu(device):
-    model = build_architecture("digits-cnn").eval()
-    images = dataset("digits").take(20).all()[0]
-    with torch.no_grad():
-        before = model(images)
-        with arms.on_device(model, device):
-            assert next(model.parameters()).device.type == torch.device(device).type
-            after = model(images)
-    assert after.device == torch.device("cpu")
-    assert torch.allclose(after, before, atol=1e-4)
-    assert next(model.parameters()).device == torch.device("cpu")
-    assert not model._forward_hooks
-    assert not model._forward_pre_hooks
+def test_precision_is_part_of_what_a_folder_holds(file, tmp_path):
+    experiment = read_experiment(file).only(["normal"]).with_epochs(1)
+    run_experiment(experiment, tmp_path, precision="bfloat16")
+    assert json.loads((tmp_path / "normal" / "plan.json").read_text())["device"] == "cpu, bfloat16"
+    with pytest.raises(InvalidConfig, match="another device"):
+        run_experiment(experiment, tmp_path)
 
 
 def test_only_and_epochs_reach_the_run(file, tmp_path, capsys):
