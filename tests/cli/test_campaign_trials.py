@@ -218,3 +218,14 @@ def test_guards_calibrated_on_data_of_another_size(
     assert "the model does not take what the data holds" in capsys.readouterr().err
     assert main(["harden", str(model), "--calibrate", data, "--guard", "range", "-o", str(tmp_path / "tough")]) == 2
     assert "the model does not take what the data holds" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_said_before_anything_runs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(model, tmp_path / "run", "--trials", "5", "--device", "cuda:99", code=3)
+    assert "there is no device 'cuda:99' here" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "campaign.sqlite").exists()
+    _run(model, tmp_path / "chips", "--chips", "5", "--device", "cuda:99", code=3)
+    _run(model, tmp_path / "there", "--trials", "5", "--device", "cpu", "--engine", "lockstep", "--batch", "4")
+    assert _record(tmp_path / "there")["procedure"]["engine"] == "lockstep"

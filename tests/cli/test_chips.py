@@ -95,6 +95,12 @@ def test_a_refused_campaign_leaves_no_empty_folder(capsys: pytest.CaptureFixture
     capsys.readouterr()
 
 
+def test_a_device_that_is_not_here_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["campaign", "m", "--data", "digits", "--chips", "2", "--device", "cuda:77", "-o", "run"]) == 3
+    assert "there is no device 'cuda:77' here" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
 def test_a_folder_of_other_chips_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*CALL, "--rates", "0.01", "--chips", "2"]) == 0
     assert main([*CALL, "--rates", "0.01", "--chips", "2", "--seed", "5"]) == 2

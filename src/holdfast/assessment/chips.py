@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from holdfast.execution import (
     sensitivity,
 )
 from holdfast.models import card, manifest_of, model_subject
+from holdfast.quantization import placed
 from holdfast.seeds import derive
 
 STORE = "chips.sqlite"
@@ -51,7 +53,12 @@ class ChipOptions:
     seed: int = 0
     images: int | None = None  # the first of the data; None: all
     executor: str = "inline"
+    device: str | None = None  # where models compute and chips are drawn; None: where each model is
     announce: Callable[[str], Progress] = silent
+
+    def placing(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Have ``model`` and its codes on the device for the length of a block."""
+        return nullcontext() if self.device is None else placed(model, self.device)
 
     def measured(self) -> dict[str, Any]:
         """Return the keyword arguments of one measurement."""
@@ -61,7 +68,8 @@ class ChipOptions:
     def procedure(self, kind: str, fault: str) -> dict[str, Any]:
         """Return what a record says about how it was measured."""
         names = ("at", "chips", "half_width", "max_chips", "confidence", "images")
-        return {"type": kind, "version": 1, "fault": fault} | {name: getattr(self, name) for name in names}
+        found = {"type": kind, "version": 1, "fault": fault} | {name: getattr(self, name) for name in names}
+        return found if self.device is None else found | {"device": self.device}
 
     def require_same(
         self, kind: str, model: nn.Module, procedure: Mapping[str, Any], inputs: Mapping[str, str]
@@ -138,7 +146,9 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
     procedure, inputs = options.procedure("bit-error-sensitivity", fault) | {"by": by}, {"evaluation": data.digest}
     options.require_same("bit-error-sensitivity", model, procedure, inputs)
     progress = options.announce(f"by {by}, {label}")
-    parts = sensitivity(model, data, law, by=by, progress=progress, name=label, **options.measured())
+    with options.placing(model):
+        here = data if options.device is None else data.to(options.device)
+        parts = sensitivity(model, here, law, by=by, progress=progress, name=label, **options.measured())
     measured = {f"increase[{part.group}]": _cut(part.increase) for part in parts}
     measured["error"] = parts[0].error.clean.measurement()
     doubts = _doubts(data, parts[0].error.clean, "the model")
@@ -148,7 +158,8 @@ def sensitivity_record(model: nn.Module, data: Dataset, fault: str, options: Chi
 
 def _error(model: nn.Module, data: Dataset, law: Fault, options: ChipOptions, label: str) -> RobustError:
     progress = options.announce(f"chips, {label}")
-    return robust_error(model, data, law, name=label, progress=progress, **options.measured())
+    with options.placing(model):
+        return robust_error(model, data, law, name=label, progress=progress, **options.measured())
 
 
 def _doubts(data: Dataset, clean: Proportion, who: str) -> list[str]:

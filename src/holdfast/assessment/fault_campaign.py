@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from holdfast.execution import (
 from holdfast.execution.fault_files import fault_list_suffix
 from holdfast.execution.fit import require_fit
 from holdfast.execution.reliability import FLUX, describe_reliability, require_hit
+from holdfast.execution.run import device_of
 from holdfast.faults import BitFlip
 from holdfast.hardening import harden, method_of
 from holdfast.models import card, model_subject, select
@@ -88,6 +89,9 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
             cannot hold.
         NoSuchSite: cross-sections of sites that the campaign does not strike.
     """
+    data = data.to(device_of(model))
+    if options.calibration is not None:
+        options = replace(options, calibration=options.calibration.to(device_of(model)))
     _require_apart(data, options)
     for images in (data, options.calibration) if options.guards else ():
         if isinstance(images, Dataset):

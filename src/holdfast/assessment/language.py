@@ -43,11 +43,13 @@ def language_record(
         collapse: times the clean perplexity from which a model counts as collapsed.
 
     Raises:
-        InvalidConfig: a half-width, which is of an error that language models do not have, or a folder that holds an
-            answer to another question.
+        InvalidConfig: a half-width, which is of an error that language models do not have, a device other than the
+            CPU, or a folder that holds an answer to another question.
     """
     if options.half_width is not None:
         raise InvalidConfig("a half-width is of a classifier's error", hint="give the number of chips for a text")
+    if options.device not in (None, "cpu"):
+        raise InvalidConfig("a text is read on the CPU", hint="leave the device away")
     how = reading or Reading()
     procedure = options.procedure(KIND, fault) | {"rates": list(rates), "by": by, "reading": asdict(how)}
     procedure |= {"collapse": collapse}

@@ -16,6 +16,8 @@ from holdfast.cli._offloaded import struck
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
     from holdfast.assessment.fault_campaign import TrialOptions
     from holdfast.data import Dataset, Text
     from holdfast.evidence.record import Record
@@ -42,6 +44,7 @@ class TrialRequest:
     cross_sections: Path | None = None
     worker: str | None = None
     placing: Path | None = None
+    device: str = "cpu"
 
 
 def run_trials(asked: TrialRequest) -> list[Record]:
@@ -56,7 +59,8 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             bars.append(announce(title))
             return bars[-1]
 
-        model, data = load(asked.model, arch=asked.arch), evaluation_data(asked.data, asked.model)
+        place = require_device(asked.device)
+        model, data = load(asked.model, arch=asked.arch).to(place), evaluation_data(asked.data, asked.model)
         at = str(asked.plan["at"])
         subject, about = stack.enter_context(struck(model, asked.model, at, asked.worker, asked.placing))
         options = TrialOptions(
@@ -76,6 +80,26 @@ def run_trials(asked: TrialRequest) -> list[Record]:
     for line in _lines(records, options):
         say(line)
     return records
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device called ``name``.
+
+    Raises:
+        MissingDevice: there is none here.
+    """
+    import torch
+
+    from holdfast.errors import MissingDevice
+
+    missing = MissingDevice(f"there is no device {name!r} here", hint="cpu always works; a GPU is cuda or cuda:1")
+    try:
+        place = torch.empty(0, device=name).device  # with its index, also where the name has none
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise missing from error
+    if place.type not in ("cpu", "cuda"):
+        raise missing
+    return place
 
 
 def evaluation_data(spec: str, model: Path) -> Dataset | Text:

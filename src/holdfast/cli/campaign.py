@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast._files import making_folder
-from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, run_trials
+from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, require_device, run_trials
 from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.cli._offloaded import require_offload
 from holdfast.errors import UsageError
@@ -28,6 +28,7 @@ app = make_app()
     epilog="Example: holdfast campaign model/ --data digits --fault bit-flip --at activations --trials 1000 -o run/\n\n"
     "Example: holdfast campaign model/ --data digits --fault bit-errors --rates 0.1%,1% --chips 50 -o run/\n\n"
     "Example: holdfast campaign integer/ --data digits --at 'offload:**' --trials 1000 -o run/\n\n"
+    "Example: holdfast campaign vit/ --data folder:images --trials 10000 --device cuda -o run/\n\n"
     "Example: holdfast campaign llama/ --data wikitext2:FOLDER --rates 1e-6,1e-5 --chips 20 -o run/"
 )
 def campaign(
@@ -98,9 +99,12 @@ def campaign(
         Path | None, typer.Option(help="What a machine is made of (.toml), for FIT and MTTF: docs/reliability.md.")
     ] = None,
     traces: Annotated[int, typer.Option(help="Failures to follow through the model, for the page.", min=0)] = 3,
-    engine: Annotated[str, typer.Option(help="auto, suffix or hooks; all give the same table.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, suffix, lockstep or hooks, which agree up to rounding: docs/engine.md.")
+    ] = "auto",
     batch: Annotated[int | None, typer.Option(help="Trials per forward pass. [default: 32]", min=1)] = None,
     executor: Annotated[str, typer.Option(help="inline, processes:N or ray[:ADDRESS].")] = "inline",
+    device: Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1.")] = "cpu",
     worker: Annotated[
         str | None,
         typer.Option(help="Who computes, with --at offload:**: spawn, unix:PATH, shared:PATH. [default: spawn]"),
@@ -125,6 +129,7 @@ def campaign(
                    "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults,
                    "--cross-sections": cross_sections}  # fmt: skip
     apart = {"--guard": guard, "--executor": None if executor == "inline" else executor, "--chips": chips,
+             "--device": None if device == "cpu" else device,
              "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}  # fmt: skip
     require_offload(at or "", worker, plan_file, apart)
     common = {"confidence": confidence, "seed": seed, "executor": executor}
@@ -150,12 +155,13 @@ def campaign(
             cross_sections=cross_sections,
             worker=worker,
             placing=plan_file,
+            device=device,
         )
         records = run_trials(asked)
         if json:
             emit(records[-1])
         return
-    _refuse_over_text(over_chips, data)
+    _refuse_over_text(over_chips | {"--device": None if device == "cpu" else device}, data)
     what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
     points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
     wanted = None if half_width is None else _share(half_width, "--half-width")
@@ -166,6 +172,7 @@ def campaign(
             hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
         )
     sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips, "images": images}
+    sizes["device"] = None if device == "cpu" else str(require_device(device))
     record = _chips(what, points, sizes | common, {"windows": windows, "prompts": prompts, "collapse": collapse})
     if json:
         emit(record)
@@ -213,8 +220,8 @@ def _require_size(sizes: Mapping[str, object], *, relative: bool) -> None:
 
 def _refuse_over_text(over_chips: Mapping[str, object], data: str) -> None:
     if data.startswith(TEXTS):
-        for name in ("--half-width", "--compare", "--images"):
-            if over_chips[name] is not None:
+        for name in ("--half-width", "--compare", "--images", "--device"):
+            if over_chips.get(name) is not None:
                 raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
 
 

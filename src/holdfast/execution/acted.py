@@ -45,8 +45,9 @@ def acted(guards: Sequence[AnyGuard], rows: int, golden: Counts | None = None) -
     golden = (None,) * len(now) if golden is None else golden
     found = zip(now, golden, strict=True)
     events = _sum([before if after is None else after for after, before in found], rows)
-    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in guards], rows)
-    return Acted(events.tolist(), (events - _sum(golden, rows)).clamp_min(0).tolist(), alarms.tolist())
+    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in guards], rows).to(events.device)
+    columns = torch.stack([events, (events - _sum(golden, rows).to(events.device)).clamp_min(0), alarms]).tolist()
+    return Acted(*columns)
 
 
 def guards_of(model: nn.Module) -> list[AnyGuard]:
@@ -58,8 +59,13 @@ def _per_row(counts: Tensor | None, rows: int) -> Tensor | None:
     """Return counts per sample; a guard in a part that folds samples apart has several counts for each."""
     if counts is None or rows == 0 or counts.numel() % rows:
         return None
-    return counts.detach().cpu().view(rows, -1).sum(1)
+    return counts.detach().reshape(rows, -1).sum(1)
 
 
 def _sum(counts: Sequence[Tensor | None], rows: int) -> Tensor:
-    return sum((part for part in counts if part is not None), torch.zeros(rows, dtype=torch.int64))
+    """Return the sums on the device of the counts, so that one transfer brings all of them."""
+    known = [part for part in counts if part is not None]
+    if not known:
+        return torch.zeros(rows, dtype=torch.int64)
+    place = next((part.device for part in known if part.device.type != "cpu"), known[0].device)
+    return torch.stack([part.to(place, torch.int64) for part in known]).sum(0)

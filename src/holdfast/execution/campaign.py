@@ -18,12 +18,13 @@ from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.condition import Fault, require_untimed
 from holdfast.execution.executors import Executor, build_executor
 from holdfast.execution.injection import computed_alike
+from holdfast.execution.knobs import knobs_of
 from holdfast.execution.plan import Block, describe_fault
 from holdfast.execution.planner import Course
 from holdfast.execution.planner_choice import Choice, Wish, choose
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
-from holdfast.execution.run import Progress, evaluating, one_thread
+from holdfast.execution.run import Progress, device_of, evaluating, one_thread
 from holdfast.execution.sampling_draws import draw_round
 from holdfast.execution.store import Store
 from holdfast.execution.tasks import Task, describe_task, task_for
@@ -75,7 +76,7 @@ def campaign(
     on the executor or on interruptions. Torch runs on one thread meanwhile.
 
     Args:
-        model: any module, or a session that offloads layers.
+        model: any module, or a session that offloads layers; the campaign runs where its parameters are.
         data: images to draw from, or a text that a language model reads and continues.
         fault: the law that draws the flips of a trial.
         at: selection of sites that may fail.
@@ -96,7 +97,8 @@ def campaign(
         seed: root of all draws.
         executor: ``inline``, ``processes:N`` or ``ray[:ADDRESS]``.
         engine: how trials are computed: ``hooks`` runs whole forward passes, ``suffix`` only what a fault changes,
-            ``auto`` the latter where the model allows it.
+            one trial at a time, ``lockstep`` whole batches from their first fault on, ``auto`` one of the latter two
+            where the model allows it.
         store: SQLite file that takes the rows block by block; a killed campaign resumes from it.
         name: of this campaign in the store.
         batch: trials per block.
@@ -137,10 +139,12 @@ def campaign(
         max_trials=max_trials,
         seed=seed,
     )
-    workers = build_executor(executor)
+    workers, data = build_executor(executor), data.to(device_of(model))
     with one_thread(), evaluating(model), computed_alike(model, at):
         chosen = task or task_for(data)
-        runner = TrialRunner(model, data, engine=engine, strict=strict, task=chosen, rerun=rerun, watchdog=watchdog)
+        runner = TrialRunner(
+            model, data, engine=engine, strict=strict, task=chosen, rerun=rerun, watchdog=watchdog, batch=batch
+        )
         choice = choose(wish, model, runner.exam, fault, at)
         plan = _plan(model, data, fault, choice, at=at, seed=seed, batch=batch, engine=engine) | {
             "task": describe_task(chosen),
@@ -149,6 +153,8 @@ def campaign(
         }
         golden = runner.require_repeatable(batch)
         plan |= runner.computed()
+        if knobs := knobs_of(runner.device):
+            plan["knobs"] = knobs
         with ExitStack() as stack:
             table = stack.enter_context(Store(store, name, _fingerprint(plan), plan)) if store is not None else None
             if table is not None:

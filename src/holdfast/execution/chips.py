@@ -23,14 +23,18 @@ from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import describe_platform
 from holdfast.models import manifest_of, stored
 from holdfast.numerics import bits
-from holdfast.seeds import derive
+from holdfast.seeds import Seed, derive
 
 Entry = dict[str, Any]  # what one chip measured, as JSON
 
 
 def draw_chip(fault: Fault, population: Population, seed: int, number: int) -> list[Flips]:
-    """Return the flips of chip ``number`` of ``seed``, those that :func:`inject` draws under its seed."""
-    drawn = fault.flips(population, derive(derive(seed, "chip", number), "inject"))
+    """Return the flips of chip ``number`` of ``seed``, those that :func:`inject` draws under its seed.
+
+    A law with ``flips_where_stored`` draws them on the device that holds the codes; they are the same.
+    """
+    draw: Callable[[Population, Seed], Sequence[Flips]] = getattr(fault, "flips_where_stored", fault.flips)
+    drawn = draw(population, derive(derive(seed, "chip", number), "inject"))
     return [item for item in drawn if len(item.index)]
 
 

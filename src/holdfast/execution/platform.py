@@ -15,6 +15,7 @@ import torch
 
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
+from holdfast.execution.gpu import GpuStack, describe_gpu, gpu_knobs
 
 # settings that are read at start-up and change which kernels run
 KNOBS = (
@@ -59,10 +60,13 @@ class Platform:
     modes: dict[str, str]
     knobs: dict[str, str]
     gpu: tuple[str, ...]
+    gpu_stack: GpuStack | None = None  # what computes on them; without a GPU it is no part of the JSON form
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return the JSON form; that of a machine without a GPU is what it was before GPUs were described."""
+        value = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
+        del value["gpu_stack"]
+        return value if self.gpu_stack is None else value | {"gpu_stack": self.gpu_stack.to_json()}
 
     @property
     def digest(self) -> str:
@@ -73,6 +77,7 @@ class Platform:
 def describe_platform() -> Platform:
     """Describe the platform of this process as it is set now."""
     model, flags = _cpu()
+    stack = describe_gpu()
     return Platform(
         machine=host.machine(),
         cpu=model,
@@ -84,8 +89,9 @@ def describe_platform() -> Platform:
         libraries=_libraries(),
         threads=torch.get_num_threads(),
         modes=_modes(),
-        knobs={name: os.environ[name] for name in KNOBS if name in os.environ},
-        gpu=_gpus(),
+        knobs={name: os.environ[name] for name in KNOBS if name in os.environ} | (gpu_knobs() if stack else {}),
+        gpu=tuple(device["name"] for device in stack.devices) if stack else (),
+        gpu_stack=stack,
     )
 
 
@@ -103,12 +109,6 @@ def _modes() -> dict[str, str]:
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-
-
-def _gpus() -> tuple[str, ...]:
-    if not torch.cuda.is_available():
-        return ()
-    return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 @cache

@@ -103,6 +103,12 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress:
     return torch.cat(parts)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where ``model`` keeps its first parameter or buffer; the CPU if it has none."""
+    first = next((item for items in (model.parameters(), model.buffers()) for item in items), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put ``model`` into evaluation mode for the length of the block, and every module back afterwards."""

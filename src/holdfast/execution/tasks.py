@@ -24,6 +24,7 @@ from holdfast.execution.row import Verdict
 
 Again = Callable[[Tensor], object]  # another pass over other inputs, one row for each row, under the same condition
 CRITICAL = ("top-1", "top-5", "margin")
+_FLAGS = 4  # of the columns
 _COLUMNS = (
     "bit_equal", "nonfinite", "top1_changed", "top5_left", "margin",
     "max_ulp", "max_relative", "max_absolute", "divergence", "probability",
@@ -152,8 +153,9 @@ class _Images:
 
     def judge(self, numbers: Sequence[int], golden: Answer, observed: Answer) -> list[Verdict]:
         found = compare(golden.output, observed.output)
-        columns = [getattr(found, name).tolist() for name in _COLUMNS]
-        return [self._verdict(*values) for values in zip(*columns, strict=True)]
+        # fp64 holds every column, so that all leave the device in one transfer
+        columns = torch.stack([getattr(found, name).double() for name in _COLUMNS]).tolist()
+        return [self._verdict(*map(bool, values[:_FLAGS]), *values[_FLAGS:]) for values in zip(*columns, strict=True)]
 
     def _verdict(
         self,

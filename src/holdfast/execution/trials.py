@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,13 +18,14 @@ from holdfast.errors import HoldfastError, IntegrityError, TrialError
 from holdfast.execution.acted import Acted, acted
 from holdfast.execution.board import Board
 from holdfast.execution.compare import Cause, Outcome
-from holdfast.execution.engines import Choosing, build_engine
+from holdfast.execution.engines import Batching, Choosing, build_engine
 from holdfast.execution.goldens import Golden
 from holdfast.execution.injection import STORED
 from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.passes import OtherShapeError, Passes, touched
 from holdfast.execution.plan import Block, Trial
 from holdfast.execution.row import Row, Verdict
+from holdfast.execution.run import device_of
 from holdfast.execution.state import Mark, State
 from holdfast.execution.tasks import Exam, Task, task_for
 from holdfast.execution.watchdog import Hang, Watchdog
@@ -48,6 +50,7 @@ class TrialRunner:
         rerun: run every trial that did not end in the golden bits a second time, with only those of its faults that
             a second try would meet again: what is stored stays flipped, what flowed has gone by.
         watchdog: when a pass counts as hanging; None: never.
+        batch: trials of a block, for engines that always compute as many.
 
     Raises:
         InvalidConfig: data that are not of the task, or that the model does not take.
@@ -63,6 +66,7 @@ class TrialRunner:
         task: Task | None = None,
         rerun: bool = False,
         watchdog: Watchdog | None = _WATCHDOG,
+        batch: int | None = None,
     ) -> None:
         self._model, self._strict, self._rerun = model, strict, rerun
         self._made: dict[str, Any] = {
@@ -71,17 +75,23 @@ class TrialRunner:
             "task": task,
             "rerun": rerun,
             "watchdog": watchdog,
+            "batch": batch,
         }
         self._data = data
         self._board: Board | None = None
         self._state = State(model)  # before anything runs
         self.exam: Exam = (task or task_for(data)).bind(model, data)
         engine_built = build_engine(engine, model, self.exam.batch)
+        if batch is not None and isinstance(engine_built, Batching):
+            engine_built.size(batch)
         self._passes = Passes(model, self.exam, engine_built, watchdog, self._state)
 
     def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset | Text]]:
-        """Travel without what was computed: another process fills its own cache."""
-        return partial(TrialRunner, **self._made), (self._model, self._data)
+        """Travel without what was computed: another process fills its own cache, on a device of its own."""
+        if self.device.type == "cpu":
+            return partial(TrialRunner, **self._made), (self._model, self._data)
+        kind = self.device.type  # another process may see its only device under another number
+        return partial(_arrived, kind, self._made), (copy.deepcopy(self._model).cpu(), self._data.to("cpu"))
 
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""
@@ -92,6 +102,11 @@ class TrialRunner:
         engine = self._passes.engine
         with torch.no_grad():
             return engine.settle(0) if isinstance(engine, Choosing) else {"computed": engine.name}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self._model)
 
     @property
     def exclusive(self) -> bool:
@@ -143,12 +158,24 @@ class TrialRunner:
         except Exception as error:  # noqa: BLE001  a crash is an outcome; run alone to see whose
             if is_out_of_memory(error):
                 self._state.restore(self._state.written(mark, touched(block)))
-                middle = _halve(len(block), error)
+                middle = self._halved(len(block), error)
                 return [*self(block[:middle]), *self(block[middle:])]
             rows = []
         written = self._state.written(mark, touched(block))
         self._state.restore(written)
         return [self._alone(trial) for trial in block] if written or not rows else rows
+
+    def _halved(self, rows: int, error: Exception) -> int:
+        """Return half of ``rows``; an engine that computes batches of one size has halved that instead."""
+        return max(1, rows // 2) if self._shrank() else _halve(rows, error)
+
+    def _shrank(self) -> bool:
+        """Have an engine that computes batches of one size halve that, and say whether it did."""
+        engine = self._passes.engine
+        if not isinstance(engine, Batching) or not engine.halve():
+            return False
+        self._passes.golden.forget()  # those of another size have other bits
+        return True
 
     def _shared(self, block: Block) -> list[Row]:
         """Return the rows of a pass, none where its trials cannot share all that they are asked."""
@@ -171,6 +198,9 @@ class TrialRunner:
         try:
             row = self._judged((trial,), golden, mark)[0]
         except (Exception, Hang) as error:  # noqa: BLE001  told apart in _failed
+            if is_out_of_memory(error) and self._shrank():
+                self._state.restore(self._left(trial, mark))
+                return self._lone(trial)
             row = self._failed(trial, error, codes)
             row = self._reran((trial,), [row], golden)[0]
         self._state.restore(self._left(trial, mark))
@@ -180,9 +210,11 @@ class TrialRunner:
         try:
             return self._passes.golden((trial.input,))
         except Exception as error:
-            if is_out_of_memory(error):
+            if not is_out_of_memory(error):
+                raise
+            if not self._shrank():
                 _halve(1, error)
-            raise
+        return self._lone_golden(trial)
 
     def _judged(self, block: Block, golden: Golden, mark: Mark | None = None) -> list[Row]:
         answer = self._passes.faulty(block, golden)
@@ -242,6 +274,10 @@ class TrialRunner:
     def _is_latent(self, trial: Trial, golden: Golden, mark: Mark) -> bool:
         others = self._state.written(mark, touched((trial,))) - self._state.moving
         return self._state.digest() != golden.state or self._state.differs(others)
+
+
+def _arrived(kind: str, made: dict[str, Any], model: nn.Module, data: Dataset | Text) -> TrialRunner:
+    return TrialRunner(model.to(kind), data.to(kind), **made)
 
 
 def _halve(rows: int, error: Exception) -> int:

@@ -150,3 +150,17 @@ def test_rates_reach_a_wrapped_law() -> None:
     ):
         with pytest.raises(InvalidConfig, match=text):
             laws(fault, rates)
+
+
+def test_a_device_is_named_by_the_record_and_changes_nothing_else(
+    model: nn.Module, images: Dataset, tmp_path: Path
+) -> None:
+    plain = robust_error_record(model, images, "bit-errors:rate=0.01", ChipOptions(folder=tmp_path / "a", chips=3))
+    options = ChipOptions(folder=tmp_path / "b", chips=3, device="cpu:0")
+    there = robust_error_record(model, images, "bit-errors:rate=0.01", options)
+    assert there.procedure["device"] == "cpu:0"
+    assert "device" not in plain.procedure
+    assert there.measured == plain.measured
+    assert next(model.parameters()).device == torch.device("cpu")
+    options = ChipOptions(folder=tmp_path / "c", chips=3, device="cpu:0")
+    assert sensitivity_record(model, images, "bit-errors:rate=0.01", options, by="role").facts["groups"]

@@ -52,6 +52,21 @@ class Choosing(Protocol):
         ...
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """An engine that always computes batches of one size, whose rows have the bits of a whole pass of that size."""
+
+    rows: int
+
+    def size(self, batch: int) -> None:
+        """Compute ``batch`` rows at a time, unless an option said how many."""
+        ...
+
+    def halve(self) -> bool:
+        """Compute half as many rows at a time from now on, with other golden bits; say whether there were two."""
+        ...
+
+
 engines: Registry[Engine] = Registry("engine", "holdfast.engines")
 
 

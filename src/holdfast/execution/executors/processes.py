@@ -22,6 +22,7 @@ import torch
 from holdfast.errors import InvalidConfig, MissingDevice, TrialError
 from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
+from holdfast.execution.executors.devices import run_on_devices
 from holdfast.execution.plan import Block
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.execution.watchdog import ENDED, become_mortal
@@ -30,7 +31,10 @@ from holdfast.execution.watchdog import ENDED, become_mortal
 @executors.register("processes")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
-    """``workers`` forked processes, one torch thread each; needs an operating system with ``fork``."""
+    """``workers`` forked processes, one torch thread each; needs an operating system with ``fork``.
+
+    A model on a GPU is computed by one process for each GPU instead, up to ``workers``.
+    """
 
     workers: int = 2
 
@@ -50,6 +54,9 @@ class Processes:
         """
         if runner.exclusive:
             raise InvalidConfig("a session cannot be shared between processes", hint="use executor='inline'")
+        if runner.device.type == "cuda":
+            yield from run_on_devices(runner, blocks, self.workers)
+            return
         runner.survive(blocks)
         for _, rows in self.map(lambda place: [astuple(row) for row in runner(blocks[place])], range(len(blocks))):
             yield [Row(*values) for values in rows]

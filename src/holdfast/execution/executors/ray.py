@@ -18,9 +18,10 @@ from uuid import uuid4
 import torch
 
 from holdfast._extras import extra
-from holdfast.errors import InvalidConfig, WorkerUnreachable
+from holdfast.errors import InvalidConfig, MissingDevice, WorkerUnreachable
 from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
+from holdfast.execution.knobs import adopt, knobs_of, settings
 from holdfast.execution.plan import Block
 from holdfast.execution.platform import KNOBS, describe_platform
 from holdfast.execution.trials import Row, TrialRunner
@@ -33,7 +34,7 @@ _tasks: dict[str, Callable[[int], Any]] = {}  # what this worker process runs; o
 @executors.register("ray")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ray:
-    """A Ray cluster, one torch thread per task; needs the ``ray`` extra.
+    """A Ray cluster, one torch thread per task, or one GPU where the model is on one; needs the ``ray`` extra.
 
     Attributes:
         address: of a running cluster, as ``ray.init`` takes it; empty for the one this process is connected to, or
@@ -55,7 +56,7 @@ class Ray:
         """
         if runner.exclusive:
             raise InvalidConfig("a session cannot be shared between machines", hint="use executor='inline'")
-        for _, rows in self.map(lambda place: [astuple(row) for row in runner(blocks[place])], range(len(blocks))):
+        for _, rows in self.map(_Rows(runner, blocks), range(len(blocks))):
             yield [Row(*values) for values in rows]
 
     def map(self, task: Callable[[int], Any], items: Sequence[int]) -> Iterator[tuple[int, Any]]:
@@ -66,13 +67,22 @@ class Ray:
             MissingExtra: Ray is not installed.
             WorkerUnreachable: there is no cluster at the address.
         """
+        device = getattr(getattr(task, "runner", None), "device", torch.device("cpu"))
+        resource, share = ("GPU", {"num_gpus": 1}) if device.type == "cuda" else ("CPU", {})
         with _cluster(self.address) as ray:
-            remote = ray.remote(num_cpus=1, max_retries=-1)(_on_worker)
-            here = (uuid4().hex, _arithmetic(), ray.put(task))  # in a tuple, or Ray would unpack it for every item
+            if resource not in ray.cluster_resources():
+                raise MissingDevice("the cluster has no GPU, and the model is on one", hint="start Ray with --num-gpus")
+            remote = ray.remote(num_cpus=1, max_retries=-1, **share)(_on_worker)
+            here = (
+                uuid4().hex,
+                _arithmetic(device),
+                settings(),
+                ray.put(task),
+            )  # in a tuple, or Ray would unpack it for every item
             waiting = iter(items)
             running: list[Any] = []
             while True:
-                while len(running) < int(ray.cluster_resources().get("CPU", 1)) + self.ahead:
+                while len(running) < int(ray.cluster_resources().get(resource, 1)) + self.ahead:
                     if (item := next(waiting, None)) is None:
                         break
                     running.append(remote.remote(here, item))
@@ -82,20 +92,32 @@ class Ray:
                 yield from map(opened, ray.get(done))
 
 
-def _on_worker(sent: tuple[str, dict[str, Any], Any], item: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a block; Ray gives each of these tasks a GPU where the runner's model is on one."""
+
+    runner: TrialRunner
+    blocks: Sequence[Block]
+
+    def __call__(self, place: int) -> Any:
+        return [astuple(row) for row in self.runner(self.blocks[place])]
+
+
+def _on_worker(sent: tuple[str, dict[str, Any], dict[str, Any], Any], item: int) -> bytes:
     """Answer one item in a process of the cluster, which keeps the task for the items that follow."""
     import ray
 
-    key, arithmetic, reference = sent
+    key, arithmetic, given, reference = sent
     if key not in _tasks:
         torch.set_num_threads(1)
+        adopt(given)
         _tasks.clear()
         _tasks[key] = ray.get(reference)
     return answer(lambda place: _same(arithmetic, _tasks[key], place), item)
 
 
 def _same(arithmetic: dict[str, Any], task: Callable[[int], Any], item: int) -> Any:
-    here = _arithmetic()
+    here = _arithmetic(getattr(getattr(task, "runner", None), "device", torch.device("cpu")))
     if differ := [name for name, value in arithmetic.items() if here[name] != value]:
         raise InvalidConfig(
             f"a machine of the cluster is another platform: it differs in {', '.join(differ)}",
@@ -105,9 +127,9 @@ def _same(arithmetic: dict[str, Any], task: Callable[[int], Any], item: int) -> 
         return task(item)
 
 
-def _arithmetic() -> dict[str, Any]:
-    """Return what decides how this process rounds when it computes on one thread."""
-    known = describe_platform().to_json() | {"threads": 1}
+def _arithmetic(device: torch.device) -> dict[str, Any]:
+    """Return what decides how this process rounds when it computes on one thread, or on the GPU that it was given."""
+    known = describe_platform().to_json() | {"threads": 1, "gpu": knobs_of(device)}  # others may be seen, or none
     return known | {"knobs": {name: value for name, value in known["knobs"].items() if name not in _THREADS}}
 
 

@@ -1,6 +1,5 @@
 """Suffix re-execution: trials that share a cached golden pass and compute only what their fault changes."""
 
-from holdfast.execution.engines.suffix.auto import Auto
 from holdfast.execution.engines.suffix.engine import Suffix
 
-__all__ = ["Auto", "Suffix"]
+__all__ = ["Suffix"]

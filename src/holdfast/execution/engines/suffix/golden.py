@@ -18,7 +18,9 @@ def private(holder: Tensor, cell: Cell) -> Tensor:
         return holder.clone()
     # a tensor with gaps or overlaps, such as an expanded one, is copied with all of its storage
     storage = holder.untyped_storage().clone()
-    return torch.empty(0, dtype=holder.dtype).set_(storage, holder.storage_offset(), cell.size, cell.stride)
+    return torch.empty(0, dtype=holder.dtype, device=holder.device).set_(
+        storage, holder.storage_offset(), cell.size, cell.stride
+    )
 
 
 def execute(step: Step, held: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -64,7 +64,7 @@ class Recorder(TorchDispatchMode):
             raise refusal(f"the shape of {func} depends on values")
         output = func(*args, **kwargs)
         outputs = list(output) if isinstance(output, tuple | list) else [output]
-        if depends and not all(isinstance(item, Tensor | None) for item in outputs):
+        if depends and _reads_a_value(func, outputs):
             raise refusal(f"it reads a computed value while it runs ({func}), so its path may depend on it")
         self._note(func, template, reads, outputs, _written(func, args, kwargs), depends)
         return output
@@ -182,6 +182,14 @@ def _require_plain(func: Any, types: Any) -> None:
         raise refusal("it computes with tensors of a type of its own")
     if torch.Tag.inplace_view in func.tags:
         raise refusal(f"{func} changes the shape of a tensor in place")
+
+
+def _reads_a_value(func: Any, outputs: Sequence[Any]) -> bool:
+    """Say whether ``func`` gave Python a number; of attention on a GPU, that is a length, which no value decides."""
+    known: tuple[type, ...] = (Tensor, type(None))
+    if "_scaled_dot_product_" in str(func):
+        known = (*known, int)
+    return not all(isinstance(item, known) for item in outputs)
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:

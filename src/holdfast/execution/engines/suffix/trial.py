@@ -55,7 +55,7 @@ class Flight:
                 )
             self._waiting.setdefault(mark.position, []).append((mark, flips))
         # a lens decodes stored scales into the parameter itself, so that is what the steps read
-        names = {(_read_kind(flips), _read_name(flips)) for flips in self._memory}
+        names = {read_of(flips) for flips in self._memory}
         self.seeds = frozenset(number for name in names for number in tape.readers.get(name, ()))
         self._due = set(self.seeds)
 
@@ -195,12 +195,11 @@ def _in_order(found: list[Flips], tape: Tape) -> list[Flips]:
     return sorted(found, key=lambda flips: places.get((flips.site.kind, flips.site.name), 0))
 
 
-def _read_kind(flips: Flips) -> str:
-    return "weights" if flips.site.kind == "qparams" else flips.site.kind
-
-
-def _read_name(flips: Flips) -> str:
-    return flips.site.name.rpartition("/")[0] if flips.site.kind == "qparams" else flips.site.name
+def read_of(flips: Flips) -> tuple[str, str]:
+    """Return kind and name of the stored tensor in which a pass sees ``flips``."""
+    if flips.site.kind == "qparams":
+        return "weights", flips.site.name.rpartition("/")[0]
+    return flips.site.kind, flips.site.name
 
 
 def _ravel(index: list[Tensor], size: torch.Size) -> Tensor:

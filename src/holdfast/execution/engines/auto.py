@@ -1,4 +1,7 @@
-"""The engine ``auto``: suffix re-execution where the model can be captured, whole passes where it cannot."""
+"""The engine ``auto``: suffix re-execution where the model can be captured, whole passes where it cannot.
+
+On a GPU the suffix is that of whole batches: there a single trial leaves most of the device idle.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from holdfast._kernels import device as devices
 from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.catalogue import Engine, Images, engines
 from holdfast.execution.engines.hooks import Hooks
+from holdfast.execution.engines.lockstep import Lockstep
 from holdfast.execution.engines.suffix.engine import MEMORY, Suffix
 from holdfast.execution.plan import Block, Trial
+from holdfast.execution.run import device_of
 
 _LEAST = 20  # a replay spends about a millisecond of Python on a trial
 
@@ -23,19 +29,29 @@ class Auto:
     Args:
         model: any module.
         images: returns inputs by number.
-        memory: MiB of golden values to keep.
-        least: million multiply-adds that a pass must take; many whole passes at once are faster when it takes less.
+        memory: MiB of golden values to keep; 0 for what the engine thinks right.
+        streams: batches in flight at once, on a GPU.
+        least: million multiply-adds that a pass must take; many whole passes at once are faster when it takes less;
+            on a GPU, where launching is what takes long, that is not asked.
 
     Attributes:
-        chosen: ``suffix`` or ``hooks``; None before the first use.
+        chosen: ``suffix``, ``lockstep`` (on a GPU) or ``hooks``; None before the first use.
         reason: why whole passes are run; None otherwise.
     """
 
     name = "auto"
 
-    def __init__(self, model: nn.Module, images: Images, *, memory: int = MEMORY, least: int = _LEAST) -> None:
+    def __init__(
+        self, model: nn.Module, images: Images, *, memory: int = 0, streams: int = 1, least: int = _LEAST
+    ) -> None:
         self._model, self._images, self._least = model, images, least
-        self._plain, self._suffix = Hooks(model, images), Suffix(model, images, memory=memory)
+        self._plain = Hooks(model, images)
+        self._resident = device_of(model).type in devices.KINDS
+        self._suffix: Suffix | Lockstep
+        if self._resident:
+            self._suffix = Lockstep(model, images, memory=memory, streams=streams)
+        else:
+            self._suffix = Suffix(model, images, memory=memory or MEMORY)
         self.chosen: str | None = None
         self.reason: str | None = None
 
@@ -66,7 +82,21 @@ class Auto:
         """Say whether the trials of ``block`` may share a pass."""
         if self._engine(block[0].input) is self._plain:
             return self._plain.together(block)
-        return all(self._suffix.knows(trial) for trial in block)
+        return all(self._suffix.knows(trial) for trial in block) and self._suffix.together(block)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch where batches of one size are computed, else 0."""
+        return self._suffix.rows if isinstance(self._suffix, Lockstep) and self.chosen != self._plain.name else 0
+
+    def size(self, batch: int) -> None:
+        """Compute ``batch`` rows at a time, where batches of one size are computed."""
+        if isinstance(self._suffix, Lockstep):
+            self._suffix.size(batch)
+
+    def halve(self) -> bool:
+        """Compute half as many rows at a time; say whether there were two."""
+        return self.rows > 0 and isinstance(self._suffix, Lockstep) and self._suffix.halve()
 
     def settle(self, example: int) -> dict[str, str]:
         """Choose by input ``example``, unless that is done; return what was chosen and why not ``suffix``."""
@@ -77,11 +107,11 @@ class Auto:
         if self.chosen is None:
             try:
                 self._suffix.prepare(example)
-                self.reason = self._too_small(example)
+                self.reason = None if self._resident else self._too_small(example)
             except InvalidConfig as error:
                 self.reason = str(error)
-            self.chosen = "suffix" if self.reason is None else "hooks"
-        return self._suffix if self.chosen == "suffix" else self._plain
+            self.chosen = self._suffix.name if self.reason is None else self._plain.name
+        return self._plain if self.chosen == self._plain.name else self._suffix
 
     def _too_small(self, example: int) -> str | None:
         with FlopCounterMode(display=False) as counter:
