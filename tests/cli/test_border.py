@@ -75,6 +75,7 @@ def test_calls_that_cannot_work_exit_2(stored: Path, tmp_path: Path, capsys, mor
         (("--platform", "bf16", "--transfer", "other"), "--transfer"),
         (("--platform", "bf16", "--rendezvous", "tcp://127.0.0.1:1"), "--rendezvous"),
         (("--platform", "bf16", "--timeout", "9"), "--timeout"),
+        (("--platform", "bf16", "--device", "cuda"), "--device"),
         (("--platform", "bf16", "--tokenizer", "tok512.bin"), "--tokenizer"),
         (("--check", "there"), "--data, --out"),
     ],
@@ -84,6 +85,18 @@ def test_options_that_nobody_would_look_at_are_refused_by_name(
 ) -> None:
     assert main(call(stored, tmp_path / "out", *more)) == 2
     assert f"without {what}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:-1", "cuda:9999"])
+def test_a_rank_on_a_device_that_is_not_here_is_one_clear_error(
+    stored: Path, tmp_path: Path, capsys, device: str
+) -> None:
+    rank = ("--rank", "0", "--world-size", "2", "--rendezvous", f"file://{tmp_path}/meeting", "--timeout", "3")
+    assert main([*call(stored, tmp_path / "out", *rank, "--device", device)]) == (3 if device == "cuda:9999" else 2)
+    seen = capsys.readouterr().err
+    assert "Traceback" not in seen
+    assert "GPU" in seen if device == "cuda:9999" else f"no device '{device}'" in seen
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ from holdfast.data import Dataset
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution import Trace
-from holdfast.identification import LocalPlatform
+from holdfast.identification import LOCAL_PLATFORMS, LocalPlatform
 from holdfast.identification.library import Library, Machine, shipped
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.probe_nets import PROBE_NETS, probe_net
@@ -53,11 +53,23 @@ def test_fewer_classes_than_needed_exit_1(capsys) -> None:
     assert "fewer classes than needed" in err
 
 
+def test_settings_that_share_a_reason_share_a_line(capsys) -> None:
+    """Fifty settings of a GPU that is not there are one line, and the JSON still has them all."""
+    out, err = typed(capsys, "platforms", "show", "shipped", "--json")
+    lines = [line for line in err.splitlines() if line.startswith("not here: cuda")]
+    assert lines == [
+        "not here: cuda, cuda-autocast-bf16, cuda-autocast-bf16-channels-last, cuda-autocast-fp16 and 44 more: "
+        "this build of torch computes on no GPU"
+    ]
+    skipped = {item["platform"] for item in json.loads(out)["skipped"]}
+    assert {name for name, item in LOCAL_PLATFORMS.items() if item.device == "cuda"} <= skipped
+
+
 def test_what_is_wrong_is_one_clear_error(tmp_path: Path, capsys) -> None:
     save(probe_net("mlp"), tmp_path / "model")
-    _, err = typed(capsys, "platforms", "build", "-o", tmp_path / "lib", "--platform", "batch-one", code=2)
+    _, err = typed(capsys, "platforms", "build", "-o", tmp_path / "lib", "--platform", "channels-lost", code=2)
     assert "unknown platform" in err
-    assert "batch-1" in err
+    assert "channels-last" in err
     _, err = typed(capsys, "platforms", "show", tmp_path / "nowhere", code=2)
     assert err.count("error:") == 1
     (tmp_path / "lib").mkdir()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = make_app()
 _METHODS = ("lattice", "pgd", "pgd-rest")
-_RANKS = ("world_size", "rendezvous", "backend", "timeout")
+_RANKS = ("world_size", "rendezvous", "backend", "timeout", "device")
 _SEARCHES = ("data", "out", "all_pairs", "n", "method", "batch", "split", "tokenizer", "seed", "rank", *_RANKS)
 
 
@@ -60,6 +60,9 @@ def border(
     rendezvous: Annotated[str, typer.Option(help="tcp://HOST:PORT of rank 0, or file:///PATH.")] = "",
     backend: Annotated[str, typer.Option(help="gloo, or nccl between GPUs.")] = "gloo",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for another rank.")] = 300.0,
+    device: Annotated[
+        str | None, typer.Option(help="With --rank: what this rank computes on: cpu, cuda, cuda:1. [default: cpu]")
+    ] = None,
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
@@ -95,7 +98,14 @@ def border(
     search = _search(method, n)
     ranks = None
     if rank is not None:
-        ranks = Ranks(rank=rank, world_size=world_size, rendezvous=rendezvous, backend=backend, timeout=timeout)
+        ranks = Ranks(
+            rank=rank,
+            world_size=world_size,
+            rendezvous=rendezvous,
+            backend=backend,
+            timeout=timeout,
+            device=device,
+        )
     demands = Demands(margin=margin, fresh=fresh)
     wanted = Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
     if is_text(data):

@@ -24,12 +24,15 @@ from holdfast.cli._probes import PER_MODEL, known_probes, probe_count
 from holdfast.cli._trace_there import require_same, trace_there
 
 if TYPE_CHECKING:
-    from holdfast.identification.library import EquivalenceClass, Library
+    from collections.abc import Iterable
+
+    from holdfast.identification.library import EquivalenceClass, Library, Skipped
     from holdfast.identification.library.sweep import Swept
     from holdfast.identification.platforms.process import Case
 
 app = make_app()
 SHIPPED = "shipped"
+_NAMED = 4  # platforms in one line
 Shape = Annotated[str | None, typer.Option(help="Input shape CxHxW, when the model does not say.")]
 AtLeast = Annotated[int, typer.Option(help="Exit 1 when fewer joint classes were found.", min=0)]
 
@@ -192,9 +195,8 @@ def _require(library: Library, at_least: int) -> None:
 
 
 def _say_swept(library: Library, swept: Swept, before: int, out: Path) -> None:
-    for item in library.skipped:
-        if item.platform in swept.skipped or item.subject:
-            say(f"skipped {item.platform}{f' on {item.subject}' if item.subject else ''}: {item.reason}")
+    for line in _reasons([item for item in library.skipped if item.platform in swept.skipped or item.subject]):
+        say(f"skipped {line}")
     new = len(library.classes()) - before
     say(f"ran {len(swept.ran)}, had {len(swept.kept)} already, skipped {len(swept.skipped)}")
     say(f"{out}: {counted(len(library.entries), 'platform')}, {_classes(len(library.classes()))}, {new} new")
@@ -210,8 +212,23 @@ def _say_library(library: Library, classes: tuple[EquivalenceClass, ...], model:
     say(f"\n{_classes(len(classes))} on {model or 'all jointly'}:")
     for item in classes:
         say(f"  {item.digest[:12]}  {item.name}")
-    for skipped in library.skipped:
-        say(f"not here: {skipped.platform}{f' on {skipped.subject}' if skipped.subject else ''}: {skipped.reason}")
+    for line in _reasons(library.skipped):
+        say(f"not here: {line}")
+
+
+def _reasons(skipped: Iterable[Skipped]) -> list[str]:
+    """Return a line for each reason, with the platforms that share it: all settings of a GPU where there is none."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in skipped:
+        groups.setdefault((item.reason, item.subject), []).append(item.platform)
+    return [
+        f"{_some(names)}{f' on {subject}' if subject else ''}: {reason}" for (reason, subject), names in groups.items()
+    ]
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 
 
 def _classes(count: int) -> str:

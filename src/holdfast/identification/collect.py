@@ -18,6 +18,7 @@ from holdfast.errors import HoldfastError
 from holdfast.evidence import canonical
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.platforms.setting import LocalPlatform
+from holdfast.identification.platforms.torch_stacks import require_effective
 from holdfast.models import load
 
 # what runtimes raise on a model or a setting that they do not take; anything else ends the process
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     platform = LocalPlatform.from_json(value)
     for case in sorted(path for path in folder.iterdir() if path.is_dir()):
         try:
+            require_effective(platform)
             trace_here(platform, load(case / "model"), _probes(case)).save(case / "trace")
         except _REFUSALS as error:
             write_atomic(case / "refusal.json", canonical.dumps(_refusal(error)))

@@ -3,13 +3,14 @@
 from holdfast.identification.border.again import Again, recheck, require_model
 from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.checks import Demands, Standing
-from holdfast.identification.border.distributed import Ranks, Remote, joined
+from holdfast.identification.border.distributed import Remote, joined
 from holdfast.identification.border.elsewhere import Naming, naming, transferred
 from holdfast.identification.border.find import border
 from holdfast.identification.border.found import Found, Search
 from holdfast.identification.border.inputs import BorderInput, BorderSet, checked
 from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.lattice_search import LatticeSearch
+from holdfast.identification.border.meeting import Ranks
 from holdfast.identification.border.oracle import Local, Service, open_oracles
 from holdfast.identification.border.pairs import Pairs, border_pairs
 from holdfast.identification.border.pgd import SignPGD, one_vs_one, one_vs_rest

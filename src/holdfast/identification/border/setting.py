@@ -13,8 +13,10 @@ from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
 from holdfast.execution import predict
 from holdfast.execution.run import one_thread
+from holdfast.identification.border.asking import Oracle
 from holdfast.identification.emulated import EmulatedFormat
-from holdfast.identification.platforms import LocalPlatform
+from holdfast.identification.platforms import LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms.devices import moved, require_device
 from holdfast.identification.platforms.run import trace_here
 from holdfast.identification.platforms.torch_stacks import Placed, has_gradients
 from holdfast.identification.settings import EmulatedSetting, Setting, platform_of
@@ -32,6 +34,24 @@ def recorded_setting(name: str, batch: int) -> Setting:
         UnknownName: this machine has no such setting.
     """
     return dataclasses.replace(platform_of(without_rank(name)), batch_size=batch)
+
+
+def setting_on(platform: str | Setting | Oracle, device: str | None) -> str | Setting | Oracle:
+    """Return a platform on a device: of local ones that of the same name there, as it is where none is given.
+
+    Raises:
+        UnknownName: no such platform.
+        InvalidConfig: one that is not on this kind of device.
+        MissingDevice: this machine has no such device.
+    """
+    setting = platform_of(platform) if isinstance(platform, str) else platform
+    if isinstance(setting, EmulatedSetting) and device not in (None, "cpu"):
+        raise InvalidConfig(f"{setting.name} is computed on the CPU, not on {device}", hint="--device cpu")
+    if not isinstance(setting, LocalPlatform):
+        return platform
+    there = setting if device is None else moved(setting, device, LOCAL_PLATFORMS)
+    require_device(there)
+    return there
 
 
 def setting_bytes(setting: Setting) -> bytes:

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from holdfast._registry import unknown
 from holdfast.errors import InvalidConfig
 from holdfast.execution import Progress, Trace
-from holdfast.identification.library.machine import machine_here
+from holdfast.identification.library.machine import machine_of
 from holdfast.identification.library.store import Library
 from holdfast.identification.platforms import LISTED_BY, LOCAL_PLATFORMS, LocalPlatform
+from holdfast.identification.platforms.devices import obstacle
 from holdfast.identification.platforms.process import Case, traces_in_own_process
 from holdfast.identification.probe_nets import PROBE_NETS, probe_inputs, probe_net
 
@@ -84,11 +85,12 @@ def sweep(
     kept: list[str] = []
     skipped: list[str] = []
     for done, platform in enumerate(items):
-        if library.has(platform.name, machine_here(platform.runtime), [case.name for case in cases]):
+        machine = machine_of(platform)
+        if library.has(platform.name, machine, [case.name for case in cases]):
             kept.append(platform.name)
-        elif platform.slow and platform.name not in named:
-            if not library.answered(platform.name, machine_here(platform.runtime)):
-                library.skip(platform.name, machine_here(platform.runtime), SLOW)
+        elif platform.slow and platform.name not in named and obstacle(platform) is None:
+            if not library.answered(platform.name, machine):
+                library.skip(platform.name, machine, SLOW)
             skipped.append(platform.name)
         else:
             (ran if _run(library, platform, cases) else skipped).append(platform.name)
@@ -120,11 +122,16 @@ def require_answers(library: Library, swept: Swept, subjects: Sequence[str]) -> 
 
 def _run(library: Library, platform: LocalPlatform, cases: Sequence[Case]) -> bool:
     """Run one platform on what is missing; return whether it answered anything."""
-    machine = machine_here(platform.runtime)
+    machine = machine_of(platform)
+    if (reason := obstacle(platform)) is not None:  # no process is started to be told so
+        library.skip(platform.name, machine, reason)
+        return False
     missing = [case for case in cases if not library.has(platform.name, machine, [case.name])]
     found = traces_in_own_process(platform, missing)
     traces = {name: item for name, item in found.items() if isinstance(item, Trace)}
     refused = {name: item for name, item in found.items() if not isinstance(item, Trace)}
+    if platform.attention is not None and refused:
+        traces = {}  # nets without attention answer all the same, as if nothing had been asked of it
     if traces:
         library.add(platform.name, machine, traces)
     reasons = {f"{error}" + (f" ({error.hint})" if error.hint else "") for error in refused.values()}

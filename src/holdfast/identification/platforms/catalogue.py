@@ -5,6 +5,7 @@ Those that change nothing on one machine do on another (``MKL_CBWR=AVX2`` on pro
 
 from __future__ import annotations
 
+from holdfast.identification.platforms.gpus import ON_GPU
 from holdfast.identification.platforms.setting import LocalPlatform
 
 _ONE = {"OPENBLAS_NUM_THREADS": "1"}
@@ -34,6 +35,8 @@ _BASE = (
     LocalPlatform("batch-1", batch_size=1),
     LocalPlatform("batch-2", batch_size=2),
     LocalPlatform("batch-3", batch_size=3),
+    LocalPlatform("batch-8", batch_size=8),
+    LocalPlatform("batch-16", batch_size=16),
     LocalPlatform("channels-last", channels_last=True),
     LocalPlatform("onednn-off", onednn=False),
     LocalPlatform("nnpack-off", nnpack=False),
@@ -48,6 +51,7 @@ _BASE = (
     LocalPlatform("gradients", gradients=True),
     LocalPlatform("sdpa-math", attention="math"),
     LocalPlatform("sdpa-flash", attention="flash"),
+    LocalPlatform("deterministic", deterministic=True),
 )
 _FORMATS = (
     LocalPlatform("bf16", dtype="bfloat16"),
@@ -55,10 +59,18 @@ _FORMATS = (
     LocalPlatform("bf16-onednn-off", dtype="bfloat16", onednn=False),
     LocalPlatform("bf16-onednn-avx2", dtype="bfloat16", environment={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
     LocalPlatform("bf16-onednn-avx512", dtype="bfloat16", environment={"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}),
+    LocalPlatform("bf16-channels-last", dtype="bfloat16", channels_last=True),
+    LocalPlatform("bf16-sdpa-flash", dtype="bfloat16", attention="flash"),
+    LocalPlatform("bf16-sdpa-math", dtype="bfloat16", attention="math"),
+    LocalPlatform("bf16-sdpa-math-reduced", dtype="bfloat16", attention="math", attention_reduction=True),
     LocalPlatform("fp16", dtype="float16"),
+    LocalPlatform("fp16-sdpa-math", dtype="float16", attention="math"),
+    LocalPlatform("fp16-sdpa-math-reduced", dtype="float16", attention="math", attention_reduction=True),
     LocalPlatform("fp16-onednn-avx2", dtype="float16", environment={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
     LocalPlatform("fp64", dtype="float64"),
     LocalPlatform("autocast-bf16", autocast="bfloat16"),
+    LocalPlatform("autocast-bf16-channels-last", autocast="bfloat16", channels_last=True),
+    LocalPlatform("autocast-fp16", autocast="float16"),
     LocalPlatform("int8-fbgemm", int8_engine="fbgemm"),
     LocalPlatform("int8-x86", int8_engine="x86"),
     LocalPlatform("int8-qnnpack", int8_engine="qnnpack"),
@@ -122,4 +134,4 @@ _OTHERS = (
 )
 
 LISTED_BY = "holdfast platforms show"  # what to type to see all of them
-LOCAL_PLATFORMS = {item.name: item for item in (*_BASE, *_FORMATS, *_COMPILED, *_LEVELS, *_NUMPY, *_OTHERS)}
+LOCAL_PLATFORMS = {item.name: item for item in (*_BASE, *_FORMATS, *_COMPILED, *_LEVELS, *_NUMPY, *_OTHERS, *ON_GPU)}

@@ -18,12 +18,15 @@ from holdfast.data import Dataset
 from holdfast.errors import MissingExtra, Unavailable
 from holdfast.evidence import canonical
 from holdfast.execution import Trace
+from holdfast.execution.gpu import GPU_KNOBS
 from holdfast.execution.platform import KNOBS
 from holdfast.identification.platforms.setting import LocalPlatform
 from holdfast.models import save
 
 _TIMEOUT, _SLOW_TIMEOUT = 300, 3600  # seconds
-_SCRUBBED = (*KNOBS, "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_NUM_THREADS")
+_NUMPY = ("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_NUM_THREADS")
+_COMPILER = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+_SCRUBBED = (*KNOBS, *GPU_KNOBS, *_NUMPY, *_COMPILER)
 
 
 @dataclass(frozen=True)

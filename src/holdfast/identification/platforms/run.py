@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from holdfast._registry import unknown
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, Unavailable
 from holdfast.execution import Progress, Trace, describe_platform
 from holdfast.execution.fit import require_fit
 from holdfast.identification.platforms import torch_stacks
 from holdfast.identification.platforms.catalogue import LISTED_BY, LOCAL_PLATFORMS
+from holdfast.identification.platforms.knobs import asked
 from holdfast.identification.platforms.process import Case, traces_in_own_process
 from holdfast.identification.platforms.setting import LocalPlatform
 from holdfast.identification.platforms.versions import versions_of
@@ -56,10 +57,22 @@ def trace_on(platform: LocalPlatform, model: nn.Module, probes: Dataset, *, fres
 def trace_here(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> Trace:
     """Trace in this process, whatever start-up variables the platform names."""
     torch_stacks.require_known(platform)
+    _require_batch(platform, probes)
     digest = manifest_of(model).digest
     outputs, described = _computed(platform, model, probes)
     described |= {"setting": platform.name, "runtime": versions_of(platform.runtime)}
+    if knobs := asked(platform):
+        described |= {"set": knobs}
     return Trace(outputs, probes.digest, digest, described)
+
+
+def _require_batch(platform: LocalPlatform, probes: Dataset) -> None:
+    """Refuse a batch that is asked for and that so few probes do not fill: it would be the default one."""
+    if platform.batch_size != LocalPlatform("default").batch_size and platform.batch_size > len(probes):
+        raise Unavailable(
+            f"{len(probes)} probes fill no batch of {platform.batch_size}",
+            hint=f"--probes {platform.batch_size} or more",
+        )
 
 
 def _computed(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tuple[Tensor, dict[str, Any]]:

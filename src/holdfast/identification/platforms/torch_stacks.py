@@ -5,33 +5,57 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, Unavailable
 from holdfast.execution import describe_platform, predict
+from holdfast.identification.platforms.devices import require_device
+from holdfast.identification.platforms.knobs import ATTENTION, asked, turned
 from holdfast.identification.platforms.setting import LocalPlatform
 from holdfast.models.outputs import logits_of
+from holdfast.numerics import bits
 
-T = TypeVar("T")
-_ATTENTION = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
+_VECTORS = ("avx2", "avx512")  # what ATen dispatches to above its default, on x86
+_COMPILERS = ("freeze", "optimize-for-inference", "inductor")
 
 
 def outputs_of(platform: LocalPlatform, model: nn.Module, probes: Dataset) -> tuple[Tensor, dict[str, Any]]:
     """Return float32 outputs (n, classes), and the platform as it was described while they were computed.
 
+    A GPU is asked twice: one of its kernels that gives other bits each time would make a reference of chance.
+
     Raises:
-        Unavailable: this build of torch lacks the engine, or the model does not go through the compiler.
+        MissingDevice: there is no such GPU here, or it lacks what the platform asks for.
+        Unavailable: this torch lacks a knob or did not take it, the model does not go through the compiler, or a
+            GPU gave other bits when it was asked again.
     """
     subject = Placed(model, platform)
-    with _quiet(), _settings(platform):
+    with _quiet(), turned(platform):
         outputs = predict(subject, probes, batch_size=platform.batch_size)
+        if platform.device != "cpu":
+            require_repeated(outputs, predict(subject, probes, batch_size=platform.batch_size))
         return outputs, describe_platform().to_json()
+
+
+def described_as(platform: LocalPlatform) -> dict[str, Any]:
+    """Return the description of this process while it is ``platform``, which is one of torch; raises as above."""
+    with _quiet(), turned(platform):
+        described = describe_platform().to_json() | {"setting": platform.name}
+    return described | ({"set": knobs} if (knobs := asked(platform)) else {})
+
+
+def require_repeated(once: Tensor, again: Tensor) -> None:
+    """Raise :class:`Unavailable` where two passes over the same probes (n, classes) differ in a bit."""
+    if different := int((bits.int_view(once) != bits.int_view(again)).sum()):
+        raise Unavailable(
+            f"{different} of {once.numel()} outputs had other bits when it was asked again, so it is no platform",
+            hint="cuda-deterministic allows deterministic algorithms only",
+        )
 
 
 class Placed(nn.Module):
@@ -40,37 +64,42 @@ class Placed(nn.Module):
     Integer inputs, tokens, stay what they are. Gradients pass where the caller asks for them and the platform has any.
     What a platform reads at start-up is that of this process.
 
+    The model is copied to the platform's device; outputs come back to where the inputs are.
+
     Raises:
         InvalidConfig: a platform of another runtime, or values that torch does not have.
+        MissingDevice: there is no such GPU here, or it lacks what the platform asks for.
+        Unavailable: a layer keeps its weights in another layout than the one asked for.
     """
 
     def __init__(self, model: nn.Module, platform: LocalPlatform) -> None:
         super().__init__()
         require_torch(platform)
         require_known(platform)
-        self._platform = platform
+        self._platform, self._device = platform, require_device(platform)
         self._dtype = getattr(torch, platform.dtype)
         self._layout = torch.channels_last if platform.channels_last else torch.contiguous_format
         self._compiled = dict[torch.Size, Callable[[Tensor], Any]]()
-        self.model = copy.deepcopy(model).eval().to(self._dtype)
+        self.model = copy.deepcopy(model).eval().to(self._device, self._dtype)
         if platform.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _require_layout(self.model)
 
     def forward(self, inputs: Tensor) -> Tensor:
         wanted = torch.is_grad_enabled()
-        with _quiet(), _settings(self._platform), torch.set_grad_enabled(wanted or self._platform.gradients):
+        with _quiet(), turned(self._platform), torch.set_grad_enabled(wanted or self._platform.gradients):
             fitting = self._fitting(inputs)
             if fitting.shape not in self._compiled:  # what is compiled holds for one shape
                 self._compiled[fitting.shape] = self._made(fitting)
             output = self._compiled[fitting.shape](fitting)
-            found: Tensor = logits_of(output).float()
+            found: Tensor = logits_of(output).float().to(inputs.device)
         return found if wanted else found.detach()
 
     def _fitting(self, inputs: Tensor) -> Tensor:
         if not inputs.is_floating_point():
-            return inputs
+            return inputs.to(self._device)
         layout = self._layout if inputs.dim() == 4 else torch.contiguous_format  # channels come last in images only
-        return inputs.to(self._dtype).contiguous(memory_format=layout)
+        return inputs.to(self._device, self._dtype).contiguous(memory_format=layout)
 
     def _made(self, example: Tensor) -> Callable[[Tensor], Any]:
         if self._platform.int8_engine is not None:
@@ -89,13 +118,32 @@ def _quantised(model: nn.Module) -> nn.Module:
 def _compiled(model: nn.Module, compiler: str, example: Tensor) -> Callable[[Tensor], Tensor]:
     try:
         if compiler == "inductor":
-            found = torch.compile(model)
-            found(example)
-            return found
+            return _inductor(model, example)
         frozen = torch.jit.freeze(torch.jit.trace(model, example, check_trace=False))
         return torch.jit.optimize_for_inference(frozen) if compiler == "optimize-for-inference" else frozen
     except (RuntimeError, TypeError) as error:
         raise Unavailable(f"the model does not go through {compiler}: {_last_line(error)}") from error
+
+
+def _inductor(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Compile for one shape; where compilation is switched off or given up, torch runs the model as it is."""
+    from torch._dynamo.utils import counters
+
+    graphs = counters["stats"]["unique_graphs"]
+    found: Callable[[Tensor], Tensor] = torch.compile(model)
+    found(example)
+    if counters["stats"]["unique_graphs"] <= graphs:
+        raise Unavailable(
+            "torch.compile compiled nothing", hint="see TORCHDYNAMO_DISABLE, and the log of torch._dynamo"
+        )
+    return found
+
+
+def _require_layout(model: nn.Module) -> None:
+    images = torch.channels_last
+    for name, weight in model.named_parameters():
+        if weight.dim() == 4 and not weight.is_contiguous(memory_format=images):
+            raise Unavailable(f"channels_last=True was not taken: {name} keeps its layout")
 
 
 def _last_line(error: Exception) -> str:
@@ -107,45 +155,11 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         # a TF32 switch of other vendors' GPUs, whenever the oneDNN flags are set
         warnings.filterwarnings("ignore", message="TF32 acceleration", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*autocast, but the target dtype is not supported")  # it is refused
         warnings.filterwarnings("ignore", message=".*(torch.jit|torch.ao.quantization|quantize_dynamic)")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message=".*quantized.*", category=UserWarning)
         yield
-
-
-@contextmanager
-def _settings(platform: LocalPlatform) -> Iterator[None]:
-    """Set what torch lets a process set, and put it back."""
-    with ExitStack() as stack:
-        _put(stack, torch.get_num_threads, torch.set_num_threads, platform.threads)
-        _put(stack, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, platform.matmul_precision)
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=platform.onednn))
-        stack.enter_context(torch.backends.nnpack.flags(enabled=platform.nnpack))
-        if platform.flush_denormal:
-            stack.callback(torch.set_flush_denormal, False)
-            if not torch.set_flush_denormal(True):
-                raise Unavailable("this processor cannot flush denormal numbers")
-        if platform.int8_engine is not None:
-            _engine(stack, platform.int8_engine)
-        if platform.attention is not None:
-            stack.enter_context(sdpa_kernel(_ATTENTION[platform.attention]))
-        if platform.autocast is not None:
-            stack.enter_context(torch.autocast("cpu", dtype=getattr(torch, platform.autocast)))
-        yield
-
-
-def _put(stack: ExitStack, get: Callable[[], T], put: Callable[[T], None], value: T) -> None:
-    stack.callback(put, get())
-    put(value)
-
-
-def _engine(stack: ExitStack, name: str) -> None:
-    backend = torch.backends.quantized
-    if name not in backend.supported_engines:
-        raise Unavailable(f"this torch has no quantised engine {name}", hint=f"it has {backend.supported_engines}")
-    before = backend.engine
-    stack.callback(setattr, backend, "engine", before)
-    backend.engine = name
 
 
 def require_torch(platform: LocalPlatform) -> None:
@@ -162,11 +176,22 @@ def has_gradients(platform: LocalPlatform) -> bool:
     return platform.runtime == "torch" and platform.int8_engine is None and platform.compiler is None
 
 
+def require_effective(platform: LocalPlatform) -> None:
+    """Raise :class:`Unavailable` where the instruction set asked for at start-up is not the one that ATen took."""
+    wanted = platform.environment.get("ATEN_CPU_CAPABILITY")
+    found = torch.backends.cpu.get_cpu_capability().lower()
+    if wanted is not None and (found in _VECTORS if wanted == "default" else found != wanted):
+        raise Unavailable(f"ATEN_CPU_CAPABILITY={wanted} was not taken: ATen dispatches to {found}")
+
+
 def require_known(platform: LocalPlatform) -> None:
     """Raise :class:`InvalidConfig` for values that torch does not have."""
-    if platform.attention not in (None, *_ATTENTION):
-        raise InvalidConfig(f"no attention {platform.attention!r}", hint=f"there are {', '.join(_ATTENTION)}")
-    if platform.compiler not in (None, "freeze", "optimize-for-inference", "inductor"):
-        raise InvalidConfig(f"no compiler {platform.compiler!r}")
+    if platform.attention not in (None, *ATTENTION):
+        raise InvalidConfig(f"no attention {platform.attention!r}", hint=f"there are {', '.join(ATTENTION)}")
+    if platform.compiler not in (None, *_COMPILERS):
+        raise InvalidConfig(f"no compiler {platform.compiler!r}", hint=f"there are {', '.join(_COMPILERS)}")
+    if platform.device != "cpu" and (platform.int8_engine is not None or platform.runtime != "torch"):
+        what = platform.int8_engine or platform.runtime
+        raise InvalidConfig(f"{platform.name} is computed by {what}, which runs on the CPU, not on {platform.device}")
     if platform.batch_size < 1 or platform.threads < 1:
         raise InvalidConfig(f"{platform.name} has batches of {platform.batch_size} and {platform.threads} threads")

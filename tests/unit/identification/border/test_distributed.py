@@ -27,7 +27,7 @@ rank, world, folder, mean = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], flo
 raw = dataset("digits")
 data = Dataset("digits", raw.raw * 15, raw.labels, raw.classes, Preprocessing(1 / 240, (mean,), (0.5,)))
 model = load(folder + "/model")
-ranks = Ranks(rank=rank, world_size=world, rendezvous="file://" + folder + "/meet", timeout=60, backend=sys.argv[5])
+ranks = Ranks(rank=rank, world_size=world, rendezvous="file://" + folder + "/meet", timeout=60)
 with joined(ranks, model, "default", Lattice.of(data), batch=8) as oracles:
     if oracles is not None:
         found = border(model, data, platforms=oracles, n=2, folder=folder + "/out")
@@ -35,15 +35,13 @@ with joined(ranks, model, "default", Lattice.of(data), batch=8) as oracles:
 """
 
 
-def ranks_of(
-    folder: Path, settings: list[dict[str, str]], means: list[float], backend: str = "gloo"
-) -> list[subprocess.CompletedProcess]:
+def ranks_of(folder: Path, settings: list[dict[str, str]], means: list[float]) -> list[subprocess.CompletedProcess]:
     save(trained_digits(), folder / "model")
     script = folder / "rank.py"
     script.write_text(RANK)
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(len(settings)), str(folder), str(mean), backend],
+            [sys.executable, script, str(rank), str(len(settings)), str(folder), str(mean)],
             env=os.environ | {"OMP_NUM_THREADS": "1"} | setting,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,13 +99,3 @@ def test_nccl_without_a_gpu_is_refused_before_anyone_waits() -> None:
         joined(ranks, trained_digits(steps=1), "default", Lattice.of(dataset("digits"))),
     ):
         pass
-
-
-@pytest.mark.gpu
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs a GPU for each rank")
-def test_two_ranks_meet_over_nccl(tmp_path: Path) -> None:
-    settings = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1", "ATEN_CPU_CAPABILITY": "default"}]
-    ended = ranks_of(tmp_path, settings, [0.5, 0.5], backend="nccl")
-    assert [item.returncode for item in ended] == [0, 0], [item.stderr[-500:] for item in ended]
-    assert len(json.loads((tmp_path / "out" / "border.json").read_text())["border"]["inputs"]) == 2

@@ -21,7 +21,9 @@ from holdfast.identification.settings import platform_of
 from holdfast.models import build_architecture
 
 HERE = [
-    item.name for item in LOCAL_PLATFORMS.values() if not item.slow and not item.environment and item.runtime == "torch"
+    item.name
+    for item in LOCAL_PLATFORMS.values()
+    if not (item.slow or item.environment) and (item.runtime, item.device) == ("torch", "cpu")
 ]
 
 

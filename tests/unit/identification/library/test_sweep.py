@@ -70,6 +70,27 @@ def test_a_new_model_runs_on_what_is_there_and_old_answers_stay(started) -> None
     assert set(library.entries[0].outputs) == {"mlp", "cnn"}
 
 
+def test_knobs_of_a_cpu_fall_into_the_classes_that_they_are(started) -> None:
+    """What takes the same kernels is one class, and every way to add in attention is one of its own."""
+    names = ("default", "deterministic", "sdpa-flash", "sdpa-math", "batch-1", "autocast-bf16", "autocast-fp16")
+    half = ("bf16", "bf16-sdpa-flash", "bf16-sdpa-math", "bf16-sdpa-math-reduced")
+    library = Library()
+    sweep(library, cases("mlp", "transformer"), chosen_platforms([*names, *half]))
+    assert {item.labels for item in library.classes()} == {
+        ("default", "deterministic", "sdpa-flash"),
+        ("sdpa-math",),
+        ("batch-1",),
+        ("autocast-bf16",),
+        ("autocast-fp16",),
+        ("bf16", "bf16-sdpa-flash"),
+        ("bf16-sdpa-math",),
+        ("bf16-sdpa-math-reduced",),
+    }
+    assert any(set(half) <= set(item.labels) for item in library.classes("mlp"))  # which has no attention
+    described = {entry.platform: entry.described.get("set") for entry in library.entries}
+    assert (described["sdpa-math"], described["default"]) == ({"attention": "math"}, None)
+
+
 def test_what_cannot_run_says_why_and_is_tried_again(started) -> None:
     library = Library()
     swept = sweep(library, cases(), chosen_platforms(["ort", "inductor", "bf16"]))
@@ -116,8 +137,8 @@ def test_slow_platforms_run_when_they_are_named(started, monkeypatch: pytest.Mon
 
 
 def test_patterns_choose_and_a_pattern_without_a_match_is_refused() -> None:
-    assert {item.name for item in chosen_platforms(["batch-*"])} == {"batch-1", "batch-2", "batch-3"}
-    assert [item.name for item in chosen_platforms(["batch-*"], ["batch-[12]"])] == ["batch-3"]
+    assert {item.name for item in chosen_platforms(["batch-*"])} == {f"batch-{size}" for size in (1, 2, 3, 8, 16)}
+    assert [item.name for item in chosen_platforms(["batch-*"], ["batch-[128]*"])] == ["batch-3"]
     assert len(chosen_platforms()) == len(LOCAL_PLATFORMS)
     with pytest.raises(UnknownName):
         chosen_platforms([], ["ortt*"])
@@ -140,7 +161,7 @@ def test_another_version_of_a_runtime_is_another_machine(started, monkeypatch: p
     library = Library()
     sweep(library, cases("mlp"), chosen_platforms(["default"]))
     newer = Machine("cpu", (), "Linux", {"torch": "99"})
-    monkeypatch.setattr(module, "machine_here", lambda runtime: newer)
+    monkeypatch.setattr(module, "machine_of", lambda platform: newer)
     assert sweep(library, cases("mlp"), chosen_platforms(["default"])).ran == ("default",)
     assert len(library.entries) == 2
     assert f"default@{newer.name}" in library.labels().values()
