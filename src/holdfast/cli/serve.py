@@ -41,7 +41,10 @@ def serve_worker(
     threads: Annotated[int, typer.Option(help="Threads of the products.", min=1)] = 1,
     shared: Annotated[bool, typer.Option("--shared", help="Take sessions over shared memory (shared:PATH).")] = False,
     user: Annotated[str | None, typer.Option(help="Become this user before listening; needs root.")] = None,
-    device: Annotated[str, typer.Option(help="Where the products run: cpu, or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the products run: cpu, cuda, or cuda:1.")] = "cpu",
+    device_memory: Annotated[
+        int | None, typer.Option(help="Most bytes to take of a CUDA device. [default: all]", min=1)
+    ] = None,
 ) -> None:
     """Serve the untrusted half of shielded sessions until interrupted or terminated.
 
@@ -50,8 +53,16 @@ def serve_worker(
     from holdfast.services import process, worker
 
     process.end_when_terminated()
+    worker.speak()
     settings = worker.Service(
-        fault=fault, seed=seed, once=once, threads=threads, shared=shared, user=user, device=device
+        fault=fault,
+        seed=seed,
+        once=once,
+        threads=threads,
+        shared=shared,
+        user=user,
+        device=device,
+        device_memory=device_memory,
     )
     if grpc is not None:
         _serve_remote(grpc, settings, (tls_ca, tls_cert, tls_key), socket)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from holdfast.errors import HoldfastError, IntegrityError, WorkerUnreachable
-from holdfast.services.worker import Service, Worker, lie, require_device
+from holdfast.errors import HoldfastError, IntegrityError, MissingDevice, WorkerUnreachable
+from holdfast.services.device import prepared
+from holdfast.services.worker import Service, Worker, lie
 from holdfast.shielding.transport.remote import ANSWERING, METHOD, PIECE, MutualTls, grpc_module, listen_mutually
 from holdfast.shielding.transport.wire import Frame, Kind, encode, parsed
 
@@ -26,11 +27,17 @@ class Switchboard:
 
     Args:
         make: returns the worker of a new session.
+
+    Attributes:
+        failure: of the device, after which no answer is worth anything; None so far.
+        on_failure: called when it fails.
     """
 
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._make, self._lock = make, Lock()
-        self._sessions: OrderedDict[object, tuple[Worker, float]] = OrderedDict()  # with when each last spoke
+        self.failure: MissingDevice | None = None
+        self.on_failure: Callable[[], object] = lambda: None
+        self._sessions: OrderedDict[str, tuple[Worker, float]] = OrderedDict()  # with when each last spoke
 
     def answer(self, raw: bytes) -> bytes:
         """Return the bytes that answer a question; errors become a frame that says so."""
@@ -40,14 +47,19 @@ class Switchboard:
                 reply = self._answer(frame)
         except HoldfastError as error:
             reply = Frame(Kind.ERROR, {"message": str(error)[:1000]})
+            if isinstance(error, MissingDevice):
+                self.failure = error
+                self.on_failure()
         return b"".join(encode(reply))
 
     def _answer(self, frame: Frame) -> Frame:
         nonce, now = frame.header.get("nonce"), time.monotonic()
+        if not isinstance(nonce, str):
+            raise IntegrityError("the session names itself by no nonce")
         if frame.kind is Kind.BYE:
             self._sessions.pop(nonce, None)
             return Frame(Kind.BYE)
-        if frame.kind is Kind.HELLO and isinstance(nonce, str):
+        if frame.kind is Kind.HELLO:
             self._make_room(now)
             self._sessions[nonce] = self._make(), now
         if nonce not in self._sessions:
@@ -76,14 +88,22 @@ def serve_remote(
     Raises:
         WorkerUnreachable: the port cannot be had.
         MissingExtra: grpcio is not installed.
-        MissingDevice: the device does not exist here.
+        MissingDevice: the device does not exist here, or it failed in a session.
     """
-    grpc, service = grpc_module(), Service() if service is None else service
+    grpc_module()  # says what is missing before anything is tested
+    service = Service() if service is None else service
     distort = None if service.fault is None else lie(service.fault, service.seed)
     torch.set_num_threads(service.threads)
-    require_device(service.device)
     board = Switchboard(lambda: Worker(distort, device=service.device))
-    server, port = _bind(grpc, address, tls, board)
+    with prepared(service.device, memory=service.device_memory):
+        _serve(address, tls, board, ready)
+    if board.failure is not None:
+        raise board.failure
+
+
+def _serve(address: str, tls: MutualTls, board: Switchboard, ready: Callable[[int], None] | None) -> None:
+    server, port = _bind(grpc_module(), address, tls, board)
+    board.on_failure = lambda: server.stop(grace=1)
     try:
         server.start()
         if ready is not None:

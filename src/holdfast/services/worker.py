@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
+import math
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -22,13 +24,14 @@ from torch import Tensor
 
 import holdfast
 from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
+from holdfast.services.accelerator import Accelerator
+from holdfast.services.device import prepared, torch_device
 from holdfast.services.process import become, end_when_terminated, end_with, renounce
-from holdfast.shielding.kernels import kernel
-from holdfast.shielding.product import MOST_PLANES, Geometry, centred, planes_product
+from holdfast.shielding.product import MOST_PLANES, Geometry
 from holdfast.shielding.transport.shared import accept
 from holdfast.shielding.transport.spawn import socket_kind
 from holdfast.shielding.transport.stream import Connection
-from holdfast.shielding.transport.wire import Channel, Frame, Kind, encode, parsed
+from holdfast.shielding.transport.wire import MAX_BODY, Channel, Frame, Kind, encode, parsed
 
 
 class Worker:
@@ -38,15 +41,30 @@ class Worker:
         distort: applied to every result with the layer's name, as if the hardware (or its owner) were at fault;
             None answers honestly.
         device: where the products run, such as ``cpu`` or ``cuda``.
+        accelerator: what computes them there, where it is not the usual.
+
+    Raises:
+        MissingDevice: nothing is exact on ``device``.
     """
 
-    def __init__(self, distort: Callable[[str, Tensor], Tensor] | None = None, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        distort: Callable[[str, Tensor], Tensor] | None = None,
+        *,
+        device: str = "cpu",
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self._distort, self._device = distort, device
-        self._layers: dict[str, tuple[Geometry, Tensor]] = {}
+        self._accelerator = Accelerator(torch_device(device)) if accelerator is None else accelerator
+        self._layers: dict[str, Geometry] = {}
         self._nonce: object = None
 
     def serve(self, channel: Channel) -> None:
-        """Answer frames until the session says goodbye or goes away."""
+        """Answer frames until the session says goodbye or goes away.
+
+        Raises:
+            MissingDevice: the device failed; the session was told so, and no other should be served.
+        """
         while True:
             try:
                 frame = channel.receive()
@@ -57,6 +75,8 @@ class Worker:
                 return
             except HoldfastError as error:
                 _complain(channel, str(error))
+                if isinstance(error, MissingDevice):
+                    raise
                 return
 
     def answer(self, frame: Frame) -> Frame:
@@ -64,6 +84,8 @@ class Worker:
 
         Raises:
             InvalidConfig, IntegrityError: a frame that makes no sense.
+            StorageError: the device has no memory for it.
+            MissingDevice: the device failed.
         """
         if frame.kind is Kind.HELLO:
             return self._greet(frame)
@@ -78,33 +100,44 @@ class Worker:
 
     def _greet(self, frame: Frame) -> Frame:
         self._nonce = frame.header.get("nonce")
-        facts = {"tool": holdfast.__version__, "kernel": kernel(self._kind).name, "device": self._device}
+        facts = {"tool": holdfast.__version__, "kernel": self._accelerator.kernel, "device": self._device}
         return Frame(Kind.HELLO, {**facts, "nonce": self._nonce})
-
-    @property
-    def _kind(self) -> str:
-        return torch.device(self._device).type
 
     def _load(self, layer: str, frame: Frame, weights: Tensor) -> Frame:
         geometry = Geometry.from_json(frame.header.get("geometry"))
         if tuple(weights.shape) != geometry.weight_shape:
             raise InvalidConfig(f"weights of {layer!r} have shape {tuple(weights.shape)}")
-        self._layers[layer] = geometry, weights.to(self._device)
+        planes = _bytes(frame.header.get("planes", MOST_PLANES))
+        self._accelerator.load(layer, geometry, weights, sample=_sample(frame, geometry, planes), planes=planes)
+        self._layers[layer] = geometry
         return Frame(Kind.LOADED, {"layer": layer, "nonce": self._nonce})
 
     def _run(self, layer: str, frame: Frame, planes: Tensor) -> Frame:
         if layer not in self._layers:
             raise InvalidConfig(f"no weights were sent for layer {layer!r}")
-        geometry, codes = self._layers[layer]
         if planes.ndim < 2 or not 1 <= planes.shape[0] <= MOST_PLANES:
             raise InvalidConfig(f"a message has 1 to {MOST_PLANES} byte planes of inputs, not {tuple(planes.shape)}")
-        geometry.output_shape(tuple(planes.shape[2:]))  # refuses what the layer does not take
-        ring = frame.header.get("bytes", MOST_PLANES)
-        if isinstance(ring, bool) or not isinstance(ring, int) or not 1 <= ring <= MOST_PLANES:
-            raise InvalidConfig(f"residues have 1 to {MOST_PLANES} bytes, not {ring!r:.20}")
-        product = centred(planes_product(planes.to(self._device), codes, geometry), ring).cpu()
+        self._layers[layer].output_shape(tuple(planes.shape[2:]))  # refuses what the layer does not take
+        product = self._accelerator.multiply(layer, planes, _bytes(frame.header.get("bytes", MOST_PLANES)))
         header = {key: frame.header.get(key, 0) for key in ("layer", "sequence", "nonce", "mask")}
         return Frame(Kind.RESULT, header, product if self._distort is None else self._distort(layer, product))
+
+
+def _bytes(ring: object) -> int:
+    if isinstance(ring, bool) or not isinstance(ring, int) or not 1 <= ring <= MOST_PLANES:
+        raise InvalidConfig(f"residues have 1 to {MOST_PLANES} bytes, not {ring!r:.20}")
+    return ring
+
+
+def _sample(frame: Frame, geometry: Geometry, planes: int) -> tuple[int, ...] | None:
+    """Return what samples the session announces for a layer, if it does."""
+    if (sides := frame.header.get("sample")) is None:
+        return None
+    if not isinstance(sides, list) or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
+        raise InvalidConfig(f"a sample of a layer has sides, not {sides!r:.60}")
+    if planes * math.prod(sides) > MAX_BODY or 4 * math.prod(geometry.output_shape(tuple(sides))) > MAX_BODY:
+        raise InvalidConfig(f"a message of samples of {sides!r:.60} would be longer than {MAX_BODY} bytes")
+    return tuple(sides)
 
 
 def _complain(channel: Channel, message: str) -> None:
@@ -126,6 +159,7 @@ class Service:
         shared: take sessions over shared memory instead of a stream.
         user: name or number of the user to become before listening; needs root.
         device: where the products run.
+        device_memory: most bytes that they may take of a CUDA device; by default all it has.
     """
 
     fault: str | None = None
@@ -135,6 +169,7 @@ class Service:
     shared: bool = False
     user: str | None = None
     device: str = "cpu"
+    device_memory: int | None = None
 
 
 def serve(path: Path | str, service: Service | None = None, *, ready: Callable[[], None] | None = None) -> None:
@@ -148,15 +183,22 @@ def serve(path: Path | str, service: Service | None = None, *, ready: Callable[[
     Raises:
         WorkerUnreachable: the socket cannot be made.
         UnknownName, InvalidConfig: ``fault`` is not a fault, or ``user`` is nobody here.
-        MissingDevice: ``device`` does not exist here.
+        MissingDevice: ``device`` does not exist here, or it failed in a session.
     """
     service = Service() if service is None else service
     distort = None if service.fault is None else lie(service.fault, service.seed)
     torch.set_num_threads(service.threads)
-    require_device(service.device)
-    renounce()
-    rehearse(service)
-    listener = _listen(Path(path), service)
+    with prepared(service.device, memory=service.device_memory, user=service.user) as hand_over:
+        renounce()
+        rehearse(service)
+        hand_over()
+        _listen_and_answer(Path(path), service, distort, ready)
+
+
+def _listen_and_answer(
+    path: Path, service: Service, distort: Callable[[str, Tensor], Tensor] | None, ready: Callable[[], None] | None
+) -> None:
+    listener = _listen(path, service)
     try:
         if ready is not None:
             ready()
@@ -167,7 +209,7 @@ def serve(path: Path | str, service: Service | None = None, *, ready: Callable[[
     finally:
         listener.close()
         with suppress(PermissionError):  # its folder belongs to the user we no longer are
-            Path(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _answer(stream: socket.socket, service: Service, distort: Callable[[str, Tensor], Tensor] | None) -> None:
@@ -179,8 +221,10 @@ def _answer(stream: socket.socket, service: Service, distort: Callable[[str, Ten
     except HoldfastError:  # whoever connected did not know how; the next one may
         stream.close()
         return
-    Worker(distort, device=service.device).serve(channel)
-    channel.close()
+    try:
+        Worker(distort, device=service.device).serve(channel)
+    finally:
+        channel.close()
 
 
 def rehearse(service: Service) -> None:
@@ -194,18 +238,10 @@ def rehearse(service: Service) -> None:
     ones = torch.ones(2, 2, dtype=torch.int8)
     for question in (
         Frame(Kind.HELLO, {"nonce": "rehearsal"}),
-        Frame(Kind.LOAD, {"layer": "one", "geometry": geometry.to_json(), "nonce": "rehearsal"}, ones),
+        Frame(Kind.LOAD, {"layer": "one", "geometry": geometry.to_json(), "nonce": "rehearsal", "sample": [2]}, ones),
         Frame(Kind.RUN, {"layer": "one", "sequence": 1, "nonce": "rehearsal", "mask": 0}, ones.view(1, 2, 2)),
     ):
         parsed(b"".join(encode(worker.answer(parsed(b"".join(encode(question)), "rehearsal")))), "rehearsal")
-
-
-def require_device(device: str) -> None:
-    """Find out before anybody connects whether products can be exact there."""
-    try:
-        kernel(torch.device(device).type)
-    except (RuntimeError, AssertionError) as error:
-        raise MissingDevice(f"no device {device!r} here", hint="try --device cpu") from error
 
 
 def lie(fault: str, seed: int) -> Callable[[str, Tensor], Tensor]:
@@ -249,6 +285,16 @@ def _clear_stale(path: Path, kind: socket.SocketKind) -> None:
             path.unlink()
 
 
+def speak() -> None:
+    """Have what this package logs said on standard error, down to which way each layer takes."""
+    logger = logging.getLogger("holdfast")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker from the command line; return its exit code."""
     parser = argparse.ArgumentParser(prog="holdfast.services.worker", description=__doc__)
@@ -260,9 +306,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shared", action="store_true", help="take sessions over shared memory")
     parser.add_argument("--user", help="become this user before listening")
     parser.add_argument("--device", default="cpu", help="where the products run, such as cuda")
+    parser.add_argument("--device-memory", type=int, help="most bytes of a CUDA device to take")
     parser.add_argument("--parent", type=int, help="number of the process to end with")
     options = vars(parser.parse_args(arguments))
     end_when_terminated()
+    speak()
     if (parent := options.pop("parent")) is not None:
         end_with(parent)
     try:

@@ -17,7 +17,13 @@ from cryptography import x509  # noqa: E402
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
-from holdfast.errors import IntegrityError, InvalidConfig, UnreadableArtifact, WorkerUnreachable  # noqa: E402
+from holdfast.errors import (  # noqa: E402
+    IntegrityError,
+    InvalidConfig,
+    MissingDevice,
+    UnreadableArtifact,
+    WorkerUnreachable,
+)
 from holdfast.numerics.bits import bit_equal  # noqa: E402
 from holdfast.services.remote import Switchboard, serve_remote  # noqa: E402
 from holdfast.services.worker import Service, Worker  # noqa: E402
@@ -25,6 +31,7 @@ from holdfast.shielding import MutualTls, shield  # noqa: E402
 from holdfast.shielding.transport import Frame, Kind  # noqa: E402
 from holdfast.shielding.transport.remote import METHOD, PIECE  # noqa: E402
 from holdfast.shielding.transport.wire import encode, parsed  # noqa: E402
+from holdfast.shielding.ways import Layer  # noqa: E402
 from tests.unit.shielding.nets import images, integer_net  # noqa: E402
 
 
@@ -106,6 +113,33 @@ def test_a_lie_from_afar_is_caught(authority: Authority) -> None:
         assert session.closed
 
 
+def test_a_device_that_fails_stops_the_server_after_the_session_heard_why(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[BaseException] = []
+    ports: list[int] = []
+
+    def run() -> None:
+        try:
+            serve_remote("localhost:0", authority.issue("worker"), ready=ports.append)
+        except MissingDevice as error:
+            ended.append(error)
+
+    def broken(layer: Layer, planes: object, ring: int = 4) -> object:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not ports:
+        assert thread.is_alive()
+    with shield(integer_net(), f"grpc:localhost:{ports[0]}", tls=authority.issue("session")) as session:
+        monkeypatch.setattr(Layer, "__call__", broken)
+        with pytest.raises(WorkerUnreachable, match="cpu failed while it multiplied: CUDA error: unspecified"):
+            session(images(1))
+    thread.join(20)
+    assert [str(error) for error in ended] == ["cpu failed while it multiplied: CUDA error: unspecified launch failure"]
+
+
 def test_strangers_and_impostors_are_turned_away(authority: Authority, port: int, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "other")
     mine = stranger.issue("session")
@@ -157,6 +191,15 @@ def test_a_question_with_another_sessions_nonce_is_refused() -> None:
     assert answer.kind is Kind.ERROR
     assert "nonce of another session" in answer.header["message"]
     assert parsed(board.answer(b"rubbish"), "the worker").kind is Kind.ERROR
+
+
+@pytest.mark.parametrize("kind", [Kind.HELLO, Kind.LOAD, Kind.RUN, Kind.BYE])
+@pytest.mark.parametrize("nonce", [["a"], {}, 1, True, None])
+def test_a_nonce_that_is_no_text_is_an_error_frame(kind: Kind, nonce: object) -> None:
+    board = Switchboard(Worker)
+    answer = parsed(board.answer(b"".join(encode(Frame(kind, {"nonce": nonce})))), "the worker")
+    assert (answer.kind, answer.header["message"]) == (Kind.ERROR, "the session names itself by no nonce")
+    assert not board._sessions
 
 
 def say(board: Switchboard, kind: Kind, nonce: str) -> Frame:

@@ -44,6 +44,30 @@ def test_a_worker_inherits_neither_secrets_nor_a_folder_nor_ways_to_new_rights(m
         worker.close()
 
 
+def test_a_fork_that_lets_its_copy_go_leaves_the_worker_alone() -> None:
+    worker = SpawnedWorker()
+    try:
+        worker.connect(60).close()
+        if not (child := os.fork()):
+            worker.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert worker.path.exists()
+        assert Path(f"/proc/{worker.process.pid}").exists()
+    finally:
+        worker.close()
+    assert not worker.path.exists()
+
+
+def test_a_worker_closed_while_somebody_waits_for_it_is_said_to_be() -> None:
+    worker = SpawnedWorker(("--no-such-option",))
+    worker.process.wait(60)
+    worker.close()
+    with pytest.raises(WorkerUnreachable, match="exited with code 2") as caught:
+        worker.connect(5)
+    assert caught.value.hint == "it was closed while it started"
+
+
 def test_where_code_lies_is_kept_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"src{os.pathsep}/elsewhere")

@@ -67,9 +67,18 @@ class Client:
             raise InvalidConfig("the session is closed", hint="open a new one with shield()")
         return self._channel
 
-    def load(self, layer: str, geometry: Geometry, codes: Tensor) -> None:
-        """Give the worker the int8 weights of a layer."""
-        header = {"layer": layer, "geometry": geometry.to_json(), "nonce": self._nonce}
+    def load(
+        self, layer: str, geometry: Geometry, codes: Tensor, *, sample: tuple[int, ...] | None = None, planes: int = 1
+    ) -> None:
+        """Give the worker the int8 weights of a layer.
+
+        Args:
+            sample: shape of the samples to come, so that a worker with several ways to multiply can try them now.
+            planes: byte planes of the messages to come.
+        """
+        header: dict[str, object] = {"layer": layer, "geometry": geometry.to_json(), "nonce": self._nonce}
+        if sample is not None:
+            header |= {"sample": list(sample), "planes": planes}
         answer = self._ask(Frame(Kind.LOAD, header, codes), Kind.LOADED)
         self._require_echo(answer, {"layer": layer, "nonce": self._nonce})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import shutil
 import socket
 import struct
@@ -10,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.errors import IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
+from holdfast.shielding.own_process import OwnProcess
 from holdfast.shielding.transport.shared import offer
 from holdfast.shielding.transport.stream import Connection
 from holdfast.shielding.transport.wire import Channel
@@ -28,7 +30,8 @@ _KEPT = (
     "TZ",
     "TMPDIR",
 )  # what a worker needs of our environment: no secrets
-_KEPT_KINDS = ("LC_", "OMP_", "MKL_", "KMP_", "ATEN_", "DNNL_", "ONEDNN_", "TORCH_", "CUDA_", "PYTHON")
+_KEPT_KINDS = ("LC_", "OMP_", "MKL_", "KMP_", "ATEN_", "DNNL_", "ONEDNN_", "TORCH_", "CUDA_", "TRITON_", "PYTHON")
+KERNEL_FOLDER = "TRITON_CACHE_DIR"  # where Triton stores what it compiles
 _POLL = 0.02  # seconds between attempts to connect
 _PEER = "the worker"
 _NOBODY = "nobody"
@@ -54,18 +57,21 @@ class SpawnedWorker:
         command = [sys.executable, "-P", "-m", "holdfast.services.worker", "--socket", str(self.path), *options]
         command += ["--parent", str(os.getpid())]  # or it would wait for ever for one that was killed
         command += ["--shared"] * self.shared + ["--once"] * once
+        kernels: Path | None = None
         if os.geteuid() == 0 and "--user" not in options:
             command += ["--user", _NOBODY]
+            if "--device" in options and KERNEL_FOLDER not in os.environ:
+                kernels = kernel_folder(_NOBODY)
         with (self._folder / "stderr").open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=environment(),
+                env=environment() | ({} if kernels is None else {KERNEL_FOLDER: str(kernels)}),
                 cwd="/",
             )
-        self.close = weakref.finalize(self, _stop, self.process, self._folder)
+        self.close = OwnProcess("a worker").finalize(self, _stop, self.process, self._folder, kernels)
 
     @property
     def address(self) -> str:
@@ -103,8 +109,10 @@ class SpawnedWorker:
         )
 
     def _last_words(self) -> str:
-        lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
-        return f"it said: {lines[-1].strip()}" if lines else "it said nothing"
+        with contextlib.suppress(FileNotFoundError):  # of a worker that was closed meanwhile
+            lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
+            return f"it said: {lines[-1].strip()}" if lines else "it said nothing"
+        return "it was closed while it started"
 
 
 def environment() -> dict[str, str]:
@@ -115,11 +123,40 @@ def environment() -> dict[str, str]:
     return kept
 
 
-def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+def kernel_folder(user: str) -> Path:
+    """Make a folder in which ``user`` alone stores the kernels that he compiles; needs root.
+
+    Triton's own choice is the home of whoever started the process. Another user cannot write there; and if he could,
+    the files that he put there would be run by us some day.
+
+    Raises:
+        InvalidConfig: no such user, or we are not root.
+    """
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError as error:
+        raise InvalidConfig(f"there is no user {user!r} here") from error
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-kernels-"))
+    try:
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    except PermissionError as error:
+        folder.rmdir()
+        raise InvalidConfig(f"only root can become user {user!r}", hint="leave --user out") from error
+    return folder
+
+
+def remove_folder(folder: Path | None) -> None:
+    """Remove a folder, if there is one."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes], folder: Path, kernels: Path | None) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
+    remove_folder(kernels)
 
 
 def socket_kind(*, shared: bool) -> socket.SocketKind:

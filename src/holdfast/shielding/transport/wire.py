@@ -41,7 +41,7 @@ class Kind(IntEnum):
     """What a frame says."""
 
     HELLO = 1  # both ways: tool version, nonce of the session; from the worker also its kernel and device
-    LOAD = 2  # layer, geometry; body: weights
+    LOAD = 2  # layer, geometry, perhaps the sample and the planes of questions to come; body: weights
     LOADED = 3  # layer
     RUN = 4  # layer, sequence, nonce, mask; body: byte planes of residues, or codes in the clear
     RESULT = 5  # layer, sequence, nonce, mask; body: residues
