@@ -26,8 +26,8 @@ from holdfast.seeds import derive
 from holdfast.shielding import Session, integer_layers, shield
 from holdfast.shielding.graph import IntegerModel
 from holdfast.shielding.planner import Law, Laws, Machine, Plan, PrivateAdapters, plan, public_nodes, workload
+from holdfast.shielding.planner.chain import stages
 from holdfast.shielding.planner.plan import assemble
-from holdfast.shielding.planner.rules import stages
 
 SHARED = Path(os.environ.get("HOLDFAST_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 SHARE = 0.2  # of the MACs: what first-k, last-k keep in the trusted world

@@ -18,7 +18,7 @@ from holdfast.errors import IntegrityError
 from holdfast.shielding import integer_layers
 from holdfast.shielding.graph import export
 from holdfast.shielding.planner import plan, public_nodes, workload
-from holdfast.shielding.planner.rules import stages
+from holdfast.shielding.planner.chain import stages
 
 NET = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
