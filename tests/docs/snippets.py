@@ -3,7 +3,7 @@
 A page is one story: its ``python`` blocks share a namespace, its ``console`` blocks share a folder, all in order.
 In a console block a line ``$ command`` runs; the lines under it must appear in the output (``...`` stands for
 anything), and ``(exit code N)`` states the exit status where it is not 0. ``<!-- not run: reason -->`` above a block
-skips it. The pages below docs/ run with the slow tests, the README with the fast ones.
+skips it. They run with the slow tests.
 """
 
 from __future__ import annotations
@@ -38,11 +38,6 @@ class Block:
 def pages() -> list[Path]:
     """The README and every page below docs/."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def is_slow(page: Path) -> bool:
-    """Whether a page runs with the slow tests: all but the README, which every change should keep true."""
-    return page.parent != ROOT
 
 
 def blocks(page: Path) -> list[Block]:

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from .snippets import ROOT, Block, appears, blocks, commands, is_slow, pages
+from .snippets import ROOT, Block, appears, blocks, commands, pages
 
 BIN = Path(sys.executable).parent
 
 
 def as_cases() -> list[object]:
     runnable = [page for page in pages() if blocks(page)]
-    return [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if is_slow(page) else [])
-        for page in runnable
-    ]
+    return [pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow) for page in runnable]
 
 
 @pytest.mark.parametrize("page", as_cases())
