@@ -88,10 +88,10 @@ class TrialRunner:
 
     def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset | Text]]:
         """Travel without what was computed: another process fills its own cache, on a device of its own."""
-        if self.device.type == "cpu":
-            return partial(TrialRunner, **self._made), (self._model, self._data)
         kind = self.device.type  # another process may see its only device under another number
-        return partial(_arrived, kind, self._made), (copy.deepcopy(self._model).cpu(), self._data.to("cpu"))
+        there = kind == "cpu"
+        model = self._model if there else copy.deepcopy(self._model).cpu()
+        return partial(_arrived, kind, self._made), (model, self._data if there else self._data.to("cpu"))
 
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""
@@ -277,7 +277,8 @@ class TrialRunner:
 
 
 def _arrived(kind: str, made: dict[str, Any], model: nn.Module, data: Dataset | Text) -> TrialRunner:
-    return TrialRunner(model.to(kind), data.to(kind), **made)
+    """Return the runner in another process, with weights of its own: what was sent may be memory shared by all."""
+    return TrialRunner(copy.deepcopy(model).to(kind), data.to(kind), **made)
 
 
 def _halve(rows: int, error: Exception) -> int:

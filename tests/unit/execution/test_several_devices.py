@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -116,10 +116,10 @@ def test_a_runner_arrives_on_a_device_of_the_receiver() -> None:
 
 
 def test_a_fault_in_one_process_is_none_in_another() -> None:
-    """Tensors would go to processes as memory that all of them share; these get the bytes, and weights of their own."""
+    """Tensors go to other processes as memory that all of them share: each has to take weights of its own."""
     model = build_architecture("digits-cnn", seed=0)
-    runner, blocks = runner_and_blocks(model)
-    arrived = [pickle.loads(devices.packed(runner, blocks))[2]._model for _ in range(2)]
+    runner, _ = runner_and_blocks(model)
+    arrived = [ForkingPickler.loads(bytes(ForkingPickler.dumps(runner)))._model for _ in range(2)]
     with torch.no_grad():
         next(arrived[0].parameters()).fill_(7.0)
     for other in (model, arrived[1]):

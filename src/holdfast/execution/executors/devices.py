@@ -1,16 +1,16 @@
 """Blocks of a campaign on all GPUs of this machine: one process for each, which sees no other.
 
 A process that has used CUDA cannot be forked, so these are started afresh and get the model from this one. The
-parent's settings go along, and a GPU that rounds in another way than the parent's is refused.
+parent's settings go along, and a GPU that rounds in another way than the parent's is refused. Tensors are sent as
+shared memory, which each process copies: no trial begins, and changes a weight, before all have done so.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ from holdfast.models.internals import no_fast_path
 
 _log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_READY = b"ready"
 
 
 def visible() -> list[str]:
@@ -48,11 +49,14 @@ def run_on_devices(runner: TrialRunner, blocks: Sequence[Block], workers: int) -
     names = visible()
     if workers > len(names):
         _log.warning("%d workers were asked for, and %d GPUs are here: one worker for each", workers, len(names))
-    given = packed(runner, blocks)
+    # held here until the last process has it: what is shared ends with whoever owns it
+    given = (settings(), knobs_of(runner.device), runner.__reduce__(), tuple(blocks))
     pool: dict[Connection, BaseProcess] = {}
     try:
         for name in names[: min(workers, len(blocks))]:
             _start(pool, name, given)
+        for pipe, process in pool.items():
+            _received(pipe, process)
         yield from _distribute(pool, len(blocks))
     finally:
         for pipe, process in pool.items():
@@ -61,19 +65,10 @@ def run_on_devices(runner: TrialRunner, blocks: Sequence[Block], workers: int) -
             process.join()
 
 
-def packed(runner: TrialRunner, blocks: Sequence[Block]) -> bytes:
-    """Return what a process of this program needs, by value.
-
-    Left to itself, ``multiprocessing`` would lend the memory of the tensors to all processes at once, and each would
-    compute with the faults that another had just put into a weight.
-    """
-    return pickle.dumps((settings(), knobs_of(runner.device), runner, tuple(blocks)))
-
-
-def _start(pool: dict[Connection, BaseProcess], name: str, given: bytes) -> None:
+def _start(pool: dict[Connection, BaseProcess], name: str, given: tuple[Any, ...]) -> None:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, given), name=f"holdfast-trials-{name}", daemon=True)
+    process = context.Process(target=_work, args=(theirs, *given), name=f"holdfast-trials-{name}", daemon=True)
     with _environment({VISIBLE: name}):  # read before the first use of CUDA, so it has to be there at the start
         process.start()
     theirs.close()
@@ -94,11 +89,17 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(pipe: Connection, given: bytes) -> None:
+def _work(
+    pipe: Connection,
+    given: dict[str, Any],
+    knobs: dict[str, str],
+    parcel: tuple[Callable[..., TrialRunner], tuple[Any, ...]],
+    blocks: Sequence[Block],
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     torch.set_num_threads(1)
-    chosen, knobs, runner, blocks = pickle.loads(given)  # noqa: S301 - from the parent's memory, as all arguments are
-    adopt(chosen)
+    adopt(given)
+    runner = parcel[0](*parcel[1])
 
     def rows(place: int) -> Any:
         if (here := knobs_of(runner.device)) != knobs:
@@ -110,6 +111,7 @@ def _work(pipe: Connection, given: bytes) -> None:
         return [astuple(row) for row in runner(blocks[place])]
 
     with suppress(EOFError, OSError), no_fast_path(), torch.no_grad():  # the parent is gone or done
+        pipe.send_bytes(_READY)
         while True:
             pipe.send_bytes(answer(rows, int(pipe.recv_bytes())))
 
@@ -123,7 +125,7 @@ def _distribute(pool: dict[Connection, BaseProcess], count: int) -> Iterator[lis
             rows = _received(pipe, pool[pipe])
             busy.discard(pipe)
             _hand_out(pipe, waiting, busy)
-            yield rows
+            yield [Row(*values) for values in opened(rows)[1]]
 
 
 def _hand_out(pipe: Connection, waiting: Iterator[int], busy: set[Connection]) -> None:
@@ -134,13 +136,12 @@ def _hand_out(pipe: Connection, waiting: Iterator[int], busy: set[Connection]) -
             pipe.send_bytes(str(item).encode())
 
 
-def _received(pipe: Connection, process: BaseProcess) -> list[Row]:
+def _received(pipe: Connection, process: BaseProcess) -> bytes:
     try:
-        data = pipe.recv_bytes()
+        return pipe.recv_bytes()
     except (EOFError, OSError):
         process.join()
         raise TrialError(
             f"a campaign worker died with exit code {process.exitcode}",
             hint="what was finished is kept; a script that uses several GPUs needs `if __name__ == '__main__':`",
         ) from None
-    return [Row(*values) for values in opened(data)[1]]
