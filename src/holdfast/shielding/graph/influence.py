@@ -1,29 +1,30 @@
 """Which samples of a batch each value of a graph depends on, element by element, whatever the numbers are.
 
-Every sample has a colour: a byte with four bits set. Two colours together have five bits or more, so one byte says of
-an element that it depends on none, on one and which, or on several. What only moves values moves colours by the same
-operation; arithmetic joins those of its operands; a sum or a choice along a dimension joins those along it. What is
-picked by an index that depends on samples, and every operation without a rule here, joins all that it reads: that may
-blame a graph that keeps samples apart, and never clears one that does not.
+Every element has the colours of the samples that it depends on (:mod:`~holdfast.shielding.graph.colours`). What only
+moves values moves colours by the same operation; arithmetic joins those of its operands; a sum or a choice along a
+dimension joins those along it. What is picked by an index that depends on samples, and every operation without a rule
+here, joins all that it reads: that may blame a graph that keeps samples apart, and never clears one that does not. What
+has no colours at all, a number or a shape that is read out of a tensor, ends it
+(:mod:`~holdfast.shielding.graph.unfollowed`).
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from holdfast.shielding.graph.colours import blank, joined
 from holdfast.shielding.graph.leaves import GroupedConvolution, Lookup, Product, Softmax
 from holdfast.shielding.graph.operations import ARITHMETIC, function
 from holdfast.shielding.graph.program import Step
+from holdfast.shielding.graph.unfollowed import cannot_be_followed
 from holdfast.shielding.integer import IntegerLayer
 
-COLOURS = tuple(sum(1 << bit for bit in bits) for bits in itertools.combinations(range(8), 4))
 _MAKES = frozenset(
     ("zeros", "ones", "full", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like",
      "full_like", "sym_size", "sym_numel", "sym_storage_offset")
@@ -47,55 +48,19 @@ _EACH = (ARITHMETIC - _POOLS - _ALONG) | frozenset(
 )  # fmt: skip
 
 
-def coloured(samples: Tensor) -> Tensor:
-    """Return the colours of ``samples`` (batch, ...): uint8, each row its own; at most 70 rows.
-
-    Raises:
-        ValueError: more rows than colours.
-    """
-    if len(samples) > len(COLOURS):
-        raise ValueError(f"there are {len(COLOURS)} colours, and {len(samples)} samples")
-    rows = torch.tensor(COLOURS[: len(samples)], dtype=torch.uint8)
-    return rows.view(-1, *[1] * (samples.dim() - 1)).expand(samples.shape)
-
-
-def is_apart(colours: Tensor, batch: int) -> bool:
-    """Say whether a value of ``batch`` rows has in each row its own colour and none else."""
-    own = torch.tensor(COLOURS[:batch], dtype=torch.uint8).view(-1, *[1] * (colours.dim() - 1))
-    return bool(((colours == own) | (colours == 0)).all())
-
-
-def is_mixed(colours: Tensor) -> bool:
-    """Say whether an element has several colours."""
-    bits = torch.tensor([bin(byte).count("1") > 4 for byte in range(256)])
-    return bool(bits[colours.unique().long()].any())
-
-
-def joined(colours: Tensor, dims: Sequence[int]) -> Tensor:
-    """Return the colours along ``dims`` together, which become sides of 1."""
-    axes = tuple(dims)
-    if not axes or not colours.dim():
-        return colours
-    if not colours.numel():
-        return colours.new_zeros([1 if dim in axes else side for dim, side in enumerate(colours.shape)])
-    most = colours.amax(axes, keepdim=True)
-    if torch.equal(most, colours.amin(axes, keepdim=True)):  # one colour each: the usual case, in an eighth of the time
-        return most
-    found = torch.zeros_like(most)
-    for bit in range(8):
-        found |= ((colours >> bit) & 1).amax(axes, keepdim=True) << bit
-    return found
-
-
 class Influence:
     """Follows colours through the steps of a graph.
 
     Args:
         modules: what computes the steps of target ``module``.
+
+    Attributes:
+        lost: the first step that cannot be followed; nothing that is said after it counts.
     """
 
     def __init__(self, modules: Callable[[str], nn.Module]) -> None:
         self._modules = modules
+        self.lost: str | None = None
 
     def after(
         self, step: Step, real: tuple[Any, ...], args: tuple[Any, ...], keywords: dict[str, Any], value: Any
@@ -108,19 +73,34 @@ class Influence:
             keywords: likewise.
             value: what it made; of what is no tensor, itself.
         """
+        try:
+            lost = cannot_be_followed(step.target, real, args, keywords)
+            found = None if lost else self._by_rule(step, real, args, keywords, value)
+        except _NO_RULE:
+            lost, found = False, None
+        if lost and self.lost is None:
+            self.lost = step.name
+        return found if _fits(found, value) else _all((args, keywords), value)  # without a rule the worst is true of it
+
+    def _by_rule(
+        self, step: Step, real: tuple[Any, ...], args: tuple[Any, ...], keywords: dict[str, Any], value: Any
+    ) -> Any:
         if not any(isinstance(part, Tensor) for part in tree_leaves(value)):
             return value
         kind, _, rest = step.target.partition(".")
-        try:
-            if kind == "module":
-                return _all(args, value) if keywords else _of_module(self._modules(step.path), args, value)
-            if kind == "exact":
-                return _of_exact(rest, _in_order(function(step.target), args, keywords), value)
-            if kind == "python":
-                return args[0][args[1]] if rest == "getitem" else _each(args, value)
-            return _of_torch(step.target, real, args, keywords, value)
-        except _NO_RULE:  # the worst is true of it
-            return _all((args, keywords), value)
+        if kind == "module":
+            return _all(args, value) if keywords else _of_module(self._modules(step.path), args, value)
+        if kind == "exact":
+            return _of_exact(rest, _in_order(function(step.target), args, keywords), value)
+        if kind == "python":
+            return args[0][args[1]] if rest == "getitem" else _each(args, value)
+        return _of_torch(step.target, real, args, keywords, value)
+
+
+def _fits(found: Any, value: Any) -> bool:
+    """Say whether colours have the shapes of what they are of: a rule may be for another form of its operation."""
+    shapes = [[part.shape for part in tree_leaves(tree) if isinstance(part, Tensor)] for tree in (found, value)]
+    return shapes[0] == shapes[1]
 
 
 def _in_order(call: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
@@ -228,11 +208,6 @@ def _each(args: Any, value: Tensor) -> Tensor:
         if isinstance(part, Tensor):
             found |= part
     return found
-
-
-def blank(value: Any) -> Any:
-    """Return the colours of a constant, or of what was made of none: none; what is no tensor stays itself."""
-    return torch.zeros((), dtype=torch.uint8).expand(value.shape) if isinstance(value, Tensor) else value
 
 
 def _all(args: Any, value: Any) -> Any:

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import derive
 from holdfast.shielding.graph.budget import Budget
-from holdfast.shielding.graph.influence import COLOURS, Influence, blank, coloured, is_apart, is_mixed
+from holdfast.shielding.graph.colours import COLOURS, blank, coloured, is_apart, is_mixed
+from holdfast.shielding.graph.influence import Influence
 from holdfast.shielding.graph.program import IntegerModel, Step, _bound
 from holdfast.shielding.integer import IntegerLayer
 
@@ -101,7 +102,9 @@ class _Traced:
         return not is_mixed(colours)
 
     def mixing(self) -> str | None:
-        """Return the step that is to blame if a row of the output depends on another sample; else None."""
+        """Return the step that is to blame if a row of the output may depend on another sample; else None."""
+        if self._influence.lost is not None:
+            return self._influence.lost
         colours = self._colours[self._model.output]
         shaped = isinstance(colours, Tensor) and colours.dim() and len(colours) == self._batch
         return None if shaped and is_apart(colours, self._batch) else self._suspect or self._model.output

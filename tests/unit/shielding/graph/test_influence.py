@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from holdfast.shielding.graph.influence import COLOURS, Influence, blank, coloured, is_apart, is_mixed, joined
+from holdfast.shielding.graph.colours import COLOURS, blank, coloured, is_apart, is_mixed, joined
+from holdfast.shielding.graph.influence import Influence
 from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE, function
 from holdfast.shielding.graph.program import IntegerModel, Ref, Step, _bound
 from tests.unit.shielding.graph.nets import NETS
