@@ -38,6 +38,8 @@ def reduction(lowering: Lowering, node: fx.Node) -> Any:
     rank = len(lowering.shape(node.args[0]))
     if not dims or any(dim % rank == 0 for dim in dims):
         raise lowering.refuse(node, "mixes the samples of a batch", "reduce over the dimensions of one sample only")
+    if "sum" in str(node.target) and _whole(lowering, node):
+        return lower_other(lowering, node)  # whole numbers stay such, and may be places
     word = "mean" if "mean" in str(node.target) else "total"
     kept = optional(node, 2, "keepdim", False)
     return lowering.call(node, f"exact.{word}", lowering.value(node.args[0]), list(dims), kept)

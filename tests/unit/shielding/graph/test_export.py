@@ -240,3 +240,25 @@ def test_every_node_that_cannot_be_exported_is_told_with_its_own_way_out() -> No
     assert "aten.pow.Tensor_Scalar" in third
     assert "exact powers" in third
     assert "each line" in caught.value.hint
+
+
+class Counts(nn.Module):
+    """How many features are above zero chooses a row, as the length of a text does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.rows = nn.Linear(8, 6), nn.Embedding(7, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc(x)
+        chosen: torch.Tensor = self.rows((y > 0).sum(1))
+        return chosen
+
+
+def test_a_sum_of_whole_numbers_stays_whole_and_may_choose() -> None:
+    model = Counts().eval()
+    integer = export(model, torch.rand(2, 8), torch.rand(64, 8))
+    x = torch.randn(16, 8)
+    codes = integer.get_submodule("fc")(x)
+    assert torch.equal(integer(x), model.rows((codes > 0).sum(1)))
+    assert torch.equal(torch.cat([integer(one) for one in x.split(1)]), integer(x))
