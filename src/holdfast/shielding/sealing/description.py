@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from torch import Tensor, nn
 
 from holdfast.shielding.integer import IntegerLayer, accumulator_bound
-from holdfast.shielding.sealing.memory import sharing, tensors_of
+from holdfast.shielding.sealing.memory import is_plain, sharing, tensors_of
 from holdfast.shielding.sealing.values import CARD, OF_TORCH, Values, manner
 
 if TYPE_CHECKING:
@@ -31,21 +31,28 @@ def description(model: nn.Module) -> dict[str, str]:
         InvalidConfig: it holds something that cannot be described; the message names it.
     """
     values, tensors = Values(model), tensors_of(model)
-    return {
-        name: values.text(value, name)
+    facts = {
+        name: value
         for path, module in model.named_modules()
         for name, value in ((f"{path}.{fact}" if path else fact, value) for fact, value in _facts(module))
-    } | sharing(tensors)
+    } | {f"{name}.(tensor)": _beside_numbers(tensor) for name, tensor in tensors.items() if not is_plain(tensor)}
+    return {name: values.text(value, name) for name, value in facts.items()} | sharing(tensors)
 
 
 def _facts(module: nn.Module) -> Iterator[tuple[str, object]]:
     yield "(class)", type(module)  # in brackets, since no attribute is called so
-    yield "(modules)", list(module._modules)
+    yield "(modules)", dict(module._modules)  # by name and in order; one may come twice
+    yield "(tensors)", [list(module._parameters), list(module._buffers)]
     yield from manner(module).items()
     yield from sorted((module._parameters | module._buffers).items())  # values only of what no state dict holds
     for name, value in sorted(module.__dict__.items()):
         if name not in OF_TORCH and name != CARD and not (name == _DERIVED and _accumulates(module)):
             yield name, value
+
+
+def _beside_numbers(tensor: Tensor) -> dict[str, object]:
+    """Return what a tensor is that no state dict has: a class that may compute otherwise, and attributes."""
+    return {"class": type(tensor)} | vars(tensor)
 
 
 def _accumulates(module: nn.Module) -> TypeGuard[Accumulating]:

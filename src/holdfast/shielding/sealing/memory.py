@@ -34,6 +34,11 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is its numbers and nothing else: no class of its own, and no attributes."""
+    return type(tensor) in (Tensor, nn.Parameter) and not vars(tensor)
+
+
 def sharing(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return which of ``tensors`` lie in the memory of another one, by ``NAME.(same as)`` and ``NAME.(overlaps)``.
 

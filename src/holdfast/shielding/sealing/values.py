@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig
 from holdfast.models.tensors import tensor_digest
 from holdfast.shielding.sealing import code
+from holdfast.shielding.sealing.memory import is_plain
 
 OF_TORCH = frozenset(nn.Module().__dict__)  # parameters, buffers, hooks, and whether it trains
 CARD = "_holdfast"
@@ -134,7 +135,7 @@ class _Text:
 def _is_numbers(value: object) -> TypeGuard[Tensor | np.ndarray | np.generic]:
     """Return whether ``value`` is numbers and nothing else: a class derived from these may compute otherwise."""
     if isinstance(value, Tensor):
-        return type(value) in (Tensor, nn.Parameter) and not vars(value)  # it may hold attributes
+        return is_plain(value)
     if isinstance(value, np.generic):
         return type(value) is value.dtype.type and not value.dtype.hasobject
     return type(value) is np.ndarray and not value.dtype.hasobject
