@@ -106,6 +106,14 @@ def rename_rule(value: dict[str, Any]) -> None:
     value["rule"] = "slalom:private=false"
 
 
+def claim_all_trusted(value: dict[str, Any]) -> None:
+    value["rule"] = "whole"
+
+
+def claim_a_deadline(value: dict[str, Any]) -> None:
+    value["rule"] = "deadline:seconds=1,sensitivity=found.json"
+
+
 def demand(value: dict[str, Any]) -> None:
     value["rule"] = "optimal:hide_weights=fc"
 
@@ -120,6 +128,8 @@ def demand(value: dict[str, Any]) -> None:
         (raise_range, "says top_code 3; of this model it is 127"),
         (spend_less, r"says memory \d+ in all"),
         (rename_rule, "another placement than its rule slalom:private=false"),
+        (claim_all_trusted, "another placement than its rule whole"),
+        (claim_a_deadline, "another placement than its rule deadline"),
         (demand, "is of the rule optimal:hide_weights=fc, and shows weights of 'fc'"),
     ],
 )
