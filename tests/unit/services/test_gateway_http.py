@@ -368,8 +368,9 @@ def test_those_who_take_no_answers_are_hung_up_on() -> None:
         (b"no request at all\r\n\r\n", 400, "invalid"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 17_000, 400, "invalid"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n", 400, "gone"),
+        (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "invalid"),
     ],
-    ids=["path", "slash", "method", "no HTTP", "long head", "bad chunk"],
+    ids=["path", "slash", "method", "no HTTP", "long head", "bad chunk", "two lengths"],
 )
 def test_errors_of_the_server_itself_are_json_and_counted_once(
     served: Serving, raw: bytes, status: int, kind: str

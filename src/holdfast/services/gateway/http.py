@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -30,6 +30,8 @@ from holdfast.shielding.gateway.signature import JSON, SAFETENSORS, write
 NEEDS = "a gateway needs starlette and uvicorn"
 _LINGER = 2.0  # seconds
 _KINDS = (JSON, SAFETENSORS)
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 def starlette_module() -> Any:
@@ -109,21 +111,36 @@ def application(
         exception_handlers={starlette.exceptions.HTTPException: misdirected, Exception: broken},
     )
     made.router.redirect_slashes = False  # to a place named after what the request says is our name
-    return _for_this_machine(made, gateway, told) if local else made
+    return _judged(made, gateway, told, local=local)
 
 
-def _for_this_machine(asked: Any, gateway: Gateway, told: Callable[..., Any]) -> Any:
-    """Return an ASGI application that hands on only what was addressed to loopback."""
+def _judged(asked: Any, gateway: Gateway, told: Callable[..., Any], *, local: bool) -> Any:
+    """Return an ASGI application that hands on what has one length and, if ``local``, was addressed to loopback."""
 
     async def judged(scope: Any, receive: Any, send: Any) -> None:
-        names = [value for name, value in scope.get("headers", ()) if name == b"host"]
-        if len(names) == 1 and is_loopback(split_host(names[0].decode("latin-1"))):
+        headers = scope.get("headers", ())
+        if _has_two_lengths(headers):
+            refused = Refused("a request has one length", hint="chunked, or Content-Length", outcome="invalid")
+            status = 400
+        elif local and not _is_for_loopback(headers):
+            refused = Refused("this address serves its own machine only", hint="ask for localhost", outcome="invalid")
+            status = 421
+        else:
             await asked(scope, receive, send)
             return
-        refused = Refused("this address serves its own machine only", hint="ask for localhost", outcome="invalid")
-        await told(gateway.counted(refused).to_json(), 421, {"connection": "close"})(scope, receive, send)
+        await told(gateway.counted(refused).to_json(), status, {"connection": "close"})(scope, receive, send)
 
     return judged
+
+
+def _has_two_lengths(headers: Headers) -> bool:
+    """Say whether who forwarded a request may have taken another part of it for its body than we (RFC 9112, 6.1)."""
+    return {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}
+
+
+def _is_for_loopback(headers: Headers) -> bool:
+    names = [value for name, value in headers if name == b"host"]
+    return len(names) == 1 and is_loopback(split_host(names[0].decode("latin-1")))
 
 
 def _crowded() -> Refused:

@@ -81,7 +81,8 @@ class Signature:
         inputs = self._from_json(raw) if kind == JSON else _from_safetensors(raw, self.dtype)
         if inputs.shape[1:] != self.shape or not 1 <= len(inputs) <= self.most:
             raise _invalid(f"inputs have shape {list(inputs.shape)}", self._wanted)
-        return self._tokens(inputs) if self.vocabulary is not None else self._numbers(inputs)
+        array = inputs.numpy() if isinstance(inputs, Tensor) else inputs  # which takes fewer shapes than torch does
+        return self._tokens(array) if self.vocabulary is not None else self._numbers(array)
 
     def _from_json(self, raw: bytes) -> np.ndarray:
         """Read lists of numbers, no more of them than the model could take: each costs far more than its two bytes."""
@@ -158,7 +159,7 @@ def _depth(inputs: object) -> int:
     return depth
 
 
-def _from_safetensors(raw: bytes, dtype: torch.dtype) -> np.ndarray:
+def _from_safetensors(raw: bytes, dtype: torch.dtype) -> Tensor:
     try:
         tensors = load(raw)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
@@ -168,7 +169,7 @@ def _from_safetensors(raw: bytes, dtype: torch.dtype) -> np.ndarray:
         raise _invalid("the request does not hold the one tensor inputs")
     if inputs.dtype != dtype:
         raise _invalid(f"inputs are {inputs.dtype}", f"this model takes {dtype}")
-    return inputs.numpy()
+    return inputs
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

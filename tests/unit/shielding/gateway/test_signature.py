@@ -101,6 +101,8 @@ def test_tokens_are_whole_and_known() -> None:
         (save({"inputs": torch.zeros(1, 2, dtype=torch.float64)}), "float64"),
         (save({"inputs": torch.zeros(1, 3)}), "shape"),
         (save({"inputs": torch.full((1, 2), torch.nan)}), "not finite"),
+        (save({"inputs": torch.empty(0, 2**62)}), "shape"),
+        (save({"inputs": torch.zeros(70 * [1])}), "shape"),
     ],
 )
 def test_malformed_safetensors_are_told_what_is_wrong(raw: bytes, message: str) -> None:
