@@ -22,28 +22,27 @@ class Seen:
 
     Attributes:
         peaks: largest magnitude of an argument, by node name and position.
-        shapes: shape of every node's tensor output in the first batch.
-        batch: size of that batch.
+        shapes: shape of every node's tensor output for the first sample alone: the batch need not be its first side.
+        dtypes: of the same.
     """
 
     peaks: dict[tuple[str, int], float] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    batch: int = 0
 
     def elements(self, name: str) -> int:
         """Return the elements of a node's output per sample; 0 if it is no tensor."""
         shape = self.shapes.get(name)
-        return 0 if shape is None else torch.Size(shape).numel() // self.batch
+        return 0 if shape is None else torch.Size(shape).numel()
 
 
 class _Watch(fx.Interpreter):
     """Runs the graph and keeps what :class:`Seen` asks for."""
 
-    def __init__(self, graph: fx.GraphModule, wanted: Mapping[str, tuple[int, ...]], seen: Seen, first: bool) -> None:
+    def __init__(self, graph: fx.GraphModule, wanted: Mapping[str, tuple[int, ...]], seen: Seen) -> None:
         super().__init__(graph)
         self.extra_traceback = False  # or errors end in torch's words
-        self._wanted, self._seen, self._first = wanted, seen, first
+        self._wanted, self._seen, self._first = wanted, seen, not seen.shapes
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name in self._wanted:
@@ -91,15 +90,15 @@ def calibrate(
                     f"a calibration sample is {found}, but the example is {'x'.join(map(str, sample)) or 'one number'}",
                     hint=_HINT,
                 )
-            first, seen.batch = not seen.batch, seen.batch or len(batch)
             batch = batch.float() if batch.is_floating_point() else batch
             try:
-                _Watch(captured.graph, wanted, seen, first).run(*captured.bind(batch))
+                for part in (batch,) if seen.shapes else (batch[:1], batch):
+                    _Watch(captured.graph, wanted, seen).run(*captured.bind(part))
             except (RuntimeError, LookupError, TypeError, ValueError) as error:
                 told = str(error).partition("\n")[0]
                 raise InvalidConfig(
                     f"the model does not take a calibration batch of {batch.dtype}: {told}", hint=_HINT
                 ) from error
-    if not seen.batch:
+    if not seen.shapes:
         raise InvalidConfig("calibration holds no sample", hint="pass some dozens of representative inputs")
     return seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -34,15 +34,15 @@ def table(lowering: Lowering, node: fx.Node) -> Any:
 @rules.lower("aten.mean.dim", "aten.sum.dim_IntList")
 def reduction(lowering: Lowering, node: fx.Node) -> Any:
     """A sum or mean over some dimensions of each sample."""
-    dims: Any = node.args[1]
-    rank = len(lowering.shape(node.args[0]))
-    if not dims or any(dim % rank == 0 for dim in dims):
+    source, dims = cast(fx.Node, node.args[0]), cast(Any, node.args[1])
+    sides = source.meta["val"].shape  # that of the batch, wherever it stands, is a symbol
+    if not dims or any(not isinstance(sides[dim], int) for dim in dims):
         raise lowering.refuse(node, "mixes the samples of a batch", "reduce over the dimensions of one sample only")
     if "sum" in str(node.target) and _whole(lowering, node):
         return lower_other(lowering, node)  # whole numbers stay such, and may be places
     word = "mean" if "mean" in str(node.target) else "total"
     kept = optional(node, 2, "keepdim", False)
-    return lowering.call(node, f"exact.{word}", lowering.value(node.args[0]), list(dims), kept)
+    return lowering.call(node, f"exact.{word}", lowering.value(source), list(dims), kept)
 
 
 @rules.lower("aten.layer_norm.default", "aten.rms_norm.default", "aten.group_norm.default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,3 +263,28 @@ def test_a_sum_of_whole_numbers_stays_whole_and_may_choose() -> None:
     codes = integer.get_submodule("fc")(x)
     assert torch.equal(integer(x), model.rows((codes > 0).sum(1)))
     assert torch.equal(torch.cat([integer(one) for one in x.split(1)]), integer(x))
+
+
+class SequenceFirst(nn.Module):
+    """Attention as torch has it, which turns batches over, and a mean along what is then the first side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.attend(x, x, x, need_weights=False)[0]
+        scores: torch.Tensor = self.head(mixed.transpose(0, 1).mean(0))
+        return scores
+
+
+def test_batches_need_not_come_first_inside(tmp_path: Path) -> None:
+    """A layer's sample is that of one input, whatever the size of the batches in calibration."""
+    model = SequenceFirst().eval()
+    x = torch.rand(16, 6, 16, generator=torch.Generator().manual_seed(5))
+    integer = export(model, x[:1], x)
+    integer.save(tmp_path / "model")
+    again = IntegerModel.load(tmp_path / "model")
+    assert torch.equal(again(x), integer(x))
+    assert torch.equal(torch.cat([again(one) for one in x.split(1)]), again(x))
+    assert (again(x) - model(x)).norm() < 0.05 * model(x).norm()
