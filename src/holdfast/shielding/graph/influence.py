@@ -2,14 +2,15 @@
 
 Every element has the colours of the samples that it depends on (:mod:`~holdfast.shielding.graph.colours`). What only
 moves values moves colours by the same operation; arithmetic joins those of its operands; a sum or a choice along a
-dimension joins those along it. What is picked by an index that depends on samples, and every operation without a rule
-here, joins all that it reads: that may blame a graph that keeps samples apart, and never clears one that does not. What
+dimension joins those along it, and so does an index into it that depends on samples. Every operation without a rule
+here joins all that it reads: that may blame a graph that keeps samples apart, and never clears one that does not. What
 has no colours at all, a number or a shape that is read out of a tensor, ends it
 (:mod:`~holdfast.shielding.graph.unfollowed`).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -177,12 +178,28 @@ def _picked(word: str, call: Any, real: tuple[Any, ...], args: tuple[Any, ...], 
         return _all(args, value) if args[0].any() else args[1].unsqueeze(-1).expand(value.shape)
     if not any(part.any() for part in tree_leaves(args[1:]) if isinstance(part, Tensor)):
         return call(args[0], *real[1:])
-    if not args[0].any() and word == "gather":
-        return args[2].expand(value.shape)
-    if not args[0].any() and word == "index" and [isinstance(part, Tensor) for part in args[1]] == [True]:
-        index = args[1][0]  # rows of a constant table: each sample picks for itself
-        return index.view(*index.shape, *[1] * (value.dim() - index.dim())).expand(value.shape)
-    return _all(args, value)
+    if word == "gather":
+        across = joined(args[0], (args[1] % args[0].dim(),)).expand(args[0].shape)
+        found: Tensor = call(across, args[1], real[2])
+        return found | args[2]
+    return _indexed(call, real[1], args, value) if word == "index" else _all(args, value)
+
+
+def _indexed(call: Any, indices: Any, args: tuple[Any, ...], value: Tensor) -> Tensor:
+    """Return the colours of ``x[indices]``: an index that depends on samples may pick anything along its dimension.
+
+    Raises:
+        NotImplementedError: one is a mask, which stands for several.
+    """
+    x, tints = args
+    places = [place for place, index in enumerate(indices) if isinstance(index, Tensor)]
+    if any(indices[place].dtype in (torch.bool, torch.uint8) for place in places):
+        raise NotImplementedError("masks")
+    found: Tensor = call(joined(x, [place for place in places if tints[place].any()]).expand(x.shape), indices)
+    picks: Tensor = functools.reduce(torch.bitwise_or, [tints[place] for place in places])
+    before = places[0] if places[-1] - places[0] < len(places) else 0  # where torch puts what indices span
+    after = value.dim() - before - picks.dim()
+    return found | picks.reshape(*[1] * before, *picks.shape, *[1] * after)
 
 
 def _dims(call: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

@@ -49,6 +49,13 @@ STEPS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("aten.index.Tensor", (TABLE, [X]), {}),
     ("aten.index.Tensor", (X, [None, Ref("small")]), {}),
     ("aten.index.Tensor", (X,), {"indices": [Ref("small")]}),
+    ("aten.index.Tensor", (X, [INDEX, Ref("pick")]), {}),
+    ("aten.index.Tensor", (X, [INDEX, None, Ref("pick")]), {}),
+    ("aten.index.Tensor", (X, [None, Ref("pick"), Ref("odd")]), {}),
+    ("aten.index.Tensor", (X, [None, None, Ref("pick")]), {}),
+    ("aten.index.Tensor", (Y, [Ref("pick"), Ref("odd")]), {}),
+    ("aten.index.Tensor", (Ref("image"), [None, Ref("none"), None, Ref("pick")]), {}),
+    ("aten.gather.default", (TABLE, 0, Ref("pair")), {}),
     ("aten.index_select.default", (X, 0, INDEX), {}),
     ("aten.gather.default", (X, 0, Ref("flat")), {}),
     ("aten.gather.default", (X, 0), {"index": Ref("small")}),
@@ -107,6 +114,8 @@ def world(x: Tensor) -> dict[str, Any]:
     return {
         **CONSTANTS,
         "x": x, "y": x.flip(0) + x.amax(0), "flat": torch.tensor([[[1, 0]], [[2, 2]]]),
+        "odd": CONSTANTS["index"] % 2, "pick": x[:, 0, 0].long() % 2,
+        "none": CONSTANTS["index"] * 0, "pair": x[:, 0].long() % 2,
         "single": x[:1], "mask": x > 5, "row": x[1, 0].float(), "small": x.long() % 2,
         "image": x[:, None].float(), "wide": x.reshape(BATCH, 2, 2, 1).float(),
     }  # fmt: skip
@@ -118,6 +127,8 @@ def colours_of(x: Tensor) -> dict[str, Any]:
     return {
         **{name: blank(value) for name, value in CONSTANTS.items()},
         "x": own, "y": own.flip(0) | joint, "flat": blank(torch.zeros(2, 1, 2)),
+        "odd": blank(CONSTANTS["index"]), "pick": own[:, 0, 0],
+        "none": blank(CONSTANTS["index"]), "pair": own[:, 0],
         "single": own[:1], "mask": own, "row": own[1, 0], "small": own, "image": own[:, None],
         "wide": own.reshape(BATCH, 2, 2, 1),
     }  # fmt: skip
@@ -155,6 +166,30 @@ def test_an_element_without_a_samples_colour_does_not_change_with_it(case: int) 
             other[sample] = torch.randint(0, 9, (2, 2), generator=generator).to(x.dtype)
             for moved, colour in zip(changed(value, values(other)[1]), colours, strict=True):
                 assert bool(((colour & COLOURS[sample]) == COLOURS[sample])[moved].all())
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "apart"),
+    [
+        ("aten.index.Tensor", (X, [Ref("lucky")]), False),
+        ("aten.index.Tensor", (X, [INDEX, Ref("pick")]), False),
+        ("aten.index.Tensor", (X, [Ref("rows"), Ref("pick")]), True),
+        ("aten.gather.default", (X, 0, Ref("own")), False),
+        ("aten.gather.default", (X, 1, Ref("small")), True),
+    ],
+)
+def test_what_an_index_of_a_sample_may_pick_is_what_lies_along_it(
+    target: str, args: tuple[Any, ...], apart: bool
+) -> None:
+    x, rows = torch.zeros(BATCH, 2, 2, dtype=torch.int64), torch.arange(BATCH)
+    own = coloured(x)
+    named = {**world(x), "rows": rows, "lucky": rows, "own": rows.view(-1, 1, 1).expand_as(x)}  # each happens on itself
+    tints = {**colours_of(x), "rows": blank(rows), "lucky": own[:, 0, 0], "own": own}
+    step, real = Step(name="z", target=target, args=args), _bound(args, named)
+    found = Influence(lambda path: torch.nn.Identity()).after(
+        step, real, _bound(args, tints), {}, function(target)(*real)
+    )
+    assert is_apart(found, BATCH) == apart
 
 
 def test_every_operation_has_a_rule_or_the_worst_is_said_of_it() -> None:

@@ -157,3 +157,24 @@ class Picks(nn.Module):
 def test_what_is_the_same_for_every_sample_is_followed() -> None:
     model = export(Picks(), torch.rand(2, 8), torch.rand(16, 8))
     require_apart(model, 4)
+
+
+class Last(nn.Module):
+    """Reads the row of its own that it works out, as classifiers of texts do, in the two ways there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        length = (x[..., 0] > 0.5).sum(1).clamp(max=x.shape[1] - 1)
+        picked = y[torch.arange(x.shape[0]), length]
+        return picked + y.gather(1, length[:, None, None].expand(-1, 1, 6))[:, 0]
+
+
+def test_a_sample_may_pick_among_its_own() -> None:
+    x = torch.rand(16, 5, 8, generator=torch.Generator().manual_seed(3))
+    model = export(Last(), x[:2], x)
+    require_apart(model, 4)
+    assert torch.equal(torch.cat([model(one) for one in x.split(1)]), model(x))
