@@ -72,16 +72,16 @@ def multiply_planes(
         tile = tl.load(line + tap * run + inner[:, None], mask=inside[:, None] & known[None, :], other=0)
         there = window + (tap // columns) * tap_down + (tap % columns) * tap_right + inner[None, :]
         mask = real[:, None] & inside[None, :]
-        total = tl.dot(tl.load(there, mask=mask, other=0), tile, total)
+        total = tl.dot(tl.load(there, mask=mask, other=0), tile, total, out_dtype=tl.int32)
         if PLANES > 1:
             there += plane
-            second = tl.dot(tl.load(there, mask=mask, other=0), tile, second)
+            second = tl.dot(tl.load(there, mask=mask, other=0), tile, second, out_dtype=tl.int32)
         if PLANES > 2:
             there += plane
-            third = tl.dot(tl.load(there, mask=mask, other=0), tile, third)
+            third = tl.dot(tl.load(there, mask=mask, other=0), tile, third, out_dtype=tl.int32)
         if PLANES > 3:
             there += plane
-            fourth = tl.dot(tl.load(there, mask=mask, other=0), tile, fourth)
+            fourth = tl.dot(tl.load(there, mask=mask, other=0), tile, fourth, out_dtype=tl.int32)
     if PLANES > 1:
         total += second << 8
     if PLANES > 2:
