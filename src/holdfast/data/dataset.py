@@ -145,6 +145,11 @@ class Dataset:
         for start in range(0, len(self), size):
             yield self.batch(torch.arange(start, min(start + size, len(self))))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the samples lie."""
+        return self.raw.device
+
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same samples on ``device``, which hands out batches there; the digest stays."""
         return replace(self, raw=self.raw.to(device), labels=self.labels.to(device))

@@ -54,6 +54,11 @@ class Text:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens lie."""
+        return self.tokens.device
+
     def to(self, device: torch.device | str) -> Text:
         """Return the same tokens on ``device``, which hands out windows there; the digest stays."""
         return replace(self, tokens=self.tokens.to(device))

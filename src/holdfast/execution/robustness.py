@@ -16,7 +16,7 @@ from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.fit import require_fit
 from holdfast.execution.over_chips import RobustError
-from holdfast.execution.run import Progress, device_of, one_thread, predict
+from holdfast.execution.run import Progress, beside, one_thread, predict
 from holdfast.execution.sequences import sequence_named
 from holdfast.execution.statistics import Proportion
 
@@ -27,7 +27,7 @@ def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress
     Raises:
         InvalidConfig: the data has no labels, or labels that the model has no output for.
     """
-    data = _beside(model, data)
+    data = beside(model, data)
     outputs = predict(model, data, batch_size=batch_size, progress=progress)
     right = ~wrong_images(outputs, data)
     return Proportion.wilson(int(right.sum()), len(data))
@@ -82,7 +82,7 @@ def robust_error(
     """
     stop, workers = Stop.of(fault, chips, half_width, max_chips), build_executor(executor)
     sequence, found = sequence_named(method, confidence), list[Entry]()
-    here = _beside(model, data)
+    here = beside(model, data)
     with one_thread():
         require_fit(model, here)
 
@@ -111,12 +111,6 @@ def robust_error(
         confidence=confidence,
         question=drawn.question(data.digest) | {"classes": len(data.classes), "random": is_random(fault)},
     )
-
-
-def _beside(model: nn.Module, data: Dataset) -> Dataset:
-    """Return ``data`` on the device of ``model``: images and labels then stay there from chip to chip."""
-    place = device_of(model)
-    return data if place == data.raw.device else data.to(place)
 
 
 def _measured(outputs: Tensor, data: Dataset) -> Entry:

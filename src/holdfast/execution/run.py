@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Text
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
@@ -24,6 +24,7 @@ from holdfast.models import manifest_of
 
 TRACE_TYPE = "holdfast.trace/v1"
 Progress = Callable[[int, int], None]
+Held = TypeVar("Held", Dataset, Text)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ def device_of(model: nn.Module) -> torch.device:
     """Return where ``model`` keeps its first parameter or buffer; the CPU if it has none."""
     first = next((item for items in (model.parameters(), model.buffers()) for item in items), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def beside(model: nn.Module, data: Held) -> Held:
+    """Return ``data`` on the device of ``model``, where they then stay from pass to pass."""
+    place = device_of(model)
+    return data if data.device == place else data.to(place)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import sys
@@ -18,8 +19,16 @@ from holdfast._kernels import device as devices
 from holdfast.data import Dataset, dataset
 from holdfast.models import build_architecture
 from holdfast.numerics import bits
+from holdfast.numerics.formats import FixedPoint
 from holdfast.seeds import derive
-from holdfast.training import Alternating, RandomBitErrorTraining, Recipe, Standard, train
+from holdfast.training import (
+    AdversarialBitErrorTraining,
+    Alternating,
+    RandomBitErrorTraining,
+    Recipe,
+    Standard,
+    train,
+)
 from holdfast.training.loop import _step
 from holdfast.training.recipes import Schedule
 from holdfast.training.recipes import resident as resident_codes
@@ -28,6 +37,7 @@ from holdfast.training.recipes.protocol import trainable
 from holdfast.training.state import State
 
 OPEN = RandomBitErrorTraining(rate=0.05, clip=0.1, start="always")
+ATTACKED = AdversarialBitErrorTraining(bits=6, clip=0.1, start="always", iterations=3)
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +106,56 @@ def test_operands_begin_where_libraries_are_fast(net: nn.Module) -> None:
         assert value.is_contiguous()
 
 
+def moved(weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return other values, some far outside of the range of these."""
+    noise = torch.Generator().manual_seed(seed)
+    far = {name: 3 * float(value.abs().max()) for name, value in weights.items()}
+    return {
+        name: value.detach() + far[name] * torch.randn(value.shape, generator=noise).to(value) ** 3
+        for name, value in weights.items()
+    }
+
+
+@pytest.mark.parametrize("format", ["rquant8", "normal8", *SLOW[:-1], pytest.param("rquant4", marks=pytest.mark.slow)])
+def test_what_moved_is_encoded_in_the_ranges_of_the_step(net: nn.Module, format: str) -> None:
+    here, there = reference(format, net), Memory.of(format, trainable(net))
+    assert there.resident is not None
+    chosen = {name: value for name, value in trainable(net).items() if "conv" in name}
+    for seed, weights in enumerate((chosen, dict(trainable(net)))):
+        values = moved(weights, seed)
+        found = there.resident.recoded(values)
+        assert found is not None
+        assert list(found) == list(values)
+        for name, codes in found.items():
+            expected = here.format.encode(values[name].cpu(), here.encoded[name].qparams).codes
+            assert bits.bit_equal(codes.cpu(), expected)
+        first = next(iter(found))
+        assert not bits.bit_equal(found[first].cpu(), here.encoded[first].codes)
+
+
+def test_what_moved_beyond_all_numbers_is_refused_as_on_a_cpu(net: nn.Module) -> None:
+    there = Memory.of("rquant8", trainable(net))
+    assert there.resident is not None
+    values = moved(dict(trainable(net)), 0)
+    next(iter(values.values())).view(-1)[3] = math.inf
+    assert there.resident.recoded(values) is None
+
+
+def test_flips_of_an_attack_are_those_of_the_reference(net: nn.Module, digits: Dataset) -> None:
+    batch = digits.batch(torch.arange(32))
+    here, there = reference("rquant8", net), Memory.of("rquant8", trainable(net))
+    known, devices.KINDS[:] = list(devices.KINDS), []
+    try:
+        expected = ATTACKED.attacked(copy.deepcopy(net).cpu(), here, batch, derive(1)).flips
+    finally:
+        devices.KINDS[:] = known
+    victim = ATTACKED.attacked(net, there, tuple(item.to(net.fc.weight.device) for item in batch), derive(1))
+    assert same(dict(there.clean), dict(here.clean)) or torch.cuda.is_available()  # whose sums are others
+    assert [item.site.name for item in victim.flips] == [item.site.name for item in expected]
+    victim.restore()
+    assert same(dict(there.clean), dict(Memory.of("rquant8", trainable(net)).clean))
+
+
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return dataset("digits", split="train").take(96)
@@ -114,6 +174,7 @@ RECIPES: list[Recipe] = [
     Standard(format="rquant4", clip=0.2, clip_scope="learned", schedule=SCHEDULE),
     Alternating(rate=0.02, start="always", schedule=SCHEDULE),
     replace(OPEN, schedule=SCHEDULE, pattern=5, statistics="both", format="int8"),
+    replace(ATTACKED, schedule=SCHEDULE, restarts=2, format="rquant4", layers="conv*"),
 ]
 
 
@@ -166,6 +227,23 @@ def test_a_step_reads_a_few_numbers_and_no_weights(
     assert {name for name, _ in reads} <= {"tolist", "__bool__"}
     assert sum(count for _, count in reads) <= 6
     assert len(reads) <= 2
+
+
+def test_an_attack_reads_its_choices_and_no_weights(
+    net: nn.Module, digits: Dataset, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an iteration: the score, whether all is finite, two numbers a tensor, and nothing longer than that."""
+    images, labels = digits.to(next(net.parameters()).device).batch(torch.arange(16))
+    state, tensors = State.fresh(net, ATTACKED.schedule), len(trainable(net))
+    monkeypatch.setattr(FixedPoint, "encode", lambda *_: pytest.fail("encoded by the reference"))
+    monkeypatch.setattr(FixedPoint, "decode_at", lambda *_: pytest.fail("decoded by the reference"))
+    reads.clear()
+    state.loss = _step(ATTACKED, state, images, labels, derive(0, "faults"))
+    assert math.isfinite(state.loss)
+    assert state.loss.perturbed > state.loss  # type: ignore[attr-defined]
+    assert {name for name, _ in reads} <= {"tolist", "__bool__", "__float__"}
+    assert max(count for _, count in reads) <= max(4, tensors)
+    assert len(reads) <= 2 + 4 * (ATTACKED.iterations + 1)
 
 
 def test_a_format_that_kernels_do_not_know_is_named_once(net: nn.Module, caplog: pytest.LogCaptureFixture) -> None:

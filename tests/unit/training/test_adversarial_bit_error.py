@@ -50,9 +50,11 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
 def attacked(
     recipe: AdversarialBitErrorTraining, net: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights of the second pass of a step."""
-    places = recipe.attacked(net, memory, batch, derive(1)).places
-    return {**memory.clean, **{site.name: place.tensor for site, place in places.items()}}
+    """The weights of the second pass of a step; the memory is afterwards what it was."""
+    victim = recipe.attacked(net, memory, batch, derive(1))
+    found = {name: value.clone() for name, value in memory.clean.items()}
+    victim.restore()
+    return found
 
 
 @pytest.mark.parametrize("format", ["rquant8", "int8", "rquant4"])
@@ -60,15 +62,39 @@ def test_a_step_flips_at_most_its_budget_and_one_bit_per_weight(
     format: str, net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     recipe = AdversarialBitErrorTraining(format=format, bits=6, iterations=3)
-    memory = Memory.of(format, trainable(net))
-    codes = memory.flat.clone()
+    clean, memory = (Memory.of(format, trainable(net)) for _ in range(2))
     victim = recipe.attacked(net, memory, batch, derive(1))
-    assert torch.equal(memory.flat, codes)
     assert 1 <= bits_of(victim.flips) <= 6
     for site, place in victim.places.items():
-        differing = bits.popcount(memory.encoded[site.name].codes ^ place.codes)
+        differing = bits.popcount(clean.encoded[site.name].codes ^ place.codes)
         assert int(differing.max()) <= 1
         assert int(differing.sum()) == sum(len(item.index) for item in victim.flips if item.site == site)
+
+
+@pytest.mark.parametrize("format", ["rquant8", "rquant4", "bf16"])
+def test_flips_go_into_the_memory_of_the_step_and_come_out_again(
+    format: str, net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    clean, memory = (Memory.of(format, trainable(net)) for _ in range(2))
+    victim = AdversarialBitErrorTraining(format=format, bits=9, iterations=2).attacked(net, memory, batch, derive(1))
+    assert bits_of(victim.flips) == bits.hamming_distance(memory.flat, clean.flat) > 0
+    for site, place in victim.places.items():  # no copy: what is attacked is the step's own
+        assert place.tensor is memory.clean[site.name]
+        assert place.codes.data_ptr() == memory.encoded[site.name].codes.data_ptr()
+        assert bits.bit_equal(place.tensor, memory.format.decode(memory.encoded[site.name]).float())
+    victim.restore()
+    assert bits.bit_equal(memory.flat, clean.flat)
+    assert all(bits.bit_equal(value, clean.clean[name]) for name, value in memory.clean.items())
+
+
+def test_layers_that_are_not_attacked_are_decoded_codes_as_well(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    recipe = AdversarialBitErrorTraining(format="rquant4", bits=1, iterations=1, layers="conv1*")
+    memory = Memory.of(recipe.format, trainable(net))
+    victim = recipe.attacked(net, memory, batch, derive(1))
+    victim.restore()
+    expected, _ = loss_and_gradients(net, memory.clean, *batch, keep_buffers=True)
+    master, _ = loss_and_gradients(net, trainable(net), *batch, keep_buffers=True)
+    assert victim.score() == victim.gradients()[0] == float(expected) != float(master)
 
 
 def test_only_the_named_layers_are_attacked(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

@@ -19,7 +19,16 @@ from holdfast.data import Dataset, dataset
 from holdfast.errors import InvalidConfig
 from holdfast.models import build_architecture
 from holdfast.numerics import bits
-from holdfast.training import Alternating, Compute, RandomBitErrorTraining, Recipe, Standard, train
+from holdfast.seeds import derive
+from holdfast.training import (
+    AdversarialBitErrorTraining,
+    Alternating,
+    Compute,
+    RandomBitErrorTraining,
+    Recipe,
+    Standard,
+    train,
+)
 from holdfast.training import graphs as module
 from holdfast.training.graphs import Graphs, graphing
 from holdfast.training.recipes import Schedule
@@ -28,6 +37,7 @@ from holdfast.training.recipes.resident import ResidentCodes
 
 SCHEDULE = Schedule(epochs=2, batch_size=64, lr=0.05)
 OPEN = RandomBitErrorTraining(rate=0.02, start="always", schedule=SCHEDULE)
+ATTACKED = AdversarialBitErrorTraining(bits=5, start="always", iterations=2, schedule=SCHEDULE)
 Result = tuple[Tensor, list[Tensor]]
 
 
@@ -68,6 +78,8 @@ RECIPES = [
     pytest.param(replace(OPEN, chips=2, statistics="both", gradient_clip=None), id="two-chips", marks=pytest.mark.slow),
     pytest.param(Standard(schedule=SCHEDULE), id="standard", marks=pytest.mark.slow),
     pytest.param(Alternating(rate=0.02, start="always", schedule=SCHEDULE), id="alternating", marks=pytest.mark.slow),
+    pytest.param(ATTACKED, id="attacked"),
+    pytest.param(replace(ATTACKED, label_smoothing=0.1, restarts=2), id="smoothed-attacked", marks=pytest.mark.slow),
 ]
 
 
@@ -90,6 +102,20 @@ def test_a_training_by_graphs_gives_the_same_weights(
     assert seen[0].captures >= 1
     assert seen[0].replays >= 4
     assert all(bits.bit_equal(value, found.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+def test_passes_of_an_attack_are_replayed_as_well(
+    net: nn.Module, few: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph of the clean pass and one of all others; what is not replayed is the pass that scores the end."""
+    stand_in = StandIn(net.train())
+    monkeypatch.setattr(module, "captured", stand_in)
+    images, labels = few.batch(torch.arange(20))
+    with graphing(net):
+        for number in range(5):
+            ATTACKED.gradients(net, images, labels, derive(number), 0.0)
+    assert stand_in.captures == 2
+    assert stand_in.replays == 5 * (2 + ATTACKED.iterations) - 2 * module._BEFORE
 
 
 def test_what_cannot_be_captured_runs_as_it_is(

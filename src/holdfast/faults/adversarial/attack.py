@@ -12,7 +12,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import STORED, inject
-from holdfast.execution.run import Progress, evaluating
+from holdfast.execution.run import Progress, beside, evaluating
 from holdfast.execution.statistics import Proportion
 from holdfast.faults.adversarial.budget import Budget, LinearMemory
 from holdfast.faults.adversarial.fixed_flips import FixedFlips, FlipList
@@ -84,7 +84,8 @@ def attack(
     calls with one ``data`` and ``seed`` share the split, whatever the method, and so compare on the same images.
 
     Args:
-        model: evaluated in evaluation mode.
+        model: evaluated in evaluation mode, on any device; one that is quantised is moved with its codes by
+            :func:`holdfast.quantization.place`.
         data: labelled images.
         method: searches.
         budget: what it may spend.
@@ -100,6 +101,7 @@ def attack(
             stored, or a method that broke the budget.
         NoSuchSite: ``at`` matches nothing.
     """
+    data = beside(model, data)
     seen, unseen = split_images(data, images, seed)
     require_fit(model, data)
     places = attackable(model, at)

@@ -16,10 +16,9 @@ from holdfast.errors import InvalidConfig
 from holdfast.faults.adversarial.budget import Budget
 from holdfast.faults.adversarial.changes import Place, flips_of
 from holdfast.faults.adversarial.ledger import Ledger
-from holdfast.faults.adversarial.projected_gradient import encoded
 from holdfast.faults.adversarial.protocol import attacks
 from holdfast.faults.adversarial.trojan import Trojan
-from holdfast.faults.adversarial.victim import Victim
+from holdfast.faults.adversarial.victim import Victim, encoded
 from holdfast.models.site import Site
 from holdfast.seeds import Seed
 

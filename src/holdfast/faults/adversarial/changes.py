@@ -26,7 +26,7 @@ def flips_of(site: Site, places: Iterable[Place]) -> Flips:
 
 def places_of(flips: Flips) -> tuple[Tensor, Tensor]:
     """Return (element, bit), int64 (n,) each, of every flipped bit, in order."""
-    planes = torch.arange(flips.site.bits)
+    planes = torch.arange(flips.site.bits, device=flips.mask.device)
     row, bit = ((flips.mask.unsqueeze(1) >> planes) & 1).nonzero(as_tuple=True)
     return flips.index[row], bit
 

@@ -87,10 +87,11 @@ class Ledger:
 
     def open(self, site: Site, elements: Tensor) -> Tensor:
         """Return, bool (n, bits), which bits of ``elements`` (int64, (n,)) may be flipped, each taken by itself."""
-        allowed = torch.full((len(elements), site.bits), self.bits_left > 0)
+        device = elements.device
+        allowed = torch.full((len(elements), site.bits), self.bits_left > 0, device=device)
         if self.rows_full:
-            rows = self.memory.rows(site, elements.unsqueeze(1), torch.arange(site.bits))
-            allowed &= torch.isin(rows, torch.tensor(sorted(self.rows)))
+            rows = self.memory.rows(site, elements.unsqueeze(1), torch.arange(site.bits, device=device))
+            allowed &= torch.isin(rows, torch.tensor(sorted(self.rows), device=device))
         for other, element, bit in self._places:
             if other == site:
                 allowed[elements == element, slice(None) if self.budget.one_per_weight else bit] = False

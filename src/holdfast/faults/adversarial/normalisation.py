@@ -22,6 +22,8 @@ def normalised(
 ) -> dict[Site, Tensor]:
     """Return the gradients divided by their norm, shaped as before; gradients of zero stay zero.
 
+    Nothing is read on the host. Half precision has no room for a norm: its steps are float32.
+
     Args:
         gradients: by site.
         weights: the values at which they were taken.
@@ -35,16 +37,17 @@ def normalised(
     for group in groups:
         size = _norm([gradients[site] for site in group], norm)
         scale = _norm([weights[site] for site in group], "linf" if norm == "sign" else norm) if relative else 1.0
+        divisor = torch.where(size > 0, size, 1)
         for site in group:
-            step = gradients[site].sign() if norm == "sign" else gradients[site] / size if size > 0 else gradients[site]
-            result[site] = step * scale
+            step = gradients[site] if gradients[site].dtype.itemsize > 2 else gradients[site].float()
+            result[site] = (step.sign() if norm == "sign" else step / divisor) * scale
     return result
 
 
-def _norm(tensors: list[Tensor], norm: Norm) -> float:
-    """Return the norm of all elements together; non-finite ones are left out."""
+def _norm(tensors: list[Tensor], norm: Norm) -> Tensor:
+    """Return the norm of all elements together, float64 (), where they lie; non-finite ones count as 0."""
     flat = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
-    flat = flat[flat.isfinite()]
+    flat = torch.where(flat.isfinite(), flat, 0)
     if not len(flat):
-        return 0.0
-    return float(flat.norm()) if norm == "l2" else float(flat.abs().max())
+        return flat.new_zeros(())
+    return flat.norm() if norm == "l2" else flat.abs().max()

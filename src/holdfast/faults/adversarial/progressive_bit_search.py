@@ -82,12 +82,12 @@ class ProgressiveBitSearch:
 
     def _candidates(self, ledger: Ledger, site: Site, slope: Tensor) -> Tensor:
         """Return the ``top`` elements of largest slope within reach, ascending."""
-        reach = ledger.reachable(site)
+        within = ledger.reachable(site)
+        reach = None if within is None else within.to(slope.device)
         size = slope.abs() if reach is None else slope[reach].abs()
-        if ledger.budget.one_per_weight and reach is None:
-            size[ledger.spent(site)] = 0
-        elif ledger.budget.one_per_weight and reach is not None:
-            size[torch.isin(reach, torch.tensor(ledger.spent(site), dtype=torch.int64))] = 0
+        if ledger.budget.one_per_weight:
+            spent = torch.tensor(ledger.spent(site), dtype=torch.int64, device=slope.device)
+            size[spent if reach is None else torch.isin(reach, spent)] = 0
         place = size.topk(min(self.top or len(size), len(size))).indices
         chosen = place if reach is None else reach[place]
         return chosen.sort().values

@@ -14,7 +14,14 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Flips
 from holdfast.faults.adversarial.budget import Budget
 from holdfast.faults.adversarial.normalisation import Norm, normalised
-from holdfast.faults.adversarial.projection import best_rows, code_distance, largest, msb_projection
+from holdfast.faults.adversarial.projection import (
+    best_rows,
+    code_distance,
+    differing_bits,
+    highest_bits,
+    largest,
+    split_by_size,
+)
 from holdfast.faults.adversarial.protocol import attacks
 from holdfast.faults.adversarial.random_bits import draw_flips
 from holdfast.faults.adversarial.victim import Victim
@@ -78,8 +85,6 @@ class _Ascent:
     def __init__(self, attack: ProjectedGradient, victim: Victim, budget: Budget, start: Seed | None) -> None:
         victim.restore()
         self._attack, self._victim, self._budget = attack, victim, budget
-        self._original = {site: place.codes.clone().reshape(-1) for site, place in victim.places.items()}
-        self._clean = {site: place.tensor.detach().clone() for site, place in victim.places.items()}
         if start is not None:
             most = int(start.numpy().integers(1, budget.bits + 1))
             limits = replace(budget, bits=most, one_per_weight=True)
@@ -92,8 +97,8 @@ class _Ascent:
         for _ in range(self._attack.iterations):
             score, gradients = self._victim.gradients()
             yield score
+            self._victim.restore()  # what is stored is the clean model from here until flips are assigned
             self._move(gradients)
-            self._victim.restore()
             self._victim.assign(self._projected())
             if self._attack.keep == "projection":
                 for site, place in self._victim.places.items():
@@ -102,61 +107,63 @@ class _Ascent:
 
     def _move(self, gradients: dict[Site, Tensor]) -> None:
         attack = self._attack
-        steps = normalised(gradients, self._clean, attack.norm, per_layer=attack.per_layer, relative=attack.relative)
+        clean = {site: place.tensor.detach() for site, place in self._victim.places.items()}
+        steps = normalised(gradients, clean, attack.norm, per_layer=attack.per_layer, relative=attack.relative)
         for site, step in steps.items():
             velocity = self._velocity[site].mul_(attack.momentum).add_(step)
-            self._weights[site].add_(velocity, alpha=attack.step)
+            self._weights[site].add_(velocity * attack.step)  # in two roundings, which are those of every device
 
     def _projected(self) -> list[Flips]:
         """Return the flips of the Hamming projection of the moved weights, over all sites together."""
-        parts = [self._moved(site, weight) for site, weight in self._weights.items()]
-        distance = torch.cat([part.distance for part in parts])
-        if self._budget.rows is not None and len(distance):
-            rows = torch.cat([self._victim.memory.rows(part.site, part.index, part.bit) for part in parts])
-            distance = torch.where(best_rows(distance, rows, self._budget.rows), distance, 0)
-        kept = largest(distance, self._budget.bits).split([len(part.index) for part in parts])
-        return [Flips(part.site, part.index[keep], part.mask[keep]) for part, keep in zip(parts, kept, strict=True)]
+        parts = self._moved()
+        if not parts:
+            return []
+        masks = highest_bits(torch.cat([part.differing for part in parts]))
+        sizes = [len(part.index) for part in parts]
+        flips = [Flips(part.site, part.index, mask) for part, mask in zip(parts, masks.split(sizes), strict=True)]
+        distance = torch.cat([self._distance(part, item.mask) for part, item in zip(parts, flips, strict=True)])
+        if self._budget.rows is not None:
+            rows = [self._victim.memory.rows(item.site, item.index, bits.popcount(item.mask - 1)) for item in flips]
+            distance = torch.where(best_rows(distance, torch.cat(rows), self._budget.rows), distance, 0)
+        kept = split_by_size(largest(distance, self._budget.bits).nonzero().view(-1), sizes)
+        chosen = [(item, keep) for item, keep in zip(flips, kept, strict=True) if len(keep)]
+        return [Flips(item.site, item.index[keep], item.mask[keep]) for item, keep in chosen]
 
-    def _moved(self, site: Site, weight: Tensor) -> _Moved:
-        place, before = self._victim.places[site], self._original[site]
-        after = encoded(place, weight).reshape(-1)
-        index = (after != before).nonzero().view(-1)
-        before, after = before[index], after[index]
-        mask = msb_projection(before, after, site.bits)
-        distance = self._distance(site, index, mask, (before, after), weight)
-        return _Moved(site, index, mask, bits.popcount(mask - 1), distance)
+    def _moved(self) -> list[_Moved]:
+        """Return what is no longer where it is stored, of the sites that have any."""
+        places = self._victim.places
+        after = {site: codes.reshape(-1) for site, codes in self._victim.encoded(self._weights).items()}
+        before = {site: places[site].codes.reshape(-1) for site in after}
+        changed = torch.cat([after[site] != before[site] for site in after]).nonzero().view(-1)
+        parts = zip(after, split_by_size(changed, [len(codes) for codes in after.values()]), strict=True)
+        return [_Moved(site, index, before[site][index], after[site][index]) for site, index in parts if len(index)]
 
-    def _distance(
-        self, site: Site, index: Tensor, mask: Tensor, codes: tuple[Tensor, Tensor], weight: Tensor
-    ) -> Tensor:
+    def _distance(self, part: _Moved, mask: Tensor) -> Tensor:
         """Return how far each moved element went, float64 (n,); 0 for one whose flip would give no finite number."""
-        place = self._victim.places[site]
+        place = self._victim.places[part.site]
+        if _is_integer(place) and self._attack.rank == "codes":
+            return code_distance(part.before, part.after).double()
+        clean = place.tensor.detach().take(part.index).double()
         if _is_integer(place):
-            if self._attack.rank == "codes":
-                return code_distance(*codes).double()
-            return (weight.take(index).double() - self._clean[site].take(index).double()).abs()
-        flipped = self._victim.values_with(site, index, mask)
-        distance = (flipped.double() - self._clean[site].take(index).double()).abs()
+            return (self._weights[part.site].take(part.index).double() - clean).abs()
+        distance = (self._victim.values_with(part.site, part.index, mask).double() - clean).abs()
         return torch.where(distance.isfinite(), distance, 0)
 
 
 @dataclass(frozen=True)
 class _Moved:
-    """Elements of one site whose code changed, (n,) each: their one flip (int64 mask and bit), how far they moved."""
+    """Elements of one site whose code changed: where they are, int64, and both codes; (n,) each."""
 
     site: Site
     index: Tensor
-    mask: Tensor
-    bit: Tensor
-    distance: Tensor
+    before: Tensor
+    after: Tensor
+
+    @property
+    def differing(self) -> Tensor:
+        """The bits that changed, int64 (n,)."""
+        return differing_bits(self.before, self.after, self.site.bits)
 
 
 def _is_integer(place: Stored) -> bool:
     return place.lens is not None and "exponent" not in place.lens.format.fields()
-
-
-def encoded(place: Stored, values: Tensor) -> Tensor:
-    """Return the codes that ``place`` would store for ``values``, in its frozen range; shaped like them."""
-    if place.lens is not None:
-        return place.lens.format.encode(values, place.lens.qparams).codes
-    return bits.int_view(values.to(place.tensor.dtype).contiguous())

@@ -7,6 +7,9 @@ differences without wrapping, and compare integers as integers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -26,12 +29,20 @@ def msb_projection(before: Tensor, after: Tensor, width: int) -> Tensor:
     """
     if before.shape != after.shape:
         raise InvalidConfig(f"{tuple(before.shape)} codes do not fit {tuple(after.shape)}")
+    return highest_bits(differing_bits(before, after, width))
+
+
+def differing_bits(before: Tensor, after: Tensor, width: int) -> Tensor:
+    """Return int64 masks of the bits below ``width`` in which two integer codes of one shape differ."""
     differing = before.to(torch.int64) ^ after.to(torch.int64)
-    if width < 64:
-        differing = differing & ((1 << width) - 1)
+    return differing & ((1 << width) - 1) if width < 64 else differing
+
+
+def highest_bits(words: Tensor) -> Tensor:
+    """Return int64 masks of the most significant bit that is set in each of ``words`` (int64); 0 where none is."""
     for shift in (1, 2, 4, 8, 16, 32):  # every bit below the highest becomes one
-        differing = differing | _shifted(differing, shift)
-    return differing ^ _shifted(differing, 1)
+        words = words | _shifted(words, shift)
+    return words ^ _shifted(words, 1)
 
 
 def hamming_projection(before: Tensor, after: Tensor, budget: int, width: int) -> Tensor:
@@ -62,7 +73,7 @@ def largest(distance: Tensor, count: int) -> Tensor:
     """
     if count < 0:
         raise InvalidConfig(f"a budget is not negative, as {count} is")
-    flat, kept = distance.reshape(-1), torch.zeros(distance.numel(), dtype=torch.bool)
+    flat, kept = distance.reshape(-1), torch.zeros(distance.numel(), dtype=torch.bool, device=distance.device)
     moved = (flat > 0).nonzero().view(-1)
     order = flat[moved].sort(descending=True, stable=True).indices[:count]
     kept[moved[order]] = True
@@ -75,10 +86,19 @@ def best_rows(distance: Tensor, rows: Tensor, count: int) -> Tensor:
     ``rows`` holds the int64 row of each entry; of equal sums the lower rows win.
     """
     known, inverse = rows.reshape(-1).unique(return_inverse=True)
-    total = torch.zeros(len(known), dtype=torch.float64).index_add_(0, inverse, distance.double().reshape(-1))
-    chosen = torch.zeros(len(known), dtype=torch.bool)
+    total = distance.new_zeros(len(known), dtype=torch.float64)
+    total.index_add_(0, inverse, distance.double().reshape(-1))
+    chosen = torch.zeros_like(known, dtype=torch.bool)
     chosen[total.sort(descending=True, stable=True).indices[:count]] = True
     return chosen[inverse].view(distance.shape)
+
+
+def split_by_size(places: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Split ascending ``places`` in tensors of ``sizes`` that lie end to end into the places within each of them."""
+    ends = list(accumulate(sizes))
+    cuts = torch.searchsorted(places, torch.tensor(ends, device=places.device)).tolist()
+    parts = places.tensor_split(cuts[:-1])
+    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
 
 
 def _shifted(words: Tensor, shift: int) -> Tensor:

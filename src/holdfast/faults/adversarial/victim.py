@@ -71,7 +71,7 @@ class Victim:
         An owner notices a model that answers NaN at once, so flips that make it do so count as the least harmful.
         """
         with torch.no_grad():
-            return _finite(self.objective.score(self.forward_at({}), self.images, self.labels))
+            return finite_score(self.objective.score(self.forward_at({}), self.images, self.labels))
 
     def gradients(self) -> tuple[float, dict[Site, Tensor]]:
         """Return the score and its gradient at the decoded values of each site; what is not finite becomes 0.
@@ -85,7 +85,7 @@ class Victim:
         with torch.enable_grad():
             value = self.objective.score(self.forward_at(leaves), self.images, self.labels)
             found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        return _finite(value), {
+        return finite_score(value), {
             site: gradient.nan_to_num(0, 0, 0) for site, gradient in zip(self.places, found, strict=True)
         }
 
@@ -115,6 +115,10 @@ class Victim:
         """Return, (n, bits), the values at flat ``index`` (n,) with each one bit of them flipped."""
         planes = [bits.one_bit(torch.full_like(index, bit)) for bit in range(site.bits)]
         return torch.stack([self.values_with(site, index, mask) for mask in planes], 1)
+
+    def encoded(self, values: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+        """Return the codes that each site would store for ``values``, in its frozen range; shaped like them."""
+        return {site: encoded(self.places[site], value) for site, value in values.items()}
 
     @contextmanager
     def trying(self, flips: Sequence[Flips]) -> Iterator[None]:
@@ -162,6 +166,14 @@ class Victim:
             self.places[item.site].xor_(item.index, item.mask)
 
 
-def _finite(score: Tensor) -> float:
+def encoded(place: Stored, values: Tensor) -> Tensor:
+    """Return the codes that ``place`` would store for ``values``, in its frozen range; shaped like them."""
+    if place.lens is not None:
+        return place.lens.format.encode(values, place.lens.qparams).codes
+    return bits.int_view(values.to(place.tensor.dtype).contiguous())
+
+
+def finite_score(score: Tensor) -> float:
+    """Return a score as a number; minus infinity where it is not finite, see :meth:`Victim.score`."""
     value = float(score.detach())
     return value if math.isfinite(value) else -math.inf

@@ -53,6 +53,15 @@ def encode_all(form: FixedPoint, tensors: Sequence[Tensor]) -> tuple[Codes, Tens
     return attempt(lambda: _encoded(form, tensors), tensors[0].device)
 
 
+def encode_again(form: FixedPoint, tensors: Sequence[Tensor], qparams: Sequence[Mapping[str, Tensor]]) -> Codes | None:
+    """Return the codes of ``tensors`` in ranges that are given, ``scale`` and ``low`` of each tensor.
+
+    None where :meth:`FixedPoint.encode` has to say what is right, as for :func:`encode_all`.
+    """
+    found = attempt(lambda: _encoded(form, tensors, qparams), tensors[0].device)
+    return None if found is None else found[0]
+
+
 def flip_on_device(
     form: Format, codes: Tensor, qparams: Mapping[str, Tensor], values: Tensor, index: Tensor, mask: Tensor
 ) -> bool:
@@ -89,20 +98,33 @@ def _shares_evenly(form: FixedPoint, codes: Tensor) -> bool:
     return form.granularity != "tile"
 
 
-def _encoded(form: FixedPoint, tensors: Sequence[Tensor]) -> tuple[Codes, Tensor] | None:
+def _encoded(
+    form: FixedPoint, tensors: Sequence[Tensor], frozen: Sequence[Mapping[str, Tensor]] | None = None
+) -> tuple[Codes, Tensor] | None:
     from holdfast._kernels import encode
 
     sources = tuple((item.data_ptr(), tuple(item.shape)) for item in tensors)
     parts, law = parts_of(form.sharing, sources, tensors[0].device), law_of(form, tensors[0].device)
     least, most = encode.extremes(parts)
-    near, far = (item.double().clamp(*_clip(form)) for item in (least, most))
-    qparams = form.range_of(near, far)
-    scale, low = qparams["scale"].contiguous(), qparams["low"].contiguous()
+    scale, low = _fresh(form, least, most) if frozen is None else _joined(frozen)
     strange = ~(torch.isfinite(least) & torch.isfinite(most))
     wide = scale.double().abs() * 2**form.bits + low.double().abs() > 2.0**127
     if bool((strange | wide).any()):
         return None
     return encode.encoded(parts, law, scale, low)
+
+
+def _fresh(form: FixedPoint, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scale and the low end of each part, of the extremes found in it."""
+    near, far = (item.double().clamp(*_clip(form)) for item in (least, most))
+    qparams = form.range_of(near, far)
+    return qparams["scale"].contiguous(), qparams["low"].contiguous()
+
+
+def _joined(frozen: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the scales and the low ends of all parts, those of the first tensor first."""
+    scale, low = (torch.cat([item[key].reshape(-1) for item in frozen]) for key in ("scale", "low"))
+    return scale, low
 
 
 def _clip(form: FixedPoint) -> tuple[float, float]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.faults.adversarial import Budget, LinearMemory, ProjectedGradient, Untargeted, Victim
+from holdfast.faults.adversarial import Budget, ProjectedGradient
 from holdfast.faults.adversarial.normalisation import Norm
 from holdfast.faults.adversarial.projected_gradient import Keep, Rank
-from holdfast.models.lens import Lens
-from holdfast.models.site import Site
-from holdfast.models.stored import Stored
 from holdfast.numerics.formats import formats
 from holdfast.seeds import Seed, derive
-from holdfast.training.recipes.clipping import Clipped, require_one_of, require_positive
+from holdfast.training.recipes.clipping import Clipped, clamp_all_, require_one_of, require_positive
 from holdfast.training.recipes.memory import Memory
-from holdfast.training.recipes.protocol import Loss, loss_and_gradients, recipes, trainable
+from holdfast.training.recipes.protocol import Loss, loss_and_gradients_there, recipes, trainable
 from holdfast.training.recipes.start import RAMPS, STARTS, Ramp, Start, ramped, started
+from holdfast.training.recipes.under_attack import StepVictim
 
 
 @recipes.register("adversarial-bit-error")
@@ -33,7 +31,7 @@ class AdversarialBitErrorTraining(Clipped):
     :class:`~holdfast.faults.adversarial.ProjectedGradient` search at most ``bits`` flips, one per weight, that raise
     the loss of this very batch, takes the gradient there, and steps the master weights along the mean of both. A step
     costs about 2 + ``restarts`` * ``iterations`` forward and backward passes. Running statistics come from the clean
-    pass alone. Runs on the CPU.
+    pass alone. No copy of the model is made: the attack flips the codes of the step where they lie.
     """
 
     format: str = "rquant8"
@@ -93,40 +91,34 @@ class AdversarialBitErrorTraining(Clipped):
         """Return the clean loss and the combined gradients."""
         memory = Memory.of(self.format, trainable(model))
         smoothing = self.label_smoothing
-        loss, found = loss_and_gradients(
+        clean, found = loss_and_gradients_there(
             model, memory.clean, images, labels, keep_buffers=False, label_smoothing=smoothing
         )
         if not started(self.start, self.start_loss, last_loss):
-            return loss, found
-        victim = self.attacked(model, memory, (images, labels), seed)
-        weights = dict(memory.clean) | {site.name: place.tensor for site, place in victim.places.items()}
-        perturbed, extra = loss_and_gradients(
-            model, weights, images, labels, keep_buffers=True, label_smoothing=smoothing
+            return Loss.read([clean])[0], found
+        self.attacked(model, memory, (images, labels), seed)
+        worst, extra = loss_and_gradients_there(
+            model, memory.clean, images, labels, keep_buffers=True, label_smoothing=smoothing
         )
-        bound, share = self.gradient_clip, 2 if self.combine == "mean" else 1
-        for gradient, other in zip(found, extra, strict=True):
-            gradient.add_(other if bound is None else other.clamp_(-bound, bound)).div_(share)
+        self._combine(found, extra)
+        loss, perturbed = Loss.read([clean, worst])
         return Loss(loss, perturbed), found
 
-    def attacked(self, model: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor], seed: Seed) -> Victim:
-        """Return copies of the attacked codes of ``memory`` as a victim that holds the worst flips found.
+    def _combine(self, found: list[Tensor], extra: list[Tensor]) -> None:
+        """Make the clean gradients, in place, those of the step."""
+        if self.gradient_clip is not None:
+            clamp_all_(extra, -self.gradient_clip, self.gradient_clip)
+        torch._foreach_add_(found, extra)
+        if self.combine == "mean":
+            torch._foreach_div_(found, 2)
+
+    def attacked(self, model: nn.Module, memory: Memory, batch: tuple[Tensor, Tensor], seed: Seed) -> StepVictim:
+        """Put the worst flips that are found into ``memory``, and return the victim, which can take them out again.
 
         Raises:
-            InvalidConfig: ``layers`` names no parameter, or the batch is on another device than the CPU.
+            InvalidConfig: ``layers`` names no parameter.
         """
-        if batch[0].device.type != "cpu":
-            raise InvalidConfig("bits are attacked on the CPU", hint="compute device cpu, or random-bit-error")
-        width, name_of = memory.format.bits, memory.format.name
-        places = {
-            Site("weights", name, tuple(item.codes.shape), name_of, width): Stored(
-                memory.clean[name].clone(), Lens(item.codes.clone(), dict(item.qparams), memory.format)
-            )
-            for name, item in memory.encoded.items()
-            if fnmatchcase(name, self.layers)
-        }
-        if not places:
-            raise InvalidConfig(f"no trainable parameter matches {self.layers!r}", hint="layers=* attacks all")
         bits = int(derive(seed, "bits").numpy().integers(1, self.bits + 1)) if self.mixed else self.bits
-        victim = Victim(model, places, LinearMemory.of(places, 8192), Untargeted(), batch)
+        victim = StepVictim(model, memory, batch, self.layers)
         self.attack.search(victim, Budget(bits=bits), derive(seed, "attack"))
         return victim

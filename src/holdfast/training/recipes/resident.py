@@ -19,7 +19,7 @@ from holdfast._kernels import device as devices
 from holdfast.faults.chip import Chip
 from holdfast.faults.on_device import drawn_map
 from holdfast.numerics.formats import Encoded, FixedPoint, Format
-from holdfast.numerics.formats.on_device import encode_all, objection
+from holdfast.numerics.formats.on_device import encode_again, encode_all, objection
 
 if TYPE_CHECKING:
     from holdfast._kernels.codes import Codes
@@ -32,12 +32,14 @@ class ResidentCodes:
     """Codes of several tensors on one CUDA device.
 
     Attributes:
+        format: of all of them.
         codes: as the kernels read them.
         shapes: of the tensors, by name, in order.
         encoded: name -> codes, as a view, and their qparams.
         clean: name -> decoded values.
     """
 
+    format: FixedPoint
     codes: Codes
     shapes: Mapping[str, Sequence[int]]
     encoded: Mapping[str, Encoded]
@@ -57,7 +59,7 @@ class ResidentCodes:
             return None
         _say(logging.INFO, f"weights on {device} are quantised, hit by errors and decoded there by kernels")
         shapes = {name: value.shape for name, value in weights.items()}
-        return cls(found[0], shapes, _encoded(form, found[0], shapes), _views(found[0], found[1], shapes))
+        return cls(form, found[0], shapes, _encoded(form, found[0], shapes), _views(found[0], found[1], shapes))
 
     def under(self, chip: Chip) -> dict[str, Tensor] | None:
         """Return the values under the errors of a chip; None where a kernel does not compile."""
@@ -67,6 +69,19 @@ class ResidentCodes:
     def values(self) -> dict[str, Tensor] | None:
         """Return the values that the codes stand for now; None where a kernel does not compile."""
         return devices.attempt(lambda: self._decoded(None), self.codes.memory.device)
+
+    def recoded(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the codes of other values of some of the tensors, in the ranges that these have.
+
+        None where the reference has to say what is right.
+        """
+        tensors, ranges = list(weights.values()), [self.encoded[name].qparams for name in weights]
+        if objection(self.format, tensors) is not None:
+            return None
+        if (found := encode_again(self.format, tensors, ranges)) is None:
+            return None
+        places = zip(weights.items(), found.parts.places, strict=True)
+        return {name: found.memory[at : at + value.numel()].view(value.shape) for (name, value), (at, _) in places}
 
     def _decoded(self, flags: Tensor | None) -> dict[str, Tensor]:
         return _views(self.codes, self.codes.values(flags), self.shapes)
