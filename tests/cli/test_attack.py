@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from holdfast.cli import attack as command
 from holdfast.cli import main
 from holdfast.data import dataset
 from holdfast.evidence.record import Record
 from holdfast.execution import accuracy, inject
 from holdfast.execution.condition import faults
+from holdfast.faults.adversarial import FixedFlips
 from holdfast.faults.adversarial.attack import split_images
 from holdfast.faults.adversarial.fixed_flips import read_flips
 from holdfast.models import build_architecture, load, save
 from holdfast.quantization import quantize
+from tests.away import AWAY, away
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,25 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 ATTACK = ["attack", "m", "--data", "digits", "-o", "attack.json"]
+
+
+def test_a_search_on_a_device(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in takes the place of a GPU; what it finds are the CPU's flips, and the record names it."""
+    call = [*ATTACK[:4], "--budget", "2", "--random-draws", "3"]
+    assert main([*call, "-o", "cpu.json"]) == 0
+    monkeypatch.setattr(command, "require_device", lambda name: AWAY)
+    with away():
+        assert main([*call, "-o", "there.json", "--device", "cuda", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["procedure"]["device"] == AWAY.type
+    there, here_too = (FixedFlips(path=name).flip_list for name in ("there.json", "cpu.json"))
+    assert there == here_too
+
+
+def test_a_device_that_is_not_here_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ATTACK[:4], "-o", "never.json", "--device", "cuda:77"]) == 3
+    assert "there is no device 'cuda:77' here" in capsys.readouterr().err
+    assert not Path("never.json").exists()
 
 
 def test_an_attack_writes_flips_that_give_the_errors_it_reports(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli._common import Stage, aligned, say, stages
+from holdfast.cli._common import Stage, aligned, require_device, say, stages
 from holdfast.cli._offloaded import struck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
     from holdfast.assessment.fault_campaign import TrialOptions
     from holdfast.data import Dataset, Text
@@ -80,26 +78,6 @@ def run_trials(asked: TrialRequest) -> list[Record]:
     for line in _lines(records, options):
         say(line)
     return records
-
-
-def require_device(name: str) -> torch.device:
-    """Return the device called ``name``.
-
-    Raises:
-        MissingDevice: there is none here.
-    """
-    import torch
-
-    from holdfast.errors import MissingDevice
-
-    missing = MissingDevice(f"there is no device {name!r} here", hint="cpu always works; a GPU is cuda or cuda:1")
-    try:
-        place = torch.empty(0, device=name).device  # with its index, also where the name has none
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise missing from error
-    if place.type not in ("cpu", "cuda"):
-        raise missing
-    return place
 
 
 def evaluation_data(spec: str, model: Path) -> Dataset | Text:

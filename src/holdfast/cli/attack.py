@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, say, stages
+from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, require_device, say, stages
 
 if TYPE_CHECKING:
     from holdfast.evidence.record import Record
@@ -37,6 +37,7 @@ def attack(
     per_weight: Annotated[str, typer.Option(help="Flips in one weight: one, or any.")] = "one",
     images: Annotated[int, typer.Option(help="Images the attacker sees; the others measure the attack.", min=1)] = 128,
     random_draws: Annotated[int, typer.Option(help="Random draws, of which the worst stands beside it.", min=0)] = 50,
+    device: Annotated[str, typer.Option(help="Where the search computes: cpu, cuda, cuda:1.")] = "cpu",
     arch: Architecture = None,
     seed: Seed = 0,
     json: Json = False,
@@ -50,10 +51,13 @@ def attack(
     from holdfast.faults.adversarial import Budget, RandomBits, attacks, objectives
     from holdfast.faults.adversarial import attack as run
     from holdfast.models import load
+    from holdfast.quantization import place
 
     if per_weight not in ("one", "any"):
         raise InvalidConfig(f"--per-weight is one or any, not {per_weight!r}")
+    where = require_device(device)
     victim, pictures, search = load(model, arch=arch), dataset(data), attacks.build(method)
+    place(victim, where)
     limits = Budget(bits=budget, rows=rows, row_bytes=row_bytes, one_per_weight=per_weight == "one")
     shared: dict[str, Any] = {"at": at, "images": images, "seed": seed}
     with stages() as announce:
@@ -65,7 +69,8 @@ def attack(
             chance = run(victim, pictures, RandomBits(restarts=random_draws), spent, objective=found.objective,
                          progress=announce("random flips"), **shared)  # fmt: skip
     procedure = {"method": method, "objective": objective, "at": at, "bits": budget, "rows": rows, "images": images,
-                 "row_bytes": row_bytes, "per_weight": per_weight, "random_draws": random_draws}  # fmt: skip
+                 "row_bytes": row_bytes, "per_weight": per_weight, "random_draws": random_draws,
+                 **({} if device == "cpu" else {"device": str(where)})}  # fmt: skip
     record = _record(victim, found, chance, procedure, seed)
     found.fault.save(out, record=record.to_json(), trigger=_trigger(found))
     _table(found, chance, f"random, worst of {random_draws}", out)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast._files import making_folder
-from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, require_device, run_trials
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
+from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, run_trials
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, require_device, say, stages
 from holdfast.cli._offloaded import require_offload
 from holdfast.errors import UsageError
 
@@ -161,7 +161,7 @@ def campaign(
         if json:
             emit(records[-1])
         return
-    _refuse_over_text(over_chips | {"--device": None if device == "cpu" else device}, data)
+    _refuse_over_text(over_chips, data)
     what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
     points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
     wanted = None if half_width is None else _share(half_width, "--half-width")
@@ -220,7 +220,7 @@ def _require_size(sizes: Mapping[str, object], *, relative: bool) -> None:
 
 def _refuse_over_text(over_chips: Mapping[str, object], data: str) -> None:
     if data.startswith(TEXTS):
-        for name in ("--half-width", "--compare", "--images", "--device"):
+        for name in ("--half-width", "--compare", "--images"):
             if over_chips.get(name) is not None:
                 raise UsageError(f"{name} takes images, not {data}", hint="with a text, give --chips, --rates or --by")
 
