@@ -7,10 +7,14 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 
+from holdfast.cli import campaign as command
 from holdfast.cli import main
 from holdfast.evidence.record import Record
+from holdfast.execution import language
 from holdfast.models import build_architecture, save
+from tests.away import AWAY, away
 
 NET = "llama:dim=16,inner=24,layers=2,heads=2,groups=2,vocabulary=263,context=64"
 CALL = ["campaign", "m", "--data", "wikitext2:text", "-o", "run", "--windows", "2", "--prompts", "2"]
@@ -64,6 +68,37 @@ def test_fields_over_text(capsys: pytest.CaptureFixture[str]) -> None:
     measured = json.loads(capsys.readouterr().out)["measured"]
     moved = {name: measured[f"predictions-moved@{name}"]["value"] for name in ("mantissa", "exponent", "sign")}
     assert moved["exponent"] > moved["mantissa"]
+
+
+@pytest.mark.parametrize("options", [["--rates", "0,1e-3"], ["--fault", "bit-errors:rate=1e-3", "--by", "field"]])
+@pytest.mark.parametrize("model", ["m", "small"])
+def test_chips_on_a_device(
+    model: str, options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in takes the place of a GPU; what it measures are the CPU's bits, and the record names it."""
+    assert main(["quantize", "m", "-o", "small"]) == 0
+    call = ["campaign", model, *CALL[2:4], "--windows", "2", "--prompts", "2", "--chips", "2", *options, "--json"]
+    assert main([*call, "-o", "here"]) == 0
+    capsys.readouterr()
+    here = Record.from_bytes(Path("here/language-bit-errors.json").read_bytes())
+    monkeypatch.setattr(command, "require_device", lambda name: AWAY)
+    seen: list[torch.device] = []
+    plain = language._logits
+    monkeypatch.setattr(language, "_logits", lambda *args: seen.append(args[1].device) or plain(*args))
+    with away():
+        assert main([*call, "-o", "there", "--device", "cuda"]) == 0
+    there = Record.from_bytes(Path("there/language-bit-errors.json").read_bytes())
+    assert set(seen) == {AWAY}
+    assert there.measured == here.measured
+    assert there.facts == here.facts
+    assert there.procedure == here.procedure | {"device": AWAY.type}
+    assert there.subject == here.subject
+
+
+def test_a_device_that_is_not_here_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*CALL, "--rates", "0.1", "--device", "cuda:77"]) == 3
+    assert "there is no device 'cuda:77' here" in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(

@@ -36,20 +36,18 @@ def language_record(
         model: any causal language model.
         text: what it reads.
         fault: specification, ``bit-errors:rate=1e-5``, or ``bit-errors`` with ``rates``.
-        options: sizes, seed and folder; ``half_width`` does not apply.
+        options: sizes, seed, folder and device; ``half_width`` does not apply.
         rates: several, on common chips.
         by: ``site``, ``role``, ``bit`` or ``field``: one group at a time.
         reading: how much is read and continued.
         collapse: times the clean perplexity from which a model counts as collapsed.
 
     Raises:
-        InvalidConfig: a half-width, which is of an error that language models do not have, a device other than the
-            CPU, or a folder that holds an answer to another question.
+        InvalidConfig: a half-width, which is of an error that language models do not have, or a folder that holds an
+            answer to another question.
     """
     if options.half_width is not None:
         raise InvalidConfig("a half-width is of a classifier's error", hint="give the number of chips for a text")
-    if options.device not in (None, "cpu"):
-        raise InvalidConfig("a text is read on the CPU", hint="leave the device away")
     how = reading or Reading()
     procedure = options.procedure(KIND, fault) | {"rates": list(rates), "by": by, "reading": asdict(how)}
     procedure |= {"collapse": collapse}
@@ -57,11 +55,12 @@ def language_record(
     options.require_same(KIND, model, procedure, inputs)
     shared = options.measured() | {"reading": how, "collapse": collapse}
     shared = {key: value for key, value in shared.items() if key not in ("half_width", "max_chips")}
-    found = (
-        _grouped(model, text, fault, options, by, shared)
-        if by
-        else _by_rate(model, text, fault, options, rates, shared)
-    )
+    with options.placing(model):
+        found = (
+            _grouped(model, text, fault, options, by, shared)
+            if by
+            else _by_rate(model, text, fault, options, rates, shared)
+        )
     first = next(iter(found.values()))
     measured = {"perplexity": first.clean_perplexity.measurement()}
     for label, item in found.items():

@@ -18,9 +18,11 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Fault, Flips, Population, by_pass
 from holdfast.execution.executors import Executor
 from holdfast.execution.injection import STORED, applied, inject, population_of
+from holdfast.execution.knobs import knobs_of
 from holdfast.execution.ledger import Ledger
 from holdfast.execution.plan import describe_fault
 from holdfast.execution.platform import describe_platform
+from holdfast.execution.run import device_of
 from holdfast.models import manifest_of, stored
 from holdfast.numerics import bits
 from holdfast.seeds import Seed, derive
@@ -71,10 +73,12 @@ class Chips:
 
     def plan(self, kind: str, data: str, **options: Any) -> dict[str, Any]:
         """Return everything that determines the entry of a chip; ``data`` is a digest."""
+        knobs = knobs_of(device_of(self.model))
         return self.question(data) | {
             "type": f"holdfast.{kind}/v1",
             "model": manifest_of(self.model).digest,
             "platform": describe_platform().digest,
+            **({"knobs": knobs} if knobs else {}),
             **options,
         }
 

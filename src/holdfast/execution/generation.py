@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, MissingExtra
 from holdfast.execution.condition import Fault, Flips, Population, require_untimed
 from holdfast.execution.injection import changed_by_pass, drawn_in_window
-from holdfast.execution.run import evaluating
+from holdfast.execution.run import device_of, evaluating
 from holdfast.models import KeyValueCache, select, stored
 from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive
@@ -24,7 +24,7 @@ def generate(model: nn.Module, prompts: Tensor, count: int) -> Tensor:
 
     The model keeps keys and values between tokens: pass 0 reads the prompts (prefill) and gives token 0, and pass t
     reads token t - 1 and gives token t. Takes a model whose ``forward`` has ``cache``, as ours, or ``past_key_values``,
-    as those of transformers.
+    as those of transformers. Prompts may lie anywhere; the tokens lie where the model does.
 
     Raises:
         InvalidConfig: the model takes no cache, no tokens are wanted, or an output is not (batch, tokens, vocabulary).
@@ -32,7 +32,7 @@ def generate(model: nn.Module, prompts: Tensor, count: int) -> Tensor:
     """
     if count < 1 or prompts.dim() != 2 or not prompts.shape[1]:
         raise InvalidConfig("text is made from prompts (batch, tokens), one token or more at a time")
-    cache, tokens, made = _empty_cache(model), prompts, []
+    cache, tokens, made = _empty_cache(model), prompts.to(device_of(model)), []
     with torch.no_grad(), evaluating(model):
         for _ in range(count):
             output = model(tokens, **cache)

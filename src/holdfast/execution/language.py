@@ -18,7 +18,7 @@ from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.injection import population_of
 from holdfast.execution.over_text import LanguageRobustness, edit_distance, require_threshold
-from holdfast.execution.run import Progress, evaluating, one_thread
+from holdfast.execution.run import Progress, beside, device_of, evaluating, one_thread
 from holdfast.execution.sensitivity import Restricted, groups
 from holdfast.execution.statistics import MeanEstimate
 from holdfast.models import card
@@ -82,7 +82,7 @@ def perplexity(model: nn.Module, text: Text, *, reading: Reading | None = None) 
     Raises:
         InvalidConfig: a text shorter than a window, or a model that does not give (batch, tokens, vocabulary).
     """
-    losses, _ = _read(model, text, reading or Reading())
+    losses, _ = _read(model, beside(model, text), reading or Reading())
     if not bool(torch.isfinite(losses).all()):
         return MeanEstimate(math.inf, -math.inf, math.inf, len(losses), math.nan)
     return MeanEstimate.student_t(losses.tolist())
@@ -117,8 +117,11 @@ def _logits(model: nn.Module, tokens: Tensor, vocabulary: int) -> Tensor:
 
 
 def continue_greedily(model: nn.Module, prompts: Tensor, count: int, *, vocabulary: int) -> Tensor:
-    """Return the ``count`` most likely tokens after ``prompts`` (int64, (batch, tokens)), int64 (batch, count)."""
-    tokens = prompts
+    """Return the ``count`` most likely tokens after ``prompts`` (int64, (batch, tokens)), int64 (batch, count).
+
+    They lie where the model does, which takes the prompts from anywhere.
+    """
+    tokens = prompts.to(device_of(model))
     with evaluating(model):
         for _ in range(count):
             tokens = torch.cat((tokens, _logits(model, tokens, vocabulary)[:, -1:].argmax(-1)), 1)
@@ -141,11 +144,13 @@ class _Reader:
         """Return the greedy continuations of the prompts."""
         prompts = self.text.windows(self.how.length(self.model), self.how.prompts)[:, : self.how.prompt_tokens]
         tokens = continue_greedily(self.model, prompts, self.how.new_tokens, vocabulary=self.text.vocabulary)
-        return [[int(token) for token in row] for row in tokens]
+        found: list[list[int]] = tokens.tolist()
+        return found
 
     def measure(self, likeliest: Tensor, continued: list[list[int]]) -> Entry:
         """Compare with what the clean model predicts and continues."""
         losses, now = _read(self.model, self.text, self.how)
+        losses = losses.cpu()
         bad = int((~torch.isfinite(losses)).sum())
         pairs = list(zip(continued, self.continued(), strict=True))
         return {
@@ -182,7 +187,8 @@ def language_robustness(
     Chips are those of :func:`robust_error`: the same for every model with the same sites. Torch runs on one thread.
 
     Args:
-        model: int64 tokens (batch, tokens) to logits (batch, tokens, vocabulary), or an object with ``.logits``.
+        model: int64 tokens (batch, tokens) to logits (batch, tokens, vocabulary), or an object with ``.logits``; on
+            any device, where chips are drawn if the law can.
         text: what it reads.
         fault: the law that draws a chip.
         at: selection of stored sites that may fail.
@@ -205,10 +211,10 @@ def language_robustness(
         raise InvalidConfig(f"{at!r} flows; language models fail in what they store", hint="weights or buffers")
     require_threshold(collapse)
     stop, workers, how = Stop.of(fault, chips), build_executor(executor), reading or Reading()
-    reader = _Reader(model=model, text=text, how=how)
+    reader = _Reader(model=model, text=beside(model, text), how=how)
     found: list[Entry] = []
     with one_thread():
-        clean, golden = perplexity(model, text, reading=how), (reader.likeliest(), reader.continued())
+        clean, golden = perplexity(model, reader.text, reading=how), (reader.likeliest(), reader.continued())
         if not math.isfinite(clean.value):
             raise InvalidConfig("the model gives NaN or infinity without any fault", hint="nothing can be compared")
         drawn = Chips(model=model, fault=fault, at=at, seed=seed)
