@@ -76,7 +76,7 @@ class Track:
             guards = self.tape.guards
             alarms = [getattr(guard, "alarms", None) for guard in guards]
             self.shelf.keep_answers(output, {"events": [g.events for g in guards], "alarms": alarms}, places)
-        self._join(lane)
+        self._join()
         self.shelf.enter(numbers, places)
 
     def golden(self, numbers: Sequence[int]) -> Tensor:
@@ -118,17 +118,21 @@ class Track:
         """Run trials of inputs on the shelf, a batch on each lane in turn; the current stream waits for them."""
         for turn, start in enumerate(range(0, len(trials), self.count)):
             group, lane = trials[start : start + self.count], self.lanes[turn % len(self.lanes)]
+            load = Load.of(self.tape, group)
+            if load.due:  # it flips stored bits for a moment, and all lanes read them
+                self._join()
             with on(lane.stream):
-                parts.append(self._run(lane, group)[: len(group)])
+                parts.append(self._run(lane, group, load)[: len(group)])
                 counted.append([self._counts(guard, group) for guard in range(len(self.tape.guards))])
-        for lane in self.lanes:
-            self._join(lane)
+            if load.due:
+                self._join()
+        self._join()
 
-    def _run(self, lane: Lane, group: Sequence[Trial]) -> Tensor:
+    def _run(self, lane: Lane, group: Sequence[Trial], load: Load) -> Tensor:
         places = self.shelf.places([trial.input for trial in group])
         padded = torch.cat([places, places[:1].expand(self.count - len(places))])
         cut = self.cut_of(group)
-        return lane.run(cut, self.shelf.load(self.cuts[cut], padded), Load.of(self.tape, group))
+        return lane.run(cut, self.shelf.load(self.cuts[cut], padded), load)
 
     def cut_of(self, group: Sequence[Trial]) -> int:
         """Return the number of the last cut before anything in ``group`` differs."""
@@ -159,11 +163,11 @@ class Track:
             if hasattr(known, "alarms"):
                 known.alarms = counts[1]
 
-    @staticmethod
-    def _join(lane: Lane) -> None:
-        """Have the current stream wait for what the lane was given."""
-        if lane.stream is not None:
-            torch.cuda.current_stream(lane.stream.device).wait_stream(lane.stream)
+    def _join(self) -> None:
+        """Have the current stream wait for what the lanes were given, and so whatever they are given next."""
+        for stream in (lane.stream for lane in self.lanes):
+            if stream is not None:
+                torch.cuda.current_stream(stream.device).wait_stream(stream)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
