@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from blake3 import blake3
@@ -9,6 +11,9 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.seeds import derive
+
+if TYPE_CHECKING:
+    from holdfast._kernels.digest import Plan
 
 CHUNK = 1024
 # around every boundary: of a word, a block, a chunk, and of trees that are whole and that are not
@@ -56,6 +61,16 @@ def scattered(lengths: list[int], device: torch.device, *, aligned: bool) -> lis
     return views
 
 
+def planned(tensors: list[Tensor], lanes: int, *more: tuple[bytes, ...], context: str | None = None) -> Plan:
+    """A plan whose programs hash so many chunks at once where that saves the interpreter time.
+
+    A GPU gets as many as ever: a program of thousands in one warp would take its compiler minutes, and fit no chip.
+    """
+    from holdfast._kernels.digest import LANES, Plan
+
+    return Plan(tuple(tensors), *more, context=context, lanes=lanes if tensors[0].device.type == "cpu" else LANES)
+
+
 def of_package(tensor: Tensor) -> str:
     return blake3(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
@@ -66,43 +81,33 @@ def hexes(roots: Tensor) -> list[str]:
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roots_of_less_than_a_chunk_are_those_of_the_package(device: torch.device, aligned: bool) -> None:
-    from holdfast._kernels.digest import Plan
-
     tensors = scattered([size for size in LENGTHS if size < 130], device, aligned=aligned)
-    assert hexes(Plan(tuple(tensors), lanes=32).roots()) == [of_package(item) for item in tensors]
+    assert hexes(planned(tensors, 32).roots()) == [of_package(item) for item in tensors]
 
 
 def test_roots_of_a_few_chunks_are_those_of_the_package(device: torch.device) -> None:
-    from holdfast._kernels.digest import Plan
-
     tensors = scattered([1025, 1024, 2100], device, aligned=False)
-    assert hexes(Plan(tuple(tensors), lanes=8).roots()) == [of_package(item) for item in tensors]
+    assert hexes(planned(tensors, 8).roots()) == [of_package(item) for item in tensors]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roots_around_every_boundary_are_those_of_the_package(device: torch.device, aligned: bool) -> None:
-    from holdfast._kernels.digest import Plan
-
     tensors = scattered(LENGTHS, device, aligned=aligned)
-    assert hexes(Plan(tuple(tensors), lanes=128).roots()) == [of_package(item) for item in tensors]
+    assert hexes(planned(tensors, 128).roots()) == [of_package(item) for item in tensors]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aligned", [True, False])
 def test_roots_are_those_of_the_package_up_to_64_kib_and_one(device: torch.device, aligned: bool) -> None:
-    from holdfast._kernels.digest import Plan
-
     whole = [count * CHUNK + more for count in range(1, 32) for more in (-1, 0, 1)]
     lengths = [*range(131), *LENGTHS, *whole, *LONGER]
     tensors = scattered(lengths, device, aligned=aligned)
-    assert hexes(Plan(tuple(tensors), lanes=4096).roots()) == [of_package(item) for item in tensors]
+    assert hexes(planned(tensors, 4096).roots()) == [of_package(item) for item in tensors]
 
 
 @pytest.mark.slow
 def test_every_start_within_sixteen_bytes_gives_the_same_root(device: torch.device) -> None:
-    from holdfast._kernels.digest import Plan
-
     data = some_bytes(2500, "starts").to(device)
     buffers = [torch.zeros(2600, dtype=torch.uint8, device=device) for _ in range(16)]
     tensors = []
@@ -110,7 +115,7 @@ def test_every_start_within_sixteen_bytes_gives_the_same_root(device: torch.devi
         first = -buffer.data_ptr() % 16 + start
         buffer[first : first + 2500] = data
         tensors.append(buffer[first : first + 2500])
-    assert set(hexes(Plan(tuple(tensors), lanes=64).roots())) == {of_package(data)}
+    assert set(hexes(planned(tensors, 64).roots())) == {of_package(data)}
 
 
 @pytest.mark.slow
@@ -124,18 +129,16 @@ def test_trees_of_many_tiles_are_merged_launch_after_launch(
     monkeypatch.setattr(digest, "TILE", tile)
     chunks = [1, 3, 8, 9, 17, 65]
     tensors = scattered([count * CHUNK - 7 for count in chunks], device, aligned=False)
-    plan = digest.Plan(tuple(tensors), lanes=256)
+    plan = planned(tensors, 256)
     assert hexes(plan.roots()) == [of_package(item) for item in tensors]
     assert len(plan._tables.levels) == (3 if tile == 8 else 2)
 
 
 @pytest.mark.slow
 def test_a_prefix_and_a_context_are_hashed_with_the_tensor(device: torch.device) -> None:
-    from holdfast._kernels.digest import Plan
-
     tensors = scattered([0, 10, 1000, 1024, 3000, 5000], device, aligned=True)
     prefixes = (b"", b"a", b"b" * 30, b"c" * 64, b"d" * 1024, b"e" * 1500)
-    found = Plan(tuple(tensors), prefixes, context="holdfast 2026 tensor v1", lanes=32).roots()
+    found = planned(tensors, 32, prefixes, context="holdfast 2026 tensor v1").roots()
     assert hexes(found) == [
         blake3(prefix + item.cpu().numpy().tobytes(), derive_key_context="holdfast 2026 tensor v1").hexdigest()
         for prefix, item in zip(prefixes, tensors, strict=True)

@@ -107,3 +107,34 @@ def test_nothing_is_multiplied_where_there_are_no_rows(device: torch.device) -> 
     found = product(x[:0], weight, bias, law)
     assert found.output.shape == (0, 30)
     assert wrong_flags(found, law).tolist() == []
+
+
+def cut_off(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply as tensor cores do: eight exact products at once, and of each sum what float32 holds, truncated."""
+    total = torch.zeros(len(x), len(weight))
+    for first in range(0, x.shape[1], 8):
+        part = slice(first, first + 8)
+        exact = total.double() + x[:, part].double() @ weight[:, part].double().t()
+        near = exact.float()
+        total = torch.where(near.double().abs() > exact.abs(), near.nextafter(torch.zeros_like(near)), near)
+    return total
+
+
+@pytest.mark.parametrize("inputs", [1024, 4096, 8192])
+def test_what_tensor_cores_cut_off_raises_no_alarm(inputs: int) -> None:
+    """Truncated sums are all too small, by the more the longer they are; a fault is far above that."""
+    generator = derive(6, "cut off").torch()
+    weight = (torch.randn(128, inputs, generator=generator) / math.sqrt(inputs)).bfloat16()
+    x = F.gelu(torch.randn(96, inputs, generator=generator)).bfloat16()
+    law, output = law_of(weight, None), cut_off(x, weight)
+    bias, terms, outputs, limit, floor = law.numbers.tolist()
+
+    def beyond(output: Tensor) -> Tensor:
+        """How many times the threshold the residual of each row is."""
+        wide = output.double()
+        residual = wide @ law.signs.double() - x.double() @ law.column.double() - bias
+        spread = terms * (x.double().square() @ law.gram.double()) + outputs * wide.square().sum(1)
+        return residual.abs() / (limit * spread + floor).sqrt()
+
+    assert beyond(output).max() < 0.5
+    assert beyond(output + 1e-3 * output.norm(dim=1, keepdim=True) * (torch.arange(128) == 5)).min() > 1

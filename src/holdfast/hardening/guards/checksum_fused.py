@@ -9,6 +9,7 @@ one that the hardware changes is not. Decision 20 says why both ways of checking
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_TOGETHER = 8  # products that tensor cores add at once; newer ones add more, and cut off less often
 
 
 def fused_law(check: LinearCheck, dtype: torch.dtype) -> FusedLaw:
@@ -36,7 +38,7 @@ def fused_law(check: LinearCheck, dtype: torch.dtype) -> FusedLaw:
 
     The variance is that of :mod:`holdfast.hardening.guards.checksum_rounding` with both chains in fp32 and no rounding
     of the output: terms (K + 1) u^2 / 3 times the inputs' squares weighted with g + c^2, and outputs (2 (K + 1) + N)
-    u^2 / 3 times the squares of the outputs.
+    u^2 / 3 times the squares of the outputs. To both comes what tensor cores cut off, see :func:`_cut_off`.
 
     Args:
         check: of the layer.
@@ -49,7 +51,8 @@ def fused_law(check: LinearCheck, dtype: torch.dtype) -> FusedLaw:
     tf32 = device.type == "cuda" and dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     rounding, column = Rounding.of_dtype(torch.float32, tf32=tf32), sums.plain[0, :-1]
     floor = check.limit * rounding.floor(outputs, check.bias_length)
-    numbers = [sums.bias, rounding.of_terms(chain), rounding.of_outputs(chain, outputs), check.limit, floor]
+    cut = 0.0 if dtype == torch.float32 else _cut_off(chain)
+    numbers = [sums.bias, rounding.of_terms(chain) + cut, rounding.of_outputs(chain, outputs) + cut, check.limit, floor]
     return FusedLaw(
         signs=sums.signs.float(),
         column=column.float(),
@@ -57,6 +60,16 @@ def fused_law(check: LinearCheck, dtype: torch.dtype) -> FusedLaw:
         numbers=torch.tensor(numbers, dtype=torch.float64).to(device),
         precision="tf32" if tf32 else "ieee",
     )
+
+
+def _cut_off(chain: int) -> float:
+    """Return the variance, in units of Q + C or of the squared outputs, of sums of 16-bit products on tensor cores.
+
+    Tensor cores add several products at once and truncate what they keep (Fasi, Higham, Mikaitis and Pranesh, 2021,
+    *Numerical behavior of NVIDIA tensor cores*): m = K / 8 errors of one sign, on average 0.72 u times the partial sum,
+    which do not cancel. Their sum is at most 0.72 u m times the longest partial sum; random signs make that a variance.
+    """
+    return (math.ceil(chain / _TOGETHER) * 2.0**-24) ** 2 / 2
 
 
 @contextmanager
