@@ -97,9 +97,9 @@ def sum_columns(
         ROWS: rows read at once.
         COLUMNS: columns of one program.
     """
-    place = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    place = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = place < columns
-    first = tl.program_id(1).to(tl.int64) * part
+    first = tl.program_id(0).to(tl.int64) * part
     total, power = tl.zeros([ROWS, COLUMNS], tl.float64), tl.zeros([ROWS, COLUMNS], tl.float64)
     for offset in range(0, part, ROWS):
         row = first + offset + tl.arange(0, ROWS)
@@ -107,7 +107,7 @@ def sum_columns(
         value = tl.load(matrix + row[:, None] * columns + place[None, :], mask=real, other=0).to(tl.float64)
         total += value
         power += value * value
-    where = tl.program_id(1).to(tl.int64) * columns + place
+    where = tl.program_id(0).to(tl.int64) * columns + place
     tl.store(sums + where, tl.sum(total, 0), mask=inside)
     tl.store(squares + where, tl.sum(power, 0), mask=inside)
 
@@ -159,7 +159,7 @@ def column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     sums, squares = torch.zeros(2, parts, columns, dtype=torch.float64, device=matrix.device)
     with torch.cuda.device_of(matrix):
         if matrix.numel():
-            sum_columns[(-(-columns // _ROWS), parts)](
+            sum_columns[(parts, -(-columns // _ROWS))](  # the second number of programs may not exceed 65535
                 matrix, sums, squares, rows, columns, _PART, ROWS=_ROWS, COLUMNS=_ROWS, enable_fp_fusion=False
             )
     return sums.sum(0), squares.sum(0)

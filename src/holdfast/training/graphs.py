@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from holdfast._kernels.capture import recorded
+
 _log = logging.getLogger(__name__)
 _BEFORE = 2  # passes that run as they are before one is captured: libraries set themselves up in the first ones
 _MOST = 8  # graphs of a training, each with memory of its own
@@ -75,6 +77,7 @@ class Graphs:
             replay, result = captured(lambda: call(held, *places))
         except RuntimeError as error:  # out of memory among them
             self.refused = True
+            self.known.clear()  # their random draws would no longer follow the seeds of the steps
             _log.warning("passes run without CUDA graphs from now on: %s", str(error).partition("\n")[0])
             return False
         self.known[key] = Captured(replay, list(held.values()), *places, result)
@@ -83,14 +86,13 @@ class Graphs:
 
 def captured(call: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
     """Return what computes ``call`` again, and where its result then lies; nothing has been computed yet."""
-    graph = torch.cuda.CUDAGraph()
+    results: list[Result] = []
     torch.clear_autocast_cache()  # weights cast before are not those of the graph
     try:
-        with torch.cuda.graph(graph):
-            result = call()
+        replay = recorded(lambda: results.append(call()))
     finally:
         torch.clear_autocast_cache()
-    return graph.replay, result
+    return replay, results[0]
 
 
 _current: ContextVar[Graphs | None] = ContextVar("graphs", default=None)

@@ -137,6 +137,26 @@ def test_what_cannot_be_captured_runs_as_it_is(
     ]
 
 
+def test_after_a_capture_that_failed_no_graph_is_replayed(
+    net: nn.Module, few: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator that a failed capture left has another state than the one that earlier graphs draw from."""
+    seen = StandIn(net)
+    monkeypatch.setattr(module, "captured", seen)
+    graphs, weights = Graphs(net), {name: value.detach() for name, value in trainable(net).items()}
+
+    def call(weights: object, images: Tensor, labels: Tensor) -> Result:
+        return images.sum().view(1), [labels.float()]
+
+    for _ in range(4):
+        graphs.run(call, ("a",), weights, *few.batch(torch.arange(4)))
+    monkeypatch.setattr(module, "captured", lambda _: torch.empty(0).item())  # which is a RuntimeError
+    for kind in "bbba":
+        graphs.run(call, (kind,), weights, *few.batch(torch.arange(4)))
+    assert (seen.captures, seen.replays) == (1, 2)
+    assert not graphs.known
+
+
 def test_shapes_and_kinds_have_graphs_of_their_own_up_to_a_number(
     net: nn.Module, few: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

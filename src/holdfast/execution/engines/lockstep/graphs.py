@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from holdfast._kernels.capture import recorded
 from holdfast.execution.engines.lockstep.layout import live
 from holdfast.execution.engines.lockstep.load import Load
 from holdfast.execution.engines.lockstep.march import Held, March
@@ -44,10 +45,7 @@ class CudaRecorder:
 
     def record(self, body: Callable[[], None]) -> Replay:
         """Capture ``body``; nothing of it is computed yet."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            body()
-        return graph.replay
+        return recorded(body, stream=self._stream, pool=self._pool, errors="thread_local")
 
 
 @dataclass(frozen=True, slots=True)
