@@ -110,7 +110,7 @@ def test_memory_that_is_full_halves_the_parts_and_then_says_so(caplog: pytest.Lo
     total = torch.cuda.get_device_properties(CUDA).total_memory
     held = torch.cuda.memory_reserved(CUDA)
     try:
-        torch.cuda.set_per_process_memory_fraction((held + 200 * 2**20) / total, CUDA)
+        torch.cuda.set_per_process_memory_fraction((held + 150 * 2**20) / total, CUDA)
         assert torch.equal(engine.multiply("conv", message), planes_product(message, codes, geometry))
         assert "samples at a time" in caplog.text
         torch.cuda.empty_cache()
