@@ -22,7 +22,7 @@ LAWS = [
     Corruption(where="row", what="random-bits"),
     Corruption(where="channel", what="power-law"),
     Corruption(where="bullet-wake", what="nan"),
-    StuckAt(rate=0.01),
+    StuckAt(rate=0.2),  # of a few hundred bits, of which half are what they are stuck at
 ]
 
 

@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         else:
             scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
             if self.causal:
-                scores = scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), float("-inf"))
+                scores = scores.masked_fill(torch.ones(tokens, tokens, device=x.device).triu(1).bool(), float("-inf"))
             mixed = scores.softmax(-1) @ v
         return self.proj(mixed.transpose(1, 2).reshape(rows, tokens, width))
 
