@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks import _harness
+from holdfast._device import device_named
+from holdfast.errors import MissingDevice
 
 WARM_UPS, REPEATS = 5, 30
 
@@ -26,10 +28,11 @@ class DeviceResult(_harness.Result):
 
 def require_device() -> torch.device:
     """Return the device to measure; leave with exit code 3 where there is none."""
-    if not torch.cuda.is_available():
-        print("this benchmark needs a CUDA device", file=sys.stderr)
-        raise SystemExit(3)
-    return torch.device("cuda")
+    try:
+        return device_named("cuda", start=True)
+    except MissingDevice as error:
+        print(f"this benchmark needs a CUDA device: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
 def milliseconds(call: Callable[[], object], *, repeats: int = REPEATS) -> list[float]:

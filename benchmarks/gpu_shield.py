@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks import _gpu, _harness
 from benchmarks._shield_arms import Arm, _session, network, within
 from benchmarks.shield_baselines import PAPER, Turn, interval, revealed, timed, wall
+from holdfast._device import known_device
 from holdfast.errors import IntegrityError
 from holdfast.seeds import derive
 from holdfast.shielding.graph import IntegerModel, export
@@ -193,7 +194,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timings of every arm; 3 for a quick look")
     parser.add_argument("--device", default="cuda", help="cpu to see that it runs; then no figure means anything")
     options = parser.parse_args()
-    if torch.device(options.device).type == "cuda":
+    if known_device(options.device).type == "cuda":
         _gpu.require_device()
     result = claim(options.network, options.batch, options.rounds, options.device)
     if options.json:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from holdfast._device import device_named
 from holdfast._files import make_folder, write_atomic
 from holdfast.assessment.context import silent, tool
 from holdfast.assessment.laws import laws
@@ -42,7 +43,12 @@ WORST, QUANTILES, DELTA = 0.1, (0.5, 0.9), 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ChipOptions:
-    """What every campaign over chips takes; ``folder`` receives the store and the record."""
+    """What every campaign over chips takes; ``folder`` receives the store and the record.
+
+    Raises:
+        InvalidConfig: ``device`` means nothing.
+        MissingDevice: it is not here.
+    """
 
     folder: Path
     at: str = "weights"
@@ -55,6 +61,10 @@ class ChipOptions:
     executor: str = "inline"
     device: str | None = None  # where models compute and chips are drawn; None: where each model is
     announce: Callable[[str], Progress] = silent
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            device_named(self.device)
 
     def placing(self, model: nn.Module) -> AbstractContextManager[None]:
         """Have ``model`` and its codes on the device for the length of a block."""

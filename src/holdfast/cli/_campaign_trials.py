@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli._common import Stage, aligned, require_device, say, stages
+from holdfast.cli._common import Stage, aligned, say, stages
 from holdfast.cli._offloaded import struck
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class TrialRequest:
 
 def run_trials(asked: TrialRequest) -> list[Record]:
     """Run the campaign, tell its shares, and return the record of each arm."""
+    from holdfast._device import device_named
     from holdfast.assessment.fault_campaign import TrialOptions, campaign_records
     from holdfast.models import load
 
@@ -57,7 +58,7 @@ def run_trials(asked: TrialRequest) -> list[Record]:
             bars.append(announce(title))
             return bars[-1]
 
-        place = require_device(asked.device)
+        place = device_named(asked.device, start=True)
         model, data = load(asked.model, arch=asked.arch).to(place), evaluation_data(asked.data, asked.model)
         at = str(asked.plan["at"])
         subject, about = stack.enter_context(struck(model, asked.model, at, asked.worker, asked.placing))

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from holdfast.errors import HoldfastError, InvalidConfig, MissingDevice, StorageError, UsageError
+from holdfast.errors import HoldfastError, InvalidConfig, StorageError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from holdfast.evidence.record import Record
 
 Json = Annotated[bool, typer.Option("--json", help="Put exactly one JSON object on stdout.")]
@@ -155,24 +153,6 @@ def password_for(path: str | None) -> bytes | None:
     from holdfast._files import read_bytes
 
     return read_bytes(Path(path), "password file", limit=1 << 12, stream=True).rstrip(b"\r\n")
-
-
-def require_device(name: str) -> torch.device:
-    """Return the device called ``name``.
-
-    Raises:
-        MissingDevice: there is none here.
-    """
-    import torch
-
-    missing = MissingDevice(f"there is no device {name!r} here", hint="cpu always works; a GPU is cuda or cuda:1")
-    try:
-        place = torch.empty(0, device=name).device  # with its index, also where the name has none
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise missing from error
-    if place.type not in ("cpu", "cuda"):
-        raise missing
-    return place
 
 
 class Stage(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, require_device, say, stages
+from holdfast.cli._common import Architecture, DataSpec, Json, Seed, emit, make_app, say, stages
 
 if TYPE_CHECKING:
     from holdfast.evidence.record import Record
@@ -46,6 +46,7 @@ def attack(
 
     Error is measured on images the attack has not seen, beside the worst of as many random flips.
     """
+    from holdfast._device import device_named
     from holdfast.data import dataset
     from holdfast.errors import InvalidConfig
     from holdfast.faults.adversarial import Budget, RandomBits, attacks, objectives
@@ -55,7 +56,7 @@ def attack(
 
     if per_weight not in ("one", "any"):
         raise InvalidConfig(f"--per-weight is one or any, not {per_weight!r}")
-    where = require_device(device)
+    where = device_named(device, start=True)
     victim, pictures, search = load(model, arch=arch), dataset(data), attacks.build(method)
     place(victim, where)
     limits = Budget(bits=budget, rows=rows, row_bytes=row_bytes, one_per_weight=per_weight == "one")

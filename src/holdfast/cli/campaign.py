@@ -11,7 +11,7 @@ import typer
 
 from holdfast._files import making_folder
 from holdfast.cli._campaign_trials import TEXTS, TrialRequest, evaluation_text, run_trials
-from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, require_device, say, stages
+from holdfast.cli._common import Architecture, Json, Seed, emit, make_app, say, stages
 from holdfast.cli._offloaded import require_offload
 from holdfast.errors import UsageError
 
@@ -172,10 +172,16 @@ def campaign(
             hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
         )
     sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips, "images": images}
-    sizes["device"] = None if device == "cpu" else str(require_device(device))
+    sizes["device"] = None if device == "cpu" else _started(device)
     record = _chips(what, points, sizes | common, {"windows": windows, "prompts": prompts, "collapse": collapse})
     if json:
         emit(record)
+
+
+def _started(device: str) -> str:
+    from holdfast._device import device_named
+
+    return str(device_named(device, start=True))
 
 
 @dataclass(frozen=True)

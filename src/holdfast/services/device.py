@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from holdfast._device import device_named
 from holdfast._kernels import device as devices
 from holdfast.errors import InvalidConfig, MissingDevice
 from holdfast.shielding.kernels import kernel
@@ -33,9 +34,9 @@ def prepared(name: str, *, memory: int | None = None, user: str | None = None) -
 
     Raises:
         MissingDevice: there is no such device, or nothing is exact there.
-        InvalidConfig: ``memory`` for a device that is none of CUDA's.
+        InvalidConfig: ``name`` means nothing, or ``memory`` is for a device that is none of CUDA's.
     """
-    device = torch_device(name)
+    device = device_named(name)
     with _own_kernels(user if device.type in devices.KINDS else None) as hand_over:
         try:
             if device.type == "cuda":
@@ -45,26 +46,10 @@ def prepared(name: str, *, memory: int | None = None, user: str | None = None) -
             kernel(device.type)
             exact_ways(device)
         except (RuntimeError, AssertionError) as error:
-            raise MissingDevice(f"no device {name!r} here", hint="try --device cpu") from error
+            raise MissingDevice(
+                f"{name} computes nothing here: {str(error).partition(chr(10))[0]}", hint="try --device cpu"
+            ) from error
         yield hand_over
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device that a name means.
-
-    Raises:
-        MissingDevice: it means none.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise MissingDevice(f"no device {name!r} here", hint="try --device cpu") from error
-    if device.type != "cuda":
-        return device
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (device.index or 0) >= there:
-        raise MissingDevice(f"no device {name!r} here", hint=f"CUDA shows {there} devices; try --device cpu")
-    return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
 
 def limit_memory(device: torch.device, memory: int) -> None:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 import holdfast
+from holdfast._device import device_named
 from holdfast.errors import HoldfastError, IntegrityError, InvalidConfig, MissingDevice, WorkerUnreachable
 from holdfast.services.accelerator import Accelerator
-from holdfast.services.device import prepared, torch_device
+from holdfast.services.device import prepared
 from holdfast.services.process import become, end_when_terminated, end_with, renounce
 from holdfast.shielding.product import MOST_PLANES, Geometry
 from holdfast.shielding.transport.shared import accept
@@ -55,7 +56,7 @@ class Worker:
         accelerator: Accelerator | None = None,
     ) -> None:
         self._distort, self._device = distort, device
-        self._accelerator = Accelerator(torch_device(device)) if accelerator is None else accelerator
+        self._accelerator = Accelerator(device_named(device)) if accelerator is None else accelerator
         self._layers: dict[str, Geometry] = {}
         self._nonce: object = None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from holdfast._device import device_named
 from holdfast.errors import InvalidConfig, MissingDevice
 
 _NAME = re.compile(r"(cpu|cuda):(\d+)")
@@ -71,7 +72,6 @@ def _one(text: str, cores: tuple[int, ...]) -> Device:
     device = Device(found[1], int(found[2]))
     if device.kind == "cpu" and device.index not in cores:
         raise MissingDevice(f"core {device.index} is not usable here", hint=f"usable are {cores}")
-    # counted without CUDA's start-up, after which no worker could be forked
-    if device.kind == "cuda" and device.index >= torch.cuda.device_count():
-        raise MissingDevice(f"there is no {text}", hint=f"CUDA devices: {torch.cuda.device_count()}")
+    if device.kind == "cuda":
+        device_named(text)  # is not started here: no worker could be forked after that
     return device

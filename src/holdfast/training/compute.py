@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from holdfast._device import device_named
 from holdfast._kernels import device as devices
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig, MissingDevice
+from holdfast.errors import InvalidConfig
 from holdfast.seeds import Seed
 from holdfast.training.graphs import graphing
 
@@ -33,7 +34,7 @@ class Compute:
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise InvalidConfig(f"no training in {self.precision!r}", hint="float32 or bfloat16")
-        kind = _kind(self.device)
+        kind = device_named(self.device, start=True).type
         if self.graphs and kind not in devices.KINDS:
             raise InvalidConfig(f"there are no CUDA graphs on {self.device}", hint="device=cuda has them")
 
@@ -67,22 +68,6 @@ class Compute:
         finally:
             model.__dict__.pop("_compiled_call_impl", None)  # torch offers no way back; saving needs the plain module
             model.to("cpu")
-
-
-def _kind(device: str) -> str:
-    """Return the type of a device that computes.
-
-    Raises:
-        MissingDevice: there is none of this name here.
-    """
-    missing = MissingDevice(f"there is no device {device!r} here", hint="device=cpu always works")
-    try:
-        kind = torch.empty(0, device=device).device.type
-    except (RuntimeError, AssertionError) as error:
-        raise missing from error
-    if kind == "meta":  # tensors without contents: nothing would be learned
-        raise missing
-    return kind
 
 
 def _seed(place: torch.device, value: int) -> None:

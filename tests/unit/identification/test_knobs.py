@@ -267,7 +267,7 @@ def test_what_a_gpu_lacks_is_said_though_torch_takes_the_switch(turing: None, na
 
 
 def test_a_gpu_that_is_not_there_is_named(turing: None) -> None:
-    with pytest.raises(MissingDevice, match=r"there is no cuda:1: this process sees 1 GPU$"):
+    with pytest.raises(MissingDevice, match=r"there is no device 'cuda:1' here: this process sees only cuda:0$"):
         require_device(LocalPlatform("x", device="cuda:1"))
     for device in ("tpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"):
         with pytest.raises(InvalidConfig, match="no device"):

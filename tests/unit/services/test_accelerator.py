@@ -276,8 +276,8 @@ def test_memory_is_limited_only_where_a_device_has_some(monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a device")
 def test_a_device_that_is_not_there_is_named() -> None:
-    for name in ("cuda", "cuda:3", "abacus"):
-        with pytest.raises(MissingDevice, match=f"no device '{name}'"), device.prepared(name):
+    for name, wrong in (("cuda", MissingDevice), ("cuda:3", MissingDevice), ("abacus", InvalidConfig)):
+        with pytest.raises(wrong, match=f"no device '{name}'"), device.prepared(name):
             pass
 
 

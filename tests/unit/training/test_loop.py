@@ -337,7 +337,8 @@ def test_a_model_that_does_not_fit_is_back_on_the_cpu() -> None:
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:-1", "cuda:99", "cpu:x", "cuda:" + "9" * 30])
 def test_a_device_that_cannot_train_is_one_error(device: str, graphs: bool) -> None:
-    with pytest.raises(MissingDevice, match=f"there is no device '{device}' here") as caught:
+    wrong = MissingDevice if device == "cuda:99" else InvalidConfig
+    with pytest.raises(wrong, match=f"there is no device '{device}'") as caught:
         Compute(device=device, graphs=graphs)
     assert caught.value.hint
 
@@ -345,9 +346,10 @@ def test_a_device_that_cannot_train_is_one_error(device: str, graphs: bool) -> N
 def test_bad_means_of_computing() -> None:
     with pytest.raises(InvalidConfig, match="float8"):
         Compute(precision="float8")  # type: ignore[arg-type]
-    for device in ("cuda:99", "nonsense"):
-        with pytest.raises(MissingDevice, match=device):
-            Compute(device=device)
+    with pytest.raises(MissingDevice, match="cuda:99"):
+        Compute(device="cuda:99")
+    with pytest.raises(InvalidConfig, match="nonsense"):
+        Compute(device="nonsense")
 
 
 @pytest.mark.slow

@@ -91,7 +91,6 @@ def _join(ranks: Ranks, stack: ExitStack) -> None:
     store, _, _ = next(rendezvous(ranks.rendezvous, ranks.rank, ranks.world_size, timeout=wait))
     store.set_timeout(wait)
     if device is not None:
-        device = torch.device("cuda", device.index or 0)
         require_own_gpu(PrefixStore("gpus", store), ranks.rank, ranks.world_size, _identity(device))
         stack.enter_context(torch.cuda.device(device))
     dist.init_process_group(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import torch
 
+from holdfast._device import absence, device_named, known_device
 from holdfast.errors import InvalidConfig, MissingDevice
 from holdfast.identification.platforms.setting import LocalPlatform
 
-_NAME = re.compile(r"cpu|cuda(:\d{1,4})?")
 _AMPERE = (8, 0)  # the first compute capability with TF32
 
 
@@ -21,24 +20,25 @@ def require_device(platform: LocalPlatform) -> torch.device:
         InvalidConfig: no such kind of device.
         MissingDevice: none here, or one that lacks what the platform asks for; see :func:`obstacle`.
     """
-    if not _NAME.fullmatch(platform.device):
-        raise InvalidConfig(f"no device {platform.device!r}", hint="cpu, cuda, or cuda:1 for the second GPU")
+    device = device_named(_canonical(platform.device))
     if (reason := obstacle(platform)) is not None:
         raise MissingDevice(reason, hint="settings without cuda in their name run on the CPU")
-    return torch.device(platform.device)
+    return device
+
+
+def _canonical(name: str) -> str:
+    """Return ``name``, unless it is a second one of the CPU: a platform has one description."""
+    if name == "cpu:0":
+        raise InvalidConfig(f"there is no device {name!r} of platforms", hint="cpu")
+    return name
 
 
 def obstacle(platform: LocalPlatform) -> str | None:
     """Return why this machine has no device for a platform; None if it has one. Starts nothing on a GPU's behalf."""
-    if platform.device == "cpu":
-        return None
-    if not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        return "this machine has no GPU that torch can use" if built else "this build of torch computes on no GPU"
-    index = int(platform.device.partition(":")[2] or 0)
-    if index >= (count := torch.cuda.device_count()):
-        return f"there is no {platform.device}: this process sees {count} GPU{'s' * (count != 1)}"
-    return _lacking(platform, index)
+    device = known_device(platform.device)
+    if (reason := absence(device)) is not None or device.type == "cpu":
+        return reason
+    return _lacking(platform, device.index or 0)
 
 
 def _lacking(platform: LocalPlatform, index: int) -> str | None:
@@ -66,8 +66,7 @@ def moved(platform: LocalPlatform, device: str, known: dict[str, LocalPlatform])
     Raises:
         InvalidConfig: no such device, or a platform that is there on the other kind of device only.
     """
-    if not _NAME.fullmatch(device):
-        raise InvalidConfig(f"no device {device!r}", hint="cpu, cuda, or cuda:1 for the second GPU")
+    known_device(_canonical(device))
     if device == "cpu" or platform.device != "cpu":
         if (device == "cpu") != (platform.device == "cpu"):
             raise InvalidConfig(f"{platform.name} is a platform of a GPU, not of {device}", hint="--device cuda")
