@@ -27,8 +27,8 @@ from benchmarks._transformers import Transformer, trained_on_digits, untrained
 from holdfast.data import dataset
 from holdfast.execution.statistics import Proportion
 from holdfast.hardening import Checksums, harden
-from holdfast.hardening.guards.checksum import smallest_thresholds
 from holdfast.hardening.guards.checksum_linear import LinearCheck
+from holdfast.hardening.guards.checksum_method import smallest_thresholds
 from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, unit_roundoff
 from holdfast.hardening.guards.checksum_sums import Sums
 from holdfast.models import card, tap

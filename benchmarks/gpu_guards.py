@@ -15,8 +15,8 @@ from benchmarks import _gpu
 from benchmarks._transformers import Transformer
 from benchmarks.gpu_campaign import VIT_L
 from holdfast.hardening import RangeGuard, harden
-from holdfast.hardening.guards.checksum import Checksums
 from holdfast.hardening.guards.checksum_fused import fused_products
+from holdfast.hardening.guards.checksum_method import Checksums
 from holdfast.models import attach_guard, card
 from holdfast.seeds import derive
 

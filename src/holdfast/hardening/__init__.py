@@ -2,7 +2,8 @@
 
 from holdfast.hardening.calibration import Calibration, SiteRange, calibrate
 from holdfast.hardening.evaluate import FalsePositives, GuardReport, evaluate_guards
-from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
+from holdfast.hardening.guards.checksum import ChecksumGuard
+from holdfast.hardening.guards.checksum_method import Checksums
 from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.duplication_channels import ChannelGuard
 from holdfast.hardening.guards.hardened_identity import HardenedIdentityGuard, identity_census

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from holdfast._kernels import device as devices
 from holdfast.errors import IntegrityError
 from holdfast.hardening import harden
-from holdfast.hardening.guards.checksum import Checksums
 from holdfast.hardening.guards.checksum_fused import fused_products
 from holdfast.hardening.guards.checksum_linear import LinearCheck
+from holdfast.hardening.guards.checksum_method import Checksums
 from holdfast.models import card
 from holdfast.seeds import derive
 

@@ -1,6 +1,7 @@
 """Guards: corrections that run at a site, or around the whole model, on every forward pass."""
 
-from holdfast.hardening.guards.checksum import ChecksumGuard, Checksums
+from holdfast.hardening.guards.checksum import ChecksumGuard
+from holdfast.hardening.guards.checksum_method import Checksums
 from holdfast.hardening.guards.duplication import DuplicateGuard, Duplication
 from holdfast.hardening.guards.duplication_channels import ChannelGuard
 from holdfast.hardening.guards.median_of_three import MedianGuard, MedianOfThree

@@ -7,38 +7,29 @@ of :mod:`holdfast.hardening.guards.checksum_rounding`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
-from holdfast.errors import IntegrityError, InvalidConfig, NoSuchSite
-from holdfast.execution.run import evaluating
+from holdfast.errors import IntegrityError, InvalidConfig
 from holdfast.hardening.guards.checksum_conv import ConvCheck
 from holdfast.hardening.guards.checksum_linear import LinearCheck
+from holdfast.hardening.guards.checksum_operands import Batched, lacks_batch
 from holdfast.hardening.guards.checksum_operations import (
     AnyCheck,
     LayerCheck,
     Located,
     changed_elements,
     check_of,
-    has_checksum,
-    input_of,
     per_sample,
 )
 from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS, deviations
 from holdfast.hardening.guards.checksum_sums import digest_of, weight_and_bias
-from holdfast.hardening.harden import methods
-from holdfast.models import card, select
-from holdfast.models.guard import Operands, guards, without_guards
+from holdfast.models.guard import Operands, guards
 
 Action = Literal["correct", "detect", "refuse"]
-_SEEN = 64  # samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +112,15 @@ class ChecksumGuard:
             self.learn(layer)
 
     def __call__(self, output: Tensor, operands: Operands) -> Tensor:
-        """Return the output (batch, ...), checked.
+        """Return the output (batch, ...), checked; a layer's output for one sample without a batch counts as one.
 
         Raises:
             IntegrityError: something is wrong and the action is ``refuse``, or the weights were others from the start.
+            UnsupportedFormat: there is no threshold for this dtype, or the weights overflow in it.
         """
+        if lacks_batch(operands, output):
+            checked = self(alone := output.unsqueeze(0), Batched.of(operands))
+            return output if checked is alone else checked.squeeze(0)
         check = self._checking(output, operands)
         if output.numel() == 0:
             return self._counted(output, None, None)
@@ -149,9 +144,7 @@ class ChecksumGuard:
         summed, self.summed = self.summed, None
         if summed is not None and summed.output is output and summed.version == output._version:
             return summed.wrong
-        if self.action != "detect" or not isinstance(check, LayerCheck) or not isinstance(check.inner, LinearCheck):
-            return None
-        return check.inner.flags(input_of(operands), output)
+        return check.flags(operands, output) if self.action == "detect" and isinstance(check, LayerCheck) else None
 
     def _counted(self, output: Tensor, events: Tensor | None, alarms: Tensor | None) -> Tensor:
         nothing = torch.zeros(len(output), dtype=torch.int64) if events is None or alarms is None else None
@@ -159,7 +152,7 @@ class ChecksumGuard:
         return output
 
     def _act(self, check: AnyCheck, rows: Tensor, output: Tensor, operands: Operands) -> Tensor:
-        if isinstance(check, LayerCheck) and not check.sums.intact():
+        if isinstance(check, LayerCheck) and not check.intact():
             return self._without_sums(output, operands)
         if isinstance(check, LayerCheck):
             self.located = check.located(operands, output, rows, self.false_alarms)
@@ -192,104 +185,3 @@ class ChecksumGuard:
         """Return kind, site and parameters, and the digest of the weights."""
         names = ("kind", "site", "action", "false_alarms", "weights", "quick")
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checksums:
-    """Checksums at ``sites``.
-
-    Attributes:
-        sites: names of ``activations`` sites.
-        action: what a guard does about a wrong row, see :class:`ChecksumGuard`.
-        false_alarms: chance per row and pass.
-        quick: site -> half the smallest threshold that clean rows had there; spares them a second look.
-        data_digest: of the data that showed them.
-    """
-
-    sites: tuple[str, ...]
-    action: Action = "correct"
-    false_alarms: float = FALSE_ALARMS
-    quick: Mapping[str, float] = field(default_factory=dict)
-    data_digest: str = ""
-
-    def guards(self, model: nn.Module) -> Sequence[ChecksumGuard]:
-        """Return one guard per site, with the sums of the weights as they are now.
-
-        Raises:
-            NoSuchSite: a site is not in the model, or computes no product.
-            InvalidConfig: an unknown action, or a chance outside (0, 1).
-        """
-        modules, result = dict(model.named_modules()), []
-        for site in self.sites:
-            if not has_checksum(model, site):
-                raise NoSuchSite(f"{site} is no product that a checksum could check", hint="linear, conv, matmul, bmm")
-            guard = ChecksumGuard(site, self.action, self.false_alarms, quick=self.quick.get(site, 0.0))
-            if (layer := modules.get(site.partition("#")[0])) is not None:
-                guard.learn(layer)
-            result.append(guard)
-        return result
-
-    def describe(self) -> dict[str, Any]:
-        """Return the parameters."""
-        described = {"method": "checksum", "action": self.action, "false_alarms": self.false_alarms}
-        return described | {"sites": len(self.sites), "profile": self.data_digest}
-
-
-@methods.register("checksum")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChecksumMethod:
-    """Checksums at the products among the sites that ``at`` selects."""
-
-    at: str = "activations:**"
-    action: Action = "correct"
-    false_alarms: float = FALSE_ALARMS
-
-    def calibrated(self, model: nn.Module, data: Dataset | None) -> Checksums:
-        """Return the hardening; ``data`` shows which sites compute, and what clean rows of linear layers look like.
-
-        Raises:
-            InvalidConfig: neither data nor a model that knows its input.
-            NoSuchSite: nothing selected is a product.
-        """
-        found = select(model, self.at, example_of(model, data))
-        names = tuple(site.name for site in found if site.kind == "activations" and has_checksum(model, site.name))
-        if not names:
-            raise NoSuchSite(f"{self.at} selects no product", hint="linear, conv, matmul, bmm and attention are")
-        plain = Checksums(sites=names, action=self.action, false_alarms=self.false_alarms)
-        if data is None:
-            return plain
-        images = data.batch(torch.arange(min(_SEEN, len(data))))[0]
-        return replace(plain, quick=smallest_thresholds(model, plain, images), data_digest=data.digest)
-
-
-def smallest_thresholds(model: nn.Module, checksums: Checksums, images: Tensor) -> dict[str, float]:
-    """Return half the smallest threshold that each linear layer's rows have on clean ``images`` (batch, ...)."""
-    found: dict[str, float] = {}
-
-    def see(site: str, check: LinearCheck) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            found[site] = min(found.get(site, math.inf), float(check.thresholds(args[0], output).min()) / 2)
-
-        return hook
-
-    with ExitStack() as hooks, evaluating(model), torch.no_grad(), without_guards(model):
-        for guard in checksums.guards(model):
-            layer = dict(model.named_modules()).get(guard.site)
-            if layer is not None and isinstance(inner := guard.inner, LinearCheck):
-                hooks.callback(layer.register_forward_hook(see(guard.site, inner)).remove)
-        model(images)
-    return found
-
-
-def example_of(model: nn.Module, data: Dataset | None) -> Tensor:
-    """Return one input sample: of the data, or zeros of the shape that the model is known to take.
-
-    Raises:
-        InvalidConfig: neither is there.
-    """
-    if data is not None:
-        return data.example
-    shape = card(model).input_shape
-    if shape is None:
-        raise InvalidConfig("which sites compute takes an example to find out", hint="pass calibration data")
-    return torch.zeros(shape)

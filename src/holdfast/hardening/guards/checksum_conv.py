@@ -28,17 +28,26 @@ class ConvCheck:
         layer: padded with zeros.
         sums: of its weight and bias.
         false_alarms: chance per line that rounding alone raises an alarm.
+        terms: weight and bias as they are multiplied, the summed ones; None for those of the layer.
+        rounding: of the product; None for that of a product stored as the weights are.
 
     Raises:
         UnsupportedFormat: another padding, or three dimensions.
     """
 
-    def __init__(self, layer: nn.Module, sums: Sums, false_alarms: float) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        sums: Sums,
+        false_alarms: float,
+        terms: tuple[Tensor, Tensor | None] | None = None,
+        rounding: Rounding | None = None,
+    ) -> None:
         if not is_checkable(layer) or not isinstance(layer, nn.Conv1d | nn.Conv2d):
             raise UnsupportedFormat(f"no checksum for {layer}", hint="one or two dimensions, padded with zeros")
-        weight, bias = weight_and_bias(layer)
+        weight, bias = weight_and_bias(layer) if terms is None else terms
         self.sums = sums
-        self._rounding = Rounding.of(weight)
+        self._rounding = Rounding.of(weight, convolution=True) if rounding is None else rounding
         self._limit = deviations(false_alarms) ** 2
         *_, self._chain = weight.detach().reshape(len(weight), -1).shape
         self._bias = sums.bias

@@ -30,11 +30,12 @@ class LinearCheck:
     """Checks y = x W' + b for one W and b, as they were when ``sums`` were taken.
 
     Args:
-        sums: of the weights.
+        sums: of the weights as they are multiplied.
         weight: shape (N, K), the summed one.
         bias: shape (N,), or None.
         false_alarms: chance per row that rounding alone raises an alarm.
         quick: residual below which no row gets a second look; 0 where no clean rows were seen.
+        rounding: of the product; None for that of a product stored as the weights are.
 
     Attributes:
         shape: (N, K).
@@ -44,12 +45,18 @@ class LinearCheck:
     """
 
     def __init__(
-        self, sums: Sums, weight: Tensor, bias: Tensor | None, false_alarms: float, quick: float = 0.0
+        self,
+        sums: Sums,
+        weight: Tensor,
+        bias: Tensor | None,
+        false_alarms: float,
+        quick: float = 0.0,
+        rounding: Rounding | None = None,
     ) -> None:
         self.sums = sums
         self.quick = quick
         self._outputs, self._chain = self.shape = weight.shape
-        self._rounding = rounding = Rounding.of(weight)
+        self._rounding = rounding = Rounding.of(weight) if rounding is None else rounding
         self._limit = self.limit = deviations(false_alarms) ** 2
         self.bias_length = 0.0 if bias is None else float(bias.detach().double().square().sum())
         self._floor = self._limit * rounding.floor(self._outputs, self.bias_length)
@@ -144,7 +151,8 @@ def wrong_columns(inputs: Tensor, output: Tensor, weight: Tensor, bias: Tensor |
     """Return the outputs (int64, shape (n,)) whose sum over all rows does not fit the inputs: the column checksum.
 
     The weights are taken as they are stored now. A row that is wrong while no column is therefore says that weights
-    changed, and a row and a column that are wrong together say which element was computed wrong.
+    changed, and a row and a column that are wrong together say which element was computed wrong. Where outputs are
+    rounded again, those of one column may all be rounded the same way, as products far smaller than their bias are.
     """
     x, y = inputs.detach().reshape(-1, weight.shape[1]), output.detach().reshape(-1, len(weight))
     (x_sum, x_power), (y_sum, y_power) = _column_sums(x), _column_sums(y)
@@ -155,7 +163,8 @@ def wrong_columns(inputs: Tensor, output: Tensor, weight: Tensor, bias: Tensor |
         residual -= len(x) * bias.detach().double()
     terms = stored.square() @ x_power * rounding.of_terms(weight.shape[1])
     variance = terms + rounding.of_outputs(weight.shape[1], len(x)) * y_power + rounding.floor(len(x))
-    return (~(residual.square() < limit * variance)).nonzero().flatten()
+    alike = max(0.0, len(x) - limit / 3) * rounding.stored**2 * y_power  # (sum of |y|)**2 is at most rows * y_power
+    return (~(residual.square() < limit * variance + alike)).nonzero().flatten()
 
 
 def _column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:

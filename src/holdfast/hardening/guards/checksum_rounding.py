@@ -30,6 +30,7 @@ few times its own rounding.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -65,7 +66,8 @@ class Rounding:
 
     Attributes:
         work: dtype that products are accumulated in.
-        unit: its unit roundoff u, or that of TF32 where the device rounds the factors to it.
+        unit: its unit roundoff u, or that of TF32 where the device rounds the factors to it, or of fp16 where it
+            accumulates in that.
         stored: unit roundoff of the stored output; 0 where the output is stored as it was accumulated.
         least: half the distance of the smallest stored numbers, below which an error is not relative.
     """
@@ -76,23 +78,34 @@ class Rounding:
     least: float
 
     @classmethod
-    def of(cls, output: Tensor) -> Rounding:
-        """Return the roundings of a product with this output.
+    def of(cls, output: Tensor, *, convolution: bool = False) -> Rounding:
+        """Return the roundings of a product with this output, as torch is set to compute it now.
+
+        Args:
+            output: of a matrix product, or of a convolution.
+            convolution: which of them; on a GPU each has a switch of its own for TF32.
 
         Raises:
             UnsupportedFormat: not fp64, fp32, bf16 or fp16.
         """
-        return cls.of_dtype(output.dtype, tf32=output.is_cuda and torch.backends.cuda.matmul.allow_tf32)
+        if not output.is_cuda:
+            return cls.of_dtype(output.dtype)
+        if convolution:
+            return cls.of_dtype(output.dtype, tf32=torch.backends.cudnn.allow_tf32)
+        matmul = torch.backends.cuda.matmul
+        narrow = output.dtype == torch.float16 and bool(getattr(matmul, "allow_fp16_accumulation", False))
+        return cls.of_dtype(output.dtype, tf32=matmul.allow_tf32, narrow=narrow)
 
     @classmethod
-    def of_dtype(cls, dtype: torch.dtype, *, tf32: bool = False) -> Rounding:
-        """Return the roundings of a product stored as ``dtype``."""
+    @functools.lru_cache(maxsize=32)
+    def of_dtype(cls, dtype: torch.dtype, *, tf32: bool = False, narrow: bool = False) -> Rounding:
+        """Return the roundings of a product stored as ``dtype``; a ``narrow`` one is accumulated in that dtype too."""
         if dtype not in _WORKS:
             raise UnsupportedFormat(
                 f"checksums have no threshold for {dtype}", hint="fp64, fp32, bf16 and fp16 products can be checked"
             )
         work, info = _WORKS[dtype], torch.finfo(dtype)
-        unit = 2.0**-11 if tf32 and dtype == torch.float32 else unit_roundoff(work)
+        unit = 2.0**-11 if tf32 and dtype == torch.float32 else unit_roundoff(dtype if narrow else work)
         return cls(work, unit, unit_roundoff(dtype) if dtype != work else 0.0, info.smallest_normal * info.eps / 2)
 
     def floor(self, outputs: int, bias: float = 0.0) -> float:

@@ -19,7 +19,7 @@ from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import CampaignReport
 from holdfast.execution.trials import Row
 from holdfast.hardening.budget import Bound, Selection, Timer, macs, seconds, select_within, site_of
-from holdfast.hardening.guards.checksum import example_of
+from holdfast.hardening.guards.checksum_method import example_of
 from holdfast.hardening.guards.duplication_channels import ChannelGuard, channel_of, has_channels
 from holdfast.hardening.guards.median_of_three import median_of_three
 from holdfast.hardening.harden import methods
