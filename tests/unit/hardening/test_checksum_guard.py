@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,28 @@ def test_detection_counts_alarms_and_leaves_the_output(trained: nn.Module, digit
     assert not torch.equal(found, golden)
     assert guard.events.tolist() == [0, 0, 0, 0]
     assert guard.alarms.sum() > 0
+
+
+def test_what_is_done_to_a_sample_does_not_depend_on_those_beside_it(trained: nn.Module, digits: Dataset) -> None:
+    """A change below the threshold stays, whether or not a sample of its batch is set right."""
+    images = digits.batch(torch.arange(6))[0]
+    for site in ("fc", "conv2"):
+        model = harden(trained, Checksums(sites=(site,)))
+        (guard,) = card(model).guards
+
+        def hit(output: Tensor, wrong: Tensor) -> Tensor:
+            output[2].flatten()[5].mul_(1 + 2**-22)
+            output[4].flatten()[7] += wrong
+            return output
+
+        with torch.no_grad():
+            golden, outputs = model(images), []
+            for wrong in (0.0, 30.0):
+                with tap(model, {site: functools.partial(hit, wrong=torch.tensor(wrong))}):
+                    outputs.append(model(images))
+                assert guard.events.tolist() == [0, 0, 0, 0, int(wrong > 0), 0]
+        assert bits.bit_equal(*outputs)
+        assert site != "fc" or not torch.equal(outputs[0], golden)
 
 
 def test_what_is_wrong_is_located_by_row_and_column(trained: nn.Module, digits: Dataset) -> None:

@@ -168,14 +168,17 @@ class ChecksumGuard:
         return self(output, operands)
 
     def _correct(self, check: AnyCheck, rows: Tensor, output: Tensor, operands: Operands) -> Tensor:
+        wrong = per_sample(rows, output, check.rows(output)) > 0
         fresh: Tensor = operands.again()  # the same kernel on the same operands: the bits that were meant
         left = check.wrong(operands, fresh)
         if len(left) and isinstance(check, LayerCheck):
             restored = check.with_restored_weights(operands)
             if restored is not None:
                 fresh, left = restored, check.wrong(operands, restored)
+        # a sample that nothing is wrong with stays as it is: what is done to one may not depend on those beside it
+        fresh = torch.where(wrong.view(-1, *[1] * (output.dim() - 1)), fresh, output)
         changed = changed_elements(output, fresh)
-        alarms = per_sample(left, output, check.rows(output))
+        alarms = torch.where(wrong, per_sample(left, output, check.rows(output)), 0)
         events = torch.where(alarms > 0, 0, changed)
         if not output.requires_grad:
             fresh = output.copy_(fresh)  # an operation in place may have other readers
