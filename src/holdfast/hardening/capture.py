@@ -112,12 +112,12 @@ class _Recorder(Watch):
         self._kept: list[Any] = [inputs]
         self._names: dict[str, int] = {}
 
-    def see(self, place: str, call: Callable[..., Any], args: Any, output: Any) -> Any:
+    def see(self, place: str, call: Callable[..., Any], args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Add a node for each tensor of ``output``."""
         found = list(tensors_in(output)) if isinstance(output, tuple | list) else [output]
         if any(isinstance(item, Tensor) for item in found):
             names = self._numbered_names(place, output, found)
-            operands = list(tensors_in(args))
+            operands = list(tensors_in((*args, *kwargs.values())))
             for name, item in zip(names, found, strict=True):
                 if isinstance(item, Tensor):
                     self._add(name, call, operands, item)

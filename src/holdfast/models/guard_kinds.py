@@ -64,7 +64,10 @@ class Operands:
 
 @runtime_checkable
 class OperandGuard(Protocol):
-    """A guard that also sees what its output was computed from; ``operands`` is true."""
+    """A guard that also sees what its output was computed from; ``operands`` is true.
+
+    One with a true ``by_sample`` promises that what it does to a sample, and counts of it, depends on no other sample.
+    """
 
     kind: str
     site: str

@@ -58,6 +58,9 @@ def operation_name(func: Callable[..., Any]) -> str:
     return _WORDS.get(name, name)
 
 
+Called = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
 class Watch:
     """Call ``visit(name, output)`` at every named place of each forward pass and go on with what it returns.
 
@@ -66,6 +69,9 @@ class Watch:
         visit: gets the name and the output, shape (batch, ...).
         modules: paths of leaf modules to watch; None means all of them.
         functional: whether to watch functional operations too (a few microseconds for each).
+
+    Attributes:
+        called: while ``visit`` runs, the leaf module or torch function that computed, its arguments and its keywords.
     """
 
     def __init__(self, model: nn.Module, visit: Visit, *, modules: set[str] | None = None, functional: bool = True):
@@ -75,6 +81,7 @@ class Watch:
         self._stack: list[tuple[str, bool]] = []
         self._calls: Counter[str] = Counter()
         self._mode = _FunctionWatch(self)
+        self.called: Called | None = None
 
     def __enter__(self) -> Watch:
         self._handles.append(self._model.register_forward_pre_hook(self._restart, prepend=True))
@@ -114,34 +121,36 @@ class Watch:
 
     def _leaf_hook(self, path: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            return self.see(path, module, (*args, *kwargs.values()), output)
+            return self.see(path, module, args, kwargs, output)
 
         return hook
 
-    def functional(self, func: Callable[..., Any], args: Any, output: Any) -> Any:
+    def functional(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Visit the result of a functional call when a non-leaf module is executing."""
         if not self._stack or self._stack[-1][1]:
             return output
-        return self.see(f"{self._stack[-1][0]}/{operation_name(func)}", func, args, output)
+        return self.see(f"{self._stack[-1][0]}/{operation_name(func)}", func, args, kwargs, output)
 
-    def see(self, place: str, call: Callable[..., Any], args: Any, output: Any) -> Any:
-        """Visit what ``call``, a leaf module or a torch function, computed from all its ``args``."""
+    def see(self, place: str, call: Callable[..., Any], args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        """Visit what ``call``, a leaf module or a torch function, computed from its ``args`` and ``kwargs``."""
+        called = call, args, kwargs
         if is_float(output):
-            return self._settle(self._numbered(place), output, args)
+            return self._settle(self._numbered(place), output, called)
         if not isinstance(output, tuple | list) or not any(map(is_float, output)):
             return output
         number = self._calls[place]
         self._calls[place] += 1
         seen = [
-            self._settle(f"{place}#{number}.{i}", item, args) if is_float(item) else item
+            self._settle(f"{place}#{number}.{i}", item, called) if is_float(item) else item
             for i, item in enumerate(output)
         ]
         same = all(new is old for new, old in zip(seen, output, strict=True))
         return output if same else alike(output, seen)
 
-    def _settle(self, name: str, output: Tensor, args: Any) -> Tensor:
+    def _settle(self, name: str, output: Tensor, called: Called) -> Tensor:
+        self.called, (_, args, kwargs) = called, called
         with DisableTorchFunction():  # what a visit computes is no operation of the model
-            return settle(output, self._visit(name, output), args)
+            return settle(output, self._visit(name, output), (*args, *kwargs.values()))
 
     def _numbered(self, place: str) -> str:
         count = self._calls[place]
@@ -181,7 +190,7 @@ class _FunctionWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        return self._watch.functional(func, (*args, *kwargs.values()), output)
+        return self._watch.functional(func, args, kwargs, output)
 
 
 def is_float(value: object) -> bool:

@@ -132,3 +132,15 @@ def test_attention_is_checked_row_by_row(dtype: torch.dtype, causal: bool) -> No
     assert check.wrong(q, k, v, y, {"attn_mask": mask, "scale": 0.5}).tolist() == []
     with pytest.raises(UnsupportedFormat, match="dropout"):
         check.wrong(q, k, v, y, {"dropout_p": 0.1})
+
+
+def test_keys_of_one_sample_decide_nothing_about_another() -> None:
+    """A wild key makes its own rows wrong, and neither blinds the check of the others nor alarms them."""
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(3, 2, 7, 8, generator=generator) for _ in range(3))
+    for value in (torch.inf, torch.nan, 1e15):
+        k[1, 0, 4, 2] = value
+        y = F.scaled_dot_product_attention(q, k, v)
+        y[2, 1, 3, 5] += 0.01
+        rows = AttentionCheck(CHANCE).wrong(q, k, v, y, {}).tolist()
+        assert [row for row in rows if not 14 <= row < 28] == [28 + 7 + 3]

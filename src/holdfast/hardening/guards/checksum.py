@@ -64,6 +64,7 @@ class ChecksumGuard:
         alarms: int64, shape (batch,): rows of each sample that are wrong and were not set right.
         located: where a linear layer was last found wrong, by its row and column checksums; None before, and for
             ``detect`` on a CUDA device, which waits for no verdict.
+        by_sample: what is done to a sample does not depend on those beside it, unless one is refused for all.
         summed: what a kernel that computed the output found meanwhile; None where the output is to be read.
 
     Raises:
@@ -86,6 +87,7 @@ class ChecksumGuard:
         deviations(false_alarms)
         self.site, self.action, self.false_alarms, self.weights = site, action, false_alarms, weights
         self.quick = quick
+        self.by_sample = action != "refuse"
         self.events: Tensor | None = None
         self.alarms: Tensor | None = None
         self.located: Located | None = None

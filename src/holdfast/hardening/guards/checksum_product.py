@@ -118,11 +118,17 @@ class AttentionCheck:
     def _relative(rounding: Rounding, q: Tensor, k: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Return e**2: the variance of a probability relative to its square, at most."""
         scale = options.get("scale") or q.shape[-1] ** -0.5
-        longest = k.square().sum(-1).amax().sqrt()
-        scores = q.square().sum(-1).sqrt() * longest * scale
+        scores = q.square().sum(-1).sqrt() * _longest(k) * scale
         own = rounding.unit**2 / 3 * ((q.shape[-1] + 2) * scores.square() + _EXPONENTIAL**2)
         relative: Tensor = 2 * own + rounding.stored**2 / 3
         return relative
+
+
+def _longest(k: Tensor) -> Tensor:
+    """Return the length of the longest key of each sample: what one sample holds says nothing about another."""
+    lengths = k.square().sum(-1)
+    each = lengths.flatten(1).amax(1) if lengths.dim() > 1 else lengths.amax()
+    return each.sqrt().view(-1, *[1] * (lengths.dim() - 1))
 
 
 def _as(item: Any, work: torch.dtype) -> Any:

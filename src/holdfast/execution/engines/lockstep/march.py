@@ -15,6 +15,7 @@ from holdfast.execution.engines.suffix.golden import execute, private
 from holdfast.execution.engines.suffix.tape import Step, Tape
 from holdfast.execution.injection import applied, flip_rows
 
+_COUNTS = ("events", "alarms")
 Held = dict[int, Tensor]  # cell -> its value for the whole batch, which may be written to
 
 
@@ -29,6 +30,7 @@ class March:
 
     def __init__(self, model: nn.Module, tape: Tape, layouts: Layouts) -> None:
         self._model, self.tape, self._layouts = model, tape, layouts
+        self._rows = tape.cells[0].size[0]
 
     def run(self, start: int, stop: int, held: Held, load: Load) -> None:
         """Run the steps from ``start`` to ``stop`` on ``held``, and let go of cells that nothing reads any more."""
@@ -62,10 +64,24 @@ class March:
             with applied(self._model, struck[0][1]):
                 return execute(step, {cell: held[cell] for cell in step.cells})
         made = execute(step, self._copies(step, held))
+        counts = self._counts(step)
         for row, memory in struck:
             with applied(self._model, memory):
                 self._take_row(row, made, execute(step, self._copies(step, held)), step.made)
+            for ours, theirs in zip(counts, self._counts(step), strict=True):
+                ours[row] = theirs[row]
+        self._leave(step, counts)
         return made
+
+    def _counts(self, step: Step) -> list[Tensor]:
+        """Return what the guard that ``step`` is counted of each row, shape (rows, n); nothing of another step."""
+        guard = self.tape.guards[step.guard] if step.guard >= 0 else None
+        found = [getattr(guard, name, None) for name in _COUNTS]
+        return [count.reshape(self._rows, -1).clone() for count in found if count is not None]
+
+    def _leave(self, step: Step, counts: list[Tensor]) -> None:
+        for name, count in zip(_COUNTS, counts, strict=False):
+            setattr(self.tape.guards[step.guard], name, count.flatten())
 
     def _copies(self, step: Step, held: Held) -> Held:
         written = {old for old, _ in step.rewrites}

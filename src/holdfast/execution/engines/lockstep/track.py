@@ -45,7 +45,7 @@ class Track:
         self.example = strangers(sample, count)
         self.example[0] = sample[0]
         self.images: Images = lambda numbers: self.example[list(numbers)]
-        self.tape = capture(model, self.example)
+        self.tape = capture(model, self.example, operands=True)
         self.layouts, self.dtypes = layouts_of(self.tape, self.example)
         self.cuts = cuts_of(self.tape, _CUTS)
         march = March(model, self.tape, self.layouts)

@@ -16,25 +16,30 @@ from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 
 
-def capture(model: nn.Module, sample: Tensor) -> Tape:
+def capture(model: nn.Module, sample: Tensor, *, operands: bool = False) -> Tape:
     """Return the tape of ``model`` on ``sample``, shape (1, ...), with its guards where they run.
 
     The tape is replayed on this sample and on another one, and both times held bit for bit against the model itself:
     what the tape does not follow (a NumPy detour, a state kept between passes, a path that depends on values) shows.
 
+    Args:
+        model: in evaluation mode.
+        sample: shape (1, ...), or a batch.
+        operands: whether the replay runs steps whole, so that guards that look at operands find these.
+
     Raises:
         InvalidConfig: the model cannot be replayed; the message says why.
     """
     with torch.inference_mode(False), torch.no_grad():
-        tape = _record(model, sample)
+        tape = _record(model, sample, operands)
         for probe in (sample, _another(sample)):
             if not _same(model(probe.clone()), Golden(tape, probe.clone()).output()):
                 raise refusal("replaying its operations gives other bits than running it")
     return tape
 
 
-def _record(model: nn.Module, sample: Tensor) -> Tape:
-    chains = _chains(model)
+def _record(model: nn.Module, sample: Tensor, operands: bool) -> Tape:
+    chains = _chains(model, operands)
     sample = sample.clone()
     recorder = Recorder(sample, model)
     first, last = ends(model)
@@ -43,18 +48,18 @@ def _record(model: nn.Module, sample: Tensor) -> Tape:
     def visit(name: str, value: Tensor) -> Tensor:
         recorder.mark("activations", name, value)
         for number, guard in chains.get(name, ()):
-            recorder.guarded(guard, number, value)
+            recorder.guarded(guard, number, value, watch.called if getattr(guard, "operands", False) else None)
         return value
 
-    escapes = Escapes(recorder.depends, refusal)
-    with without_guards(model), escapes, recorder, Watch(model, visit):
+    escapes, watch = Escapes(recorder.depends, refusal), Watch(model, visit)
+    with without_guards(model), escapes, recorder, watch:
         output = model(sample)
     if isinstance(output, Tensor):
         recorder.mark("outputs", last, output)
     return recorder.tape(output, card(model).guards)
 
 
-def _chains(model: nn.Module) -> dict[str, list[tuple[int, Guard]]]:
+def _chains(model: nn.Module, operands: bool) -> dict[str, list[tuple[int, Guard]]]:
     """Return the guards of each site with their numbers.
 
     Raises:
@@ -65,7 +70,8 @@ def _chains(model: nn.Module) -> dict[str, list[tuple[int, Guard]]]:
         raise refusal("a model inside it has guards of its own")
     chains: dict[str, list[tuple[int, Guard]]] = {}
     for number, guard in enumerate(own.guards):
-        if not isinstance(guard, Guard) or getattr(guard, "operands", False) or hasattr(guard, "before"):
+        looks = getattr(guard, "operands", False) and not (operands and getattr(guard, "by_sample", False))
+        if not isinstance(guard, Guard) or looks or hasattr(guard, "before"):
             raise refusal(f"its guard {guard.kind} sees more than the output of a site")
         chains.setdefault(guard.site, []).append((number, guard))
     return chains

@@ -7,6 +7,7 @@ an eager pass; nothing is decomposed, functionalised or traced with stand-ins. S
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.suffix.tape import Cell, Mark, Read, Slot, Step, Tape
-from holdfast.models.guard_kinds import AnyGuard
+from holdfast.models.guard_kinds import AnyGuard, Guard, Operands
+from holdfast.models.tap import Called
 
 _HINT = "engine='hooks' runs every model; engine='auto' falls back to it by itself"
 
@@ -155,13 +157,30 @@ class Recorder(TorchDispatchMode):
         if read.cell >= 0:  # what is stored and merely passed on is no computed site
             self._marks[kind, name] = Mark(len(self._steps), read)
 
-    def guarded(self, guard: Callable[[Tensor], Tensor], number: int, tensor: Tensor) -> None:
-        """Note that a guard runs on ``tensor``: an operation in place."""
-        read = self.read(tensor)
-        if read.cell < 0:
+    def guarded(self, guard: Guard, number: int, tensor: Tensor, called: Called | None = None) -> None:
+        """Note that a guard runs on ``tensor``: an operation in place.
+
+        Args:
+            guard: of the site.
+            number: of the guard.
+            tensor: what the site computed.
+            called: what computed it, its arguments and its keywords, for a guard that looks at them.
+        """
+        reads = [self.read(tensor)]
+        if reads[0].cell < 0:
             raise refusal("a guard watches a stored tensor")
+        call, args, kwargs = (None, (), {}) if called is None else called
+        template = self._template(args, reads), {key: self._template(item, reads) for key, item in kwargs.items()}
         change = self._rewrite(tensor, True)
-        self._steps.append(Step(guard, (Slot(0),), {}, (read,), (change,), (), frozenset(), number))
+        stored = {name for read in reads for name in self._stored(read)} | self._held(call)
+        runs = guard if call is None else Checking(guard, call)
+        args = (Slot(0), *template[0])
+        self._steps.append(Step(runs, args, template[1], tuple(reads), (change,), (), frozenset(stored), number))
+
+    def _held(self, call: object) -> set[tuple[str, str]]:
+        """Return the names of the floats that a module holds, which a guard of it may compute with again."""
+        held = call.parameters(recurse=False) if isinstance(call, nn.Module) else ()
+        return {name for item in held for name in self._names.get(_storage(item), ())}
 
     def tape(self, output: object, guards: Sequence[AnyGuard]) -> Tape:
         """Return what was recorded.
@@ -175,6 +194,19 @@ class Recorder(TorchDispatchMode):
         if read.cell < 0:
             raise refusal("its output is no computed tensor")
         return Tape(tuple(self._steps), tuple(self._cells), self._marks, read, tuple(guards))
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """A guard that looks at operands, as a step: its first argument is the output, the others are the operands."""
+
+    guard: Guard
+    operation: Callable[..., Any]
+
+    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the checked output."""
+        checked: Tensor = self.guard(output, Operands(self.operation, args, kwargs))  # type: ignore[call-arg]
+        return checked
 
 
 def _require_plain(func: Any, types: Any) -> None:
