@@ -126,10 +126,10 @@ def test_memory_that_runs_out_while_capturing_halves_the_batch_too(
 ) -> None:
     capture = tracks.capture
 
-    def scarce(net: nn.Module, sample: Tensor) -> object:
+    def scarce(net: nn.Module, sample: Tensor, **options: bool) -> object:
         if len(sample) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return capture(net, sample)
+        return capture(net, sample, **options)
 
     expected = table(model, "lockstep:rows=2").rows
     monkeypatch.setattr(tracks, "capture", scarce)
