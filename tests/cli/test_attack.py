@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.cli import attack as command
+from holdfast import _device
 from holdfast.cli import main
 from holdfast.data import dataset
 from holdfast.evidence.record import Record
@@ -52,7 +52,7 @@ def test_a_search_on_a_device(here: Path, capsys: pytest.CaptureFixture[str], mo
     """A stand-in takes the place of a GPU; what it finds are the CPU's flips, and the record names it."""
     call = [*ATTACK[:4], "--budget", "2", "--random-draws", "3"]
     assert main([*call, "-o", "cpu.json"]) == 0
-    monkeypatch.setattr(command, "require_device", lambda name: AWAY)
+    monkeypatch.setattr(_device, "device_named", lambda name, start=False: AWAY)
     with away():
         assert main([*call, "-o", "there.json", "--device", "cuda", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast.cli import campaign as command
 from holdfast.cli import main
 from holdfast.evidence.record import Record
 from holdfast.execution import language
@@ -81,7 +80,8 @@ def test_chips_on_a_device(
     assert main([*call, "-o", "here"]) == 0
     capsys.readouterr()
     here = Record.from_bytes(Path("here/language-bit-errors.json").read_bytes())
-    monkeypatch.setattr(command, "require_device", lambda name: AWAY)
+    for place in ("holdfast._device", "holdfast.assessment.chips"):
+        monkeypatch.setattr(f"{place}.device_named", lambda name, start=False: AWAY)
     seen: list[torch.device] = []
     plain = language._logits
     monkeypatch.setattr(language, "_logits", lambda *args: seen.append(args[1].device) or plain(*args))

@@ -68,7 +68,9 @@ def test_ours_stays_a_dataset_and_gives_the_same_batches(digits, whole):
     assert label == int(digits.labels[17])
 
 
-@pytest.mark.parametrize(("workers", "start"), [(0, None), (1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "start"), [(0, None), (1, "fork"), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_an_epoch_of_any_workers_has_the_signed_digest(digits, whole, workers, start):
     for data in (checked(digits, whole), checked(Pairs(), commit(Pairs(), "pairs"))):
         loader = DataLoader(

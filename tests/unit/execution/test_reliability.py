@@ -296,6 +296,7 @@ def test_strata_are_weighted_and_their_interval_is_no_narrower_than_the_sequence
     assert fit.high >= share.high * per_share * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_every_case_tried_leaves_no_interval() -> None:
     report = weights_of_a_net(exhaustive=True, bits="sign")
     fit = reliability_of(report, dram("weights:fc.*")).total

@@ -101,6 +101,7 @@ def kill(child: subprocess.Popen[str]) -> None:
     child.stdout.close()
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_the_open_block(digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "killed.sqlite"
     child, done, workers = start_child(path, 5)

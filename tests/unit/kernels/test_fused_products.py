@@ -107,9 +107,8 @@ def test_guards_that_correct_and_refuse_work_as_ever(resident: torch.device) -> 
                     model(x)
                 continue
             assert torch.allclose(model(x), clean, rtol=1e-5, atol=1e-5)
-        corrected, untouched = (int(guard.events.sum()) for guard in card(model).guards)
-        assert 15 <= corrected <= 15 * 24  # and what the library, which computed the rest again, rounds otherwise
-        assert untouched == 0
+        # computed again by the same kernel: what the library rounds otherwise would count as well
+        assert [int(guard.events.sum()) for guard in card(model).guards] == [15, 0]
 
 
 @pytest.mark.parametrize("what", ["gradient", "dtype", "device"])

@@ -45,6 +45,7 @@ def test_a_gateway_that_cannot_serve_as_asked_says_why(options: tuple[str, ...],
     assert message in " ".join(told.split())
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_that_is_stopped_and_killed_in_mid_request_costs_a_retry(tmp_path: Path) -> None:
     from tests.unit.shielding.gateway.places import gateway
 

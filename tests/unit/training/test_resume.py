@@ -137,6 +137,7 @@ train(net, dataset("digits", split="train").take(300), recipe, augment=augment, 
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_mid_epoch_leaves_whole_snapshots(tmp_path: Path) -> None:
     script = SCRIPT.format(folder=str(tmp_path / "cut"), most=12)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9

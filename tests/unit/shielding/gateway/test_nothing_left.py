@@ -123,6 +123,7 @@ def counted_after(deaths: int) -> dict[str, int]:
         return counted()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shared memory between processes needs Linux")
 def test_twenty_replacements_leave_what_two_do() -> None:
     counted_after(1)

@@ -179,9 +179,10 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     "least by minus one": (dividing, "step 'quotient' does not compute: the least whole number divided by -1"),
     "line in a target": (saying("target", "aten\n"), "target of step '.*' is no printable"),
 }
+SLOW = {"much kept for three": pytest.mark.slow}
 
 
-@pytest.mark.parametrize("what", ATTACKS)
+@pytest.mark.parametrize("what", [pytest.param(it, marks=SLOW.get(it, ())) for it in ATTACKS])
 def test_a_small_program_is_refused_by_name_and_soon(what: str, tmp_path: Path) -> None:
     change, message = ATTACKS[what]
     folder = kept("causal", tmp_path)
