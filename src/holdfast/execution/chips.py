@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig
 from holdfast.execution.condition import Fault, Flips, Population, by_pass
 from holdfast.execution.executors import Executor
+from holdfast.execution.executors.sharing import require_own_memory
 from holdfast.execution.injection import STORED, applied, inject, population_of
 from holdfast.execution.knobs import knobs_of
 from holdfast.execution.ledger import Ledger
@@ -130,6 +131,8 @@ class ChipRun:
         """
         population = self.chips.population()
         workers = getattr(executor, "workers", 1)
+        if workers > 1:
+            require_own_memory(self.chips.model)
         with Ledger(self.store, self.name, self.plan) as ledger:
             kept, done = ledger.entries(), 0
             while done < stop.most:

@@ -104,6 +104,11 @@ class TrialRunner:
             return engine.settle(0) if isinstance(engine, Choosing) else {"computed": engine.name}
 
     @property
+    def model(self) -> nn.Module:
+        """The model under test."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return device_of(self._model)

@@ -23,6 +23,7 @@ from holdfast.errors import InvalidConfig, MissingDevice, TrialError
 from holdfast.execution.executors.answers import answer, opened
 from holdfast.execution.executors.catalogue import executors
 from holdfast.execution.executors.devices import run_on_devices
+from holdfast.execution.executors.sharing import require_own_memory
 from holdfast.execution.plan import Block
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.execution.watchdog import ENDED, become_mortal
@@ -48,7 +49,8 @@ class Processes:
         """Yield the rows of each block as they come.
 
         Raises:
-            InvalidConfig: the model is a session, whose connection cannot be shared.
+            InvalidConfig: the model is a session, whose connection cannot be shared, or its weights are in memory that
+                processes share.
             MissingDevice: the operating system has no ``fork``, or CUDA is already in use.
             TrialError: a worker died, which no exception explains (killed, or out of memory).
         """
@@ -57,6 +59,7 @@ class Processes:
         if runner.device.type == "cuda":
             yield from run_on_devices(runner, blocks, self.workers)
             return
+        require_own_memory(runner.model)
         runner.survive(blocks)
         for _, rows in self.map(lambda place: [astuple(row) for row in runner(blocks[place])], range(len(blocks))):
             yield [Row(*values) for values in rows]
