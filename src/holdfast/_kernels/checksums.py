@@ -21,26 +21,26 @@ _COLUMNS, _ROWS, _PART = 256, 32, 512
 class RowLaw:
     """What a row's sums are held against: it is right where residual**2 < limit * (terms + outputs) + floor.
 
+    It is right as well where |residual| < ``quick``, whatever the rows beside it are.
+
     Attributes:
         signs: of the outputs, fp64, shape (N,).
         column: what the inputs' weighted sum is made with, fp64, shape (K,).
         gram: what their squares are, fp64, shape (K,).
         numbers: fp64, shape (6,): signed sum of the bias, factor of the squares of the inputs, and of the outputs,
             square of the deviations allowed, squared residual that is always allowed, and ``quick``.
-        quick: residual below which, if all are, no row is wrong; 0 for none.
     """
 
     signs: Tensor
     column: Tensor
     gram: Tensor
     numbers: Tensor
-    quick: float
 
 
 @kernel("inputs", "outputs")
 def check_rows(
     x: tl.tensor, y: tl.tensor, signs: tl.tensor, column: tl.tensor, gram: tl.tensor, law: tl.tensor,
-    wrong: tl.tensor, summary: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
+    wrong: tl.tensor, total: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
     COLUMNS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Check one row per program.
@@ -53,7 +53,7 @@ def check_rows(
         gram: fp64 (inputs,).
         law: fp64 (6,): bias, terms, outputs, limit, floor, quick.
         wrong: int8 (rows,), out.
-        summary: int64 (2,), out, to be zero: wrong rows, and rows that are not below quick.
+        total: int64 (1,), out, to be zero: wrong rows.
         inputs: K.
         outputs: N.
         COLUMNS: values read at once.
@@ -75,9 +75,9 @@ def check_rows(
     off = tl.sum(residual, 0) - tl.load(law)
     allowed = tl.load(law + 1) * tl.sum(power, 0) + tl.load(law + 2) * tl.sum(squares, 0)
     fine = off * off < tl.load(law + 3) * allowed + tl.load(law + 4)  # NaN is below nothing, nor infinity below itself
+    fine = fine | (tl.abs(off) < tl.load(law + 5))
     tl.store(wrong + row, tl.where(fine, 0, 1).to(tl.int8))
-    tl.atomic_add(summary, tl.where(fine, 0, 1).to(tl.int64))
-    tl.atomic_add(summary + 1, tl.where(tl.abs(off) < tl.load(law + 5), 0, 1).to(tl.int64))
+    tl.atomic_add(total, tl.where(fine, 0, 1).to(tl.int64))
 
 
 @kernel("rows", "columns", "part")
@@ -120,8 +120,7 @@ def row_flags(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
         y: outputs, likewise, shape (rows, N).
         law: what the sums are held against.
     """
-    wrong, summary = _checked(x, y, law)
-    return wrong * (summary[1] > 0) if law.quick else wrong
+    return _checked(x, y, law)[0]
 
 
 def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
@@ -129,23 +128,22 @@ def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
 
     The arguments are those of :func:`row_flags`.
     """
-    wrong, summary = _checked(x, y, law)
-    bad, slow = summary.tolist()
-    if not bad or (law.quick and not slow):
+    wrong, total = _checked(x, y, law)
+    if not int(total):
         return torch.empty(0, dtype=torch.int64, device=y.device)
     return wrong.nonzero().flatten()
 
 
 def _checked(x: Tensor, y: Tensor, law: RowLaw) -> tuple[Tensor, Tensor]:
     wrong = torch.zeros(len(y), dtype=torch.int8, device=y.device)
-    summary = torch.zeros(2, dtype=torch.int64, device=y.device)
+    total = torch.zeros(1, dtype=torch.int64, device=y.device)
     with torch.cuda.device_of(y):
         if len(y):
             check_rows[(len(y),)](
-                x, y, law.signs, law.column, law.gram, law.numbers, wrong, summary, x.shape[1], y.shape[1],
+                x, y, law.signs, law.column, law.gram, law.numbers, wrong, total, x.shape[1], y.shape[1],
                 COLUMNS=_COLUMNS, enable_fp_fusion=False,
             )  # fmt: skip
-    return wrong, summary
+    return wrong, total
 
 
 def column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:

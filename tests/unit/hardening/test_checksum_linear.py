@@ -84,6 +84,22 @@ def test_adverse_clean_products_raise_no_alarm(dtype: torch.dtype) -> None:
                 assert check.wrong(inputs, F.linear(inputs, matrix, shift)).tolist() == []
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_a_row_is_judged_by_itself(dtype: torch.dtype) -> None:
+    """One far smaller than any clean row was is held against ``quick``, also where the row beside it is wrong."""
+    x, weight, _ = layer(4, 64, 10, dtype)
+    x[1] *= 2**-10
+    sums, clean = Sums.of(weight, None), F.linear(x, weight)
+    limits = LinearCheck(sums, weight, None, CHANCE).thresholds(x, clean)
+    check = LinearCheck(sums, weight, None, CHANCE, float(limits[0]) / 2)
+    clean[1, 0] += float(limits[1]) * 20
+    assert float(limits[1]) * 20 < check.quick
+    assert check.wrong(x, clean).tolist() == []
+    clean[3, 0] += 1
+    assert check.wrong(x, clean).tolist() == [3]
+    assert LinearCheck(sums, weight, None, CHANCE).wrong(x, clean).tolist() == [1, 3]
+
+
 def test_the_variance_is_above_what_rounding_does_and_not_far_above() -> None:
     """The model bounds the variance; in fp32 chains are cut into lanes, so it is loose there and tight in bf16."""
     for dtype, most in [(torch.float32, 40.0), (torch.bfloat16, 3.0)]:

@@ -81,10 +81,15 @@ class LinearCheck:
         residual = self._residual(x, y)
         if self.quick and float(torch.linalg.vector_norm(residual, torch.inf)) < self.quick:  # NaN is below nothing
             return self._none
-        passed = residual.square_() < self._bound(x, y)  # infinity is not below infinity, and NaN is below nothing
+        passed = self._passed(residual, x, y)
         if passed.all():
             return self._none
         return self._confirmed(x, y, (~passed).nonzero().flatten())
+
+    def _passed(self, residual: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Say of each row by itself, whatever stands beside it, whether it needs no second look."""
+        passed = residual.square() < self._bound(x, y)  # infinity is not below infinity, and NaN is below nothing
+        return passed | (residual.abs() < self.quick) if self.quick else passed
 
     def flags(self, inputs: Tensor, output: Tensor) -> Tensor | None:
         """Return 1 for every wrong row, int8, shape (rows,), without waiting; None where no kernel can look."""
@@ -110,7 +115,7 @@ class LinearCheck:
             numbers = [self._bias, terms, outputs, self._limit, self._floor, self.quick]
             signs = self.sums.signs
             self._law = RowLaw(
-                signs=signs, column=self.sums.plain[0, :-1], gram=self._gram, quick=self.quick,
+                signs=signs, column=self.sums.plain[0, :-1], gram=self._gram,
                 numbers=torch.tensor(numbers, dtype=torch.float64).to(signs.device),
             )  # fmt: skip
         return self._law
