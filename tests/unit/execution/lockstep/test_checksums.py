@@ -18,6 +18,7 @@ from holdfast.execution.engines import Hooks, build_engine
 from holdfast.execution.engines.lockstep import Lockstep
 from holdfast.execution.plan import Trial
 from holdfast.hardening import ChecksumGuard, harden, method_of
+from holdfast.hardening.guards.checksum_method import Checksums
 from holdfast.models import build_architecture, card, sites
 from holdfast.models.site import Site
 from holdfast.seeds import derive
@@ -147,6 +148,30 @@ def test_campaigns_have_the_table_of_whole_passes(action: str) -> None:
         for one, other in zip(ours.rows, plain.rows, strict=True):
             assert (one.trial, one.outcome, one.guard_events) == (other.trial, other.outcome, other.guard_events)
         assert ours.counts["corrected" if action == "correct" else "detected"] > 40
+
+
+class SequenceFirst(nn.Module):
+    """A layer to which samples come along the second dimension, as in many recurrent nets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inner(x.transpose(0, 1)).transpose(0, 1).mean(1))
+
+
+@pytest.mark.parametrize("length", [3, 2 * ROWS])
+def test_a_guard_that_would_count_something_else_than_rows_is_refused(length: int) -> None:
+    model, samples = SequenceFirst().eval(), torch.randn(5, length, 16)
+    for place, refused in (("inner", True), ("out", False)):
+        tough = harden(model, Checksums(sites=(place,)))
+        engine = build_engine(f"lockstep:rows={ROWS}", tough, lambda numbers: samples[list(numbers)].clone())
+        if refused:
+            with pytest.raises(InvalidConfig, match="the samples at inner, which has a guard, do not stand along"):
+                engine.golden((0,))
+        else:
+            engine.golden((0,))
 
 
 def test_a_guard_that_ends_the_pass_of_all_rows_is_refused() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidConfig
 from holdfast.execution.engines.suffix.golden import execute, private
-from holdfast.execution.engines.suffix.tape import Step, Tape
+from holdfast.execution.engines.suffix.tape import Cell, Read, Step, Tape
 from holdfast.numerics import bits
 from holdfast.seeds import derive
 
@@ -72,6 +72,29 @@ def layouts_of(tape: Tape, batch: Tensor) -> tuple[Layouts, dict[int, torch.dtyp
                 if tape.last_use[cell] <= number:
                     del cells[cell]
     return found, dtypes
+
+
+def require_rows_first(tape: Tape, layouts: Layouts) -> None:
+    """Let no guard see rows along another dimension than the first: of that it counts, and would count other things.
+
+    Raises:
+        InvalidConfig: one does.
+    """
+    for step in tape.steps:
+        if step.guard >= 0 and not _has_rows_first(step.reads[0], tape.cells, layouts):
+            site = getattr(tape.guards[step.guard], "site", "a site")
+            raise unfit(f"the samples at {site}, which has a guard, do not stand along its first dimension")
+
+
+def _has_rows_first(read: Read, cells: Sequence[Cell], layouts: Layouts) -> bool:
+    rows, cell = layouts[read.cell], cells[read.cell]
+    if rows is None or not cell.dense:
+        return rows is None
+    holder, numbers = torch.empty_strided(cell.size, cell.stride, dtype=torch.int64), torch.arange(rows.count)
+    placed = rows.of(holder)
+    placed.copy_(numbers.view(-1, *[1] * (placed.dim() - 1)))
+    seen = read.of(holder)
+    return len(seen) % rows.count == 0 and bool(seen.reshape(rows.count, -1).T.eq(numbers).all())
 
 
 def flowing_of(tape: Tape) -> frozenset[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.execution.engines.lockstep.graphs import on
 from holdfast.execution.engines.lockstep.lane import Lane
-from holdfast.execution.engines.lockstep.layout import cuts_of, layouts_of, strangers
+from holdfast.execution.engines.lockstep.layout import cuts_of, layouts_of, require_rows_first, strangers
 from holdfast.execution.engines.lockstep.load import Load, spreads, start_of
 from holdfast.execution.engines.lockstep.march import March
 from holdfast.execution.engines.lockstep.shelf import Counts, Shelf
@@ -37,7 +37,8 @@ class Track:
         images: returns inputs by number; the rows of an example until it is set.
 
     Raises:
-        InvalidConfig: the model cannot be captured, or its rows depend on each other at this count.
+        InvalidConfig: the model cannot be captured, its rows depend on each other at this count, or a guard counts
+            something else than rows.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor, count: int, *, streams: int, budget: int) -> None:
@@ -47,6 +48,7 @@ class Track:
         self.images: Images = lambda numbers: self.example[list(numbers)]
         self.tape = capture(model, self.example, operands=True)
         self.layouts, self.dtypes = layouts_of(self.tape, self.example)
+        require_rows_first(self.tape, self.layouts)
         self.cuts = cuts_of(self.tape, _CUTS)
         march = March(model, self.tape, self.layouts)
         cuda = sample.device.type == "cuda"
