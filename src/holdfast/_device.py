@@ -22,7 +22,7 @@ def known_device(name: str) -> torch.device:
     Raises:
         InvalidConfig: it means nothing.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):  # plans and records hold the name, and no torch.device
         raise InvalidConfig(f"there is no device {name!r}", hint=_NAMES)
     return torch.device("cpu" if name.startswith("cpu") else name)
 

@@ -34,6 +34,13 @@ def test_a_name_that_means_nothing_is_a_mistake_of_the_caller(name: str) -> None
         assert "cuda:1 for the second GPU" in caught.value.hint
 
 
+@pytest.mark.parametrize("other", [torch.device("cpu"), None, 0])
+def test_what_is_no_name_is_a_mistake_of_the_caller_too(other: object) -> None:
+    for read in (known_device, device_named):
+        with pytest.raises(InvalidConfig, match="there is no device"):
+            read(other)  # type: ignore[arg-type]
+
+
 def test_the_cpu_is_always_here() -> None:
     for name in ("cpu", "cpu:0"):
         assert device_named(name, start=True) == known_device(name) == torch.device("cpu")
