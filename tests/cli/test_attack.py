@@ -61,6 +61,14 @@ def test_a_search_on_a_device(here: Path, capsys: pytest.CaptureFixture[str], mo
     assert there == here_too
 
 
+def test_the_cpu_goes_without_saying(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main([*ATTACK[:4], "--budget", "1", "-o", "zero.json", "--random-draws", "0", "--device", "cpu:0", "--json"])
+        == 0
+    )
+    assert "device" not in json.loads(capsys.readouterr().out)["procedure"]
+
+
 def test_a_device_that_is_not_here_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ATTACK[:4], "-o", "never.json", "--device", "cuda:77"]) == 3
     assert "there is no device 'cuda:77' here" in capsys.readouterr().err

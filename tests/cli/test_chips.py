@@ -40,6 +40,14 @@ def test_rates_comparison_and_resumption(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == record
 
 
+def test_both_names_of_the_cpu_ask_the_same_question(capsys: pytest.CaptureFixture[str]) -> None:
+    call = [*CALL, "--rates", "0.05", "--chips", "2", "--images", "32", "--json"]
+    assert main(call) == main([*call, "--device", "cpu:0"]) == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one == other
+    assert "device" not in json.loads(one)["procedure"]
+
+
 def test_sensitivity_lists_the_worst_group_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*CALL, "--by", "bit", "--fault", "bit-errors:rate=0.05", "--chips", "2", "--json"]) == 0
     seen = capsys.readouterr()

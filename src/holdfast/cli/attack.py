@@ -71,7 +71,7 @@ def attack(
                          progress=announce("random flips"), **shared)  # fmt: skip
     procedure = {"method": method, "objective": objective, "at": at, "bits": budget, "rows": rows, "images": images,
                  "row_bytes": row_bytes, "per_weight": per_weight, "random_draws": random_draws,
-                 **({} if device == "cpu" else {"device": str(where)})}  # fmt: skip
+                 **({} if where.type == "cpu" else {"device": str(where)})}  # fmt: skip
     record = _record(victim, found, chance, procedure, seed)
     found.fault.save(out, record=record.to_json(), trigger=_trigger(found))
     _table(found, chance, f"random, worst of {random_draws}", out)

@@ -172,16 +172,20 @@ def campaign(
             hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
         )
     sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips, "images": images}
-    sizes["device"] = None if device == "cpu" else _started(device)
+    sizes["device"] = _started(device)
     record = _chips(what, points, sizes | common, {"windows": windows, "prompts": prompts, "collapse": collapse})
     if json:
         emit(record)
 
 
-def _started(device: str) -> str:
+def _started(device: str) -> str | None:
+    """Return the name of a GPU, with its index; None for the CPU, by whichever of its names."""
+    if device == "cpu":
+        return None
     from holdfast._device import device_named
 
-    return str(device_named(device, start=True))
+    place = device_named(device, start=True)
+    return None if place.type == "cpu" else str(place)
 
 
 @dataclass(frozen=True)
