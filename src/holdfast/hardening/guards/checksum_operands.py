@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from holdfast.models.guard import Operands
 
+_one_at_a_time = RLock()
 _UNBATCHED = {nn.Linear: 1, nn.Conv1d: 2, nn.Conv2d: 3}  # dimensions of the output of a sample without a batch
 
 
@@ -77,15 +79,16 @@ def holding(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[N
     """Let ``layer`` compute with other weights inside the block, by the very kernels that it takes with its own.
 
     Whether weights want a gradient, and the autocast region that their layer enters, are part of what torch chooses a
-    kernel by; so neither is left out.
+    kernel by; so neither is left out. One thread at a time: the later of two would put back what the other had put in.
     """
-    own = layer._parameters
-    others = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    layer._parameters = own | {name: _like(own[name], value) for name, value in others.items()}
-    try:
-        yield
-    finally:
-        layer._parameters = own
+    with _one_at_a_time:
+        own = layer._parameters
+        others = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        layer._parameters = own | {name: _like(own[name], value) for name, value in others.items()}
+        try:
+            yield
+        finally:
+            layer._parameters = own
 
 
 def _like(own: Tensor | None, value: Tensor) -> nn.Parameter:
