@@ -33,6 +33,12 @@ def owners(starts: tl.tensor, lane: tl.tensor, ranges: tl.tensor, steps: tl.tens
 
 
 @kernel()
+def sole_owner(starts: tl.tensor, place: tl.tensor, ranges: tl.tensor, steps: tl.tensor) -> tl.tensor:
+    """Return which range one place, int64, belongs to, as :func:`owners` does for lanes."""
+    return tl.max(owners(starts, place + tl.zeros([1], tl.int64), ranges, steps), 0)
+
+
+@kernel()
 def _words(base: tl.tensor, left: tl.tensor, whole: tl.tensor, LANES: tl.constexpr, SHIFTED: tl.constexpr) -> tl.tensor:  # noqa: N803
     """Return a block's words, uint32 (LANES, 16), from address ``base``; bytes from the ``left``-th on are zero."""
     column = tl.arange(0, 16)[None, :]

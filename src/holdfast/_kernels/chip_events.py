@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from holdfast._kernels.blake3_tree import owners
+from holdfast._kernels.blake3_tree import sole_owner
 from holdfast._kernels.compiling import kernel
 from holdfast._kernels.philox import philox
 
@@ -82,7 +82,7 @@ def mark_events(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    owner = tl.max(owners(starts, program + tl.zeros([1], tl.int64), bands, steps), 0)
+    owner = sole_owner(starts, program, bands, steps)
     band = table + owner * FIELDS
     block = program - tl.load(starts + owner) + tl.load(band + 2)
     lane = tl.arange(0, LANES)

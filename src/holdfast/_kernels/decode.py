@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from holdfast._kernels.blake3_tree import owners
+from holdfast._kernels.blake3_tree import owners, sole_owner
 from holdfast._kernels.compiling import kernel
 
 
@@ -78,7 +78,7 @@ def decode_parts(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = tl.max(owners(starts, program + tl.zeros([1], tl.int64), parts, steps), 0)
+    part = sole_owner(starts, program, parts, steps)
     row = table + part * FIELDS
     place = (program - tl.load(starts + part)) * LANES + tl.arange(0, LANES)
     inside = place < tl.load(row + 2)

@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from holdfast._kernels.blake3_tree import owners
+from holdfast._kernels.blake3_tree import sole_owner
 from holdfast._kernels.codes import Codes, Law
 from holdfast._kernels.compiling import kernel
 from holdfast._kernels.decode import decoded
@@ -48,7 +48,7 @@ def find_extremes(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = tl.max(owners(starts, program + tl.zeros([1], tl.int64), parts, steps), 0)
+    part = sole_owner(starts, program, parts, steps)
     _, inside, x = _source(table + part * FIELDS, program, tl.load(starts + part), LANES)
     strange = tl.max(((tl.abs(x) < float("inf")) == 0).to(tl.int32), 0) != 0
     least = tl.min(tl.where(inside, x, float("inf")), 0)
@@ -103,7 +103,7 @@ def encode_parts(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = tl.max(owners(starts, program + tl.zeros([1], tl.int64), parts, steps), 0)
+    part = sole_owner(starts, program, parts, steps)
     row = table + part * FIELDS
     place, inside, x = _source(row, program, tl.load(starts + part), LANES)
     scale, low = tl.load(scales + part), tl.load(lows + part)

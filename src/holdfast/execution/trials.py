@@ -89,9 +89,8 @@ class TrialRunner:
     def __reduce__(self) -> tuple[Callable[..., TrialRunner], tuple[nn.Module, Dataset | Text]]:
         """Travel without what was computed: another process fills its own cache, on a device of its own."""
         kind = self.device.type  # another process may see its only device under another number
-        there = kind == "cpu"
-        model = self._model if there else copy.deepcopy(self._model).cpu()
-        return partial(_arrived, kind, self._made), (model, self._data if there else self._data.to("cpu"))
+        model = self._model if kind == "cpu" else copy.deepcopy(self._model).cpu()
+        return partial(_arrived, kind, self._made), (model, self._data.to("cpu"))
 
     def blocks(self, trials: Sequence[Trial], batch: int) -> list[Block]:
         """Cut trials into blocks as the engine likes them."""
