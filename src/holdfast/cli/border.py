@@ -13,7 +13,9 @@ from holdfast.cli._given import refuse
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
-    from holdfast.identification.border import Search
+    from torch import nn
+
+    from holdfast.identification.border import Demands, Search
 
 app = make_app()
 _METHODS = ("lattice", "pgd", "pgd-rest")
@@ -75,18 +77,10 @@ def border(
     from holdfast.identification.border import Demands, Ranks
     from holdfast.models import load
 
-    platform = platform or []
+    platform, demands = platform or [], Demands(margin=margin, fresh=fresh)
     if check is not None:
-        from holdfast.cli._border_again import check_again, check_elsewhere
-
-        refuse(context, "saved inputs are asked about", _SEARCHES)
-        if transfer:
-            refuse(
-                context, "other models are asked on the two platforms of each input,", ("platform", "margin", "fresh")
-            )
-            check_elsewhere(load(model, arch=arch), check, transfer, json)
-            return
-        check_again(load(model, arch=arch), check, platform, Demands(margin=margin, fresh=fresh), json)
+        _refuse_searching(context, transfer)
+        _ask_again(load(model, arch=arch), check, transfer, platform, demands, json)
         return
     refuse(context, "a search is made", ("transfer",))
     if rank is None:
@@ -95,8 +89,7 @@ def border(
         raise UsageError("a search needs --data, --platform and --out", hint="or --check FOLDER, to search nothing")
     require_other(out, model)
     require_writable(out)
-    search = _search(method, n)
-    ranks = None
+    search, ranks = _search(method, n), None
     if rank is not None:
         ranks = Ranks(
             rank=rank,
@@ -106,7 +99,6 @@ def border(
             timeout=timeout,
             device=device,
         )
-    demands = Demands(margin=margin, fresh=fresh)
     wanted = Wanted(load(model, arch=arch), data, platform, out, n, batch, demands, seed)
     if is_text(data):
         near_ties = "prompts are found among near-ties of two platforms of this machine,"
@@ -114,12 +106,30 @@ def border(
         find_prompts(wanted, tokenizer, json)
         return
     refuse(context, "border inputs of images are found", ("tokenizer",))
-    if all_pairs:
-        if ranks is not None or n > 1:
-            raise UsageError("all pairs are parted on this machine, by one input each", hint="drop --rank and -n")
+    if not all_pairs:
+        find_images(wanted, split, search, ranks, json)
+    elif ranks is not None or n > 1:
+        raise UsageError("all pairs are parted on this machine, by one input each", hint="drop --rank and -n")
+    else:
         find_pairs(wanted, split, search, json)
-        return
-    find_images(wanted, split, search, ranks, json)
+
+
+def _refuse_searching(context: typer.Context, transfer: list[Path] | None) -> None:
+    """Refuse what only a search takes, and of other models also what theirs is not asked for."""
+    refuse(context, "saved inputs are asked about", _SEARCHES)
+    if transfer:
+        refuse(context, "other models are asked on the two platforms of each input,", ("platform", "margin", "fresh"))
+
+
+def _ask_again(
+    model: nn.Module, folder: Path, others: list[Path] | None, platforms: list[str], demands: Demands, json: bool
+) -> None:
+    from holdfast.cli._border_again import check_again, check_elsewhere
+
+    if others:
+        check_elsewhere(model, folder, others, json)
+    else:
+        check_again(model, folder, platforms, demands, json)
 
 
 def _search(method: str, n: int) -> Search:

@@ -124,58 +124,60 @@ def campaign(
     """
     over_chips = {"--chips": chips, "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by,
                   "--images": images}  # fmt: skip
-    over_trials = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None, "--preset": preset,
-                   "--guard": guard, "--sampling": sampling, "--stratify": stratify, "--bits": bits,
-                   "--relative": relative or None, "--rerun": rerun or None, "--save-faults": save_faults,
-                   "--cross-sections": cross_sections}  # fmt: skip
-    apart = {"--guard": guard, "--executor": None if executor == "inline" else executor, "--chips": chips,
-             "--device": None if device == "cpu" else device,
-             "--rates": rates, "--half-width": half_width, "--compare": compare, "--by": by}  # fmt: skip
+    sizes = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None}
+    over_trials = sizes | {"--preset": preset, "--guard": guard, "--sampling": sampling, "--stratify": stratify,
+                           "--bits": bits, "--relative": relative or None, "--rerun": rerun or None,
+                           "--save-faults": save_faults, "--cross-sections": cross_sections}  # fmt: skip
+    apart = over_chips | {"--guard": guard, "--executor": None if executor == "inline" else executor,
+                          "--device": None if device == "cpu" else device}  # fmt: skip
     require_offload(at or "", worker, plan_file, apart)
     common = {"confidence": confidence, "seed": seed, "executor": executor}
-    if not _chosen(over_chips, over_trials, data):
-        _require_size({"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None}, relative=relative)
-        plan: dict[str, Any] = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine}
-        plan |= {"margin": None if margin is None else _margin(margin), "exhaustive": exhaustive}
-        plan |= {"preset": preset, "rerun": rerun, "bits": _positions(bits)} | common
-        plan |= {key: value for key, value in (("sampling", sampling), ("stratify", stratify)) if value is not None}
-        plan |= {} if batch is None else {"batch": batch}
-        asked = TrialRequest(
-            model=model,
-            arch=arch,
-            data=data,
-            fault=fault or "bit-flip",
-            out=out,
-            plan=plan,
-            guards=tuple(guard or ()),
-            calibrate=calibrate,
-            calibration_images=calibration_images,
-            save_faults=save_faults,
-            traces=traces,
-            cross_sections=cross_sections,
-            worker=worker,
-            placing=plan_file,
-            device=device,
-        )
-        records = run_trials(asked)
-        if json:
-            emit(records[-1])
-        return
-    _refuse_over_text(over_chips, data)
-    what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
-    points = [_share(part, "--rates") for part in rates.split(",")] if rates else []
-    wanted = None if half_width is None else _share(half_width, "--half-width")
-    most = chips or (50 if wanted is None else 10)
-    if wanted is not None and max_chips < most:
-        raise UsageError(
-            f"--half-width begins with {most} chips (--chips, 10 if not given), more than --max-chips {max_chips}",
-            hint=f"lower --chips to {max_chips} or fewer, or raise --max-chips (1000 if not given)",
-        )
-    sizes = {"at": at or "weights", "chips": most, "half_width": wanted, "max_chips": max_chips, "images": images}
-    sizes["device"] = _started(device)
-    record = _chips(what, points, sizes | common, {"windows": windows, "prompts": prompts, "collapse": collapse})
+    if _chosen(over_chips, over_trials, data):
+        _refuse_over_text(over_chips, data)
+        what = _What(model, arch, data, fault or "bit-errors", out, compare, by)
+        asked = _asked_of_chips(chips, half_width, max_chips) | {"at": at or "weights", "images": images} | common
+        asked["device"] = _started(device)
+        reading = {"windows": windows, "prompts": prompts, "collapse": collapse}
+        record = _chips(what, [_share(part, "--rates") for part in rates.split(",")] if rates else [], asked, reading)
+    else:
+        _require_size(sizes, relative=relative)
+        plan = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine, "preset": preset,
+                "margin": None if margin is None else _margin(margin), "exhaustive": exhaustive, "rerun": rerun,
+                "bits": _positions(bits)} | common  # fmt: skip
+        also = {"sampling": sampling, "stratify": stratify, "batch": batch}  # whose defaults are campaign's own
+        record = run_trials(
+            TrialRequest(
+                model=model,
+                arch=arch,
+                data=data,
+                fault=fault or "bit-flip",
+                out=out,
+                plan=plan | {key: value for key, value in also.items() if value is not None},
+                guards=tuple(guard or ()),
+                calibrate=calibrate,
+                calibration_images=calibration_images,
+                save_faults=save_faults,
+                traces=traces,
+                cross_sections=cross_sections,
+                worker=worker,
+                placing=plan_file,
+                device=device,
+            )
+        )[-1]
     if json:
         emit(record)
+
+
+def _asked_of_chips(chips: int | None, half_width: str | None, most: int) -> dict[str, Any]:
+    """Return how many chips to begin with, and until when to go on."""
+    wanted = None if half_width is None else _share(half_width, "--half-width")
+    first = chips or (50 if wanted is None else 10)
+    if wanted is not None and most < first:
+        raise UsageError(
+            f"--half-width begins with {first} chips (--chips, 10 if not given), more than --max-chips {most}",
+            hint=f"lower --chips to {most} or fewer, or raise --max-chips (1000 if not given)",
+        )
+    return {"chips": first, "half_width": wanted, "max_chips": most}
 
 
 def _started(device: str) -> str | None:

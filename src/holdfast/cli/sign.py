@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,19 +72,12 @@ def sign(
     verifier must agree to for anything a loader reads.
     """
     _require_possible(add_signature, signature, outboard, timestamp)
-    signers = _signers(key, password_file or [])
-    left_out = frozenset(ignore or ())
-    for name in sorted(name for name in left_out if not (model / name).exists()):
-        say(f"note: {model} holds no {printable(name)} to leave out; the signature leaves it out all the same")
-    base, second = _base(base_model, base_trust), None
+    signers, base = _signers(key, password_file or []), _base(base_model, base_trust)
+    left_out = _left_out(model, ignore or ())
     if signature is not None and (base is not None or version is not None):
         raise InvalidConfig("a version or a base stands in the manifest", hint="leave out --signature")
     if add_signature:
-        keys = [require_key(item) for item in signers]
-        if signature is None:
-            path, second = cosign_model(model, *keys, ignore=left_out, rehash=rehash)
-        else:
-            path = cosign_artifact(model, *keys, signature=signature, ignore=left_out, rehash=rehash)
+        path, second = _cosigned(model, signers, signature, ignore=left_out, rehash=rehash)
     else:
         how = Serialization(
             method=method,
@@ -93,28 +87,40 @@ def sign(
             ignore=left_out,
             dialect=dialect,
         )
-        first, *more = signers
-        others = [require_key(item) for item in more]
-        if signature is not None:
-            path = sign_artifact(model, first, *others, out=signature, how=how, git=ignore_git)
-        else:
-            done = sign_model(
-                model,
-                first,
-                *others,
-                how=how,
-                git=ignore_git,
-                version=version,
-                base=base,
-                tensors=tensors,
-                outboards=outboard,
-            )
-            path, second = done.signature, done.manifest
-            for note in done.notes:
-                say(f"note: {note}")
+        more = {"version": version, "base": base, "tensors": tensors, "outboards": outboard}
+        path, second = _signed(model, signers, signature, {"how": how, "git": ignore_git}, more)
     if timestamp is not None:
         _stamp([path, *([second] if second else [])], timestamp)
     _report(model, path, second, signers, json)
+
+
+def _left_out(model: Path, ignore: Iterable[str]) -> frozenset[str]:
+    """Return the paths that are not to be signed, and say which of them there is nothing at."""
+    for name in sorted(name for name in {*ignore} if not (model / name).exists()):
+        say(f"note: {model} holds no {printable(name)} to leave out; the signature leaves it out all the same")
+    return frozenset(ignore)
+
+
+def _cosigned(model: Path, signers: list[Signer], signature: Path | None, **options: Any) -> tuple[Path, Path | None]:
+    """Sign what the signature there says, beside its signers."""
+    keys = [require_key(item) for item in signers]
+    if signature is None:
+        return cosign_model(model, *keys, **options)
+    return cosign_artifact(model, *keys, signature=signature, **options), None
+
+
+def _signed(
+    model: Path, signers: list[Signer], signature: Path | None, how: dict[str, Any], manifest: dict[str, Any]
+) -> tuple[Path, Path | None]:
+    """Sign for all tools, and with a manifest of ours unless only one ``signature`` is wanted."""
+    first, *more = signers
+    others = [require_key(item) for item in more]
+    if signature is not None:
+        return sign_artifact(model, first, *others, out=signature, **how), None
+    done = sign_model(model, first, *others, **how, **manifest)
+    for note in done.notes:
+        say(f"note: {note}")
+    return done.signature, done.manifest
 
 
 def _require_possible(added: bool, signature: Path | None, outboard: bool, timestamp: str | None) -> None:

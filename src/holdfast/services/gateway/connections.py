@@ -100,6 +100,43 @@ class Places:
         return False
 
 
+class _Watch:
+    """Hangs up on one connection that keeps the server waiting longer than allowed."""
+
+    def __init__(self, connection: Any, allowance: float, waiting: Waiting) -> None:
+        self._connection, self._allowance, self._waiting = connection, allowance, waiting
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self) -> None:
+        """Begin to count the time if the connection waits, and stop if it does not."""
+        it = self._connection
+        if it.cycle is not None and not it.cycle.response_complete and not it.flow.write_paused:
+            self.end()
+            return
+        self._waiting.add(it)
+        if self._timer is None:
+            self._look_again(_NEVER_MEASURED)
+
+    def end(self) -> None:
+        """Stop counting."""
+        self._waiting.discard(self._connection)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_again(self, left: int) -> None:
+        self._timer = self._connection.loop.call_later(self._allowance, self._late, left)
+
+    def _late(self, before: int) -> None:
+        left = self._connection.transport.get_write_buffer_size()
+        if 0 < left < before:  # somebody takes a long answer
+            self._look_again(left)
+        elif left:
+            self._connection.transport.abort()
+        else:
+            self._connection.transport.close()
+
+
 def hurried(base: Any, allowance: float, waiting: Waiting, counted: Callable[[Refused], Refused]) -> Any:
     """Return uvicorn's protocol ``base``, which hangs up on connections that keep it waiting, and errs in JSON.
 
@@ -112,41 +149,13 @@ def hurried(base: Any, allowance: float, waiting: Waiting, counted: Callable[[Re
     """
 
     def connection_made(self: Any, transport: Any) -> None:
+        self.watch = _Watch(self, allowance, waiting)
         base.connection_made(self, transport)
-        watch(self)
-
-    def watch(self: Any) -> None:
-        if self.cycle is None or self.cycle.response_complete or self.flow.write_paused:
-            waiting.add(self)
-            if "wait_timer" not in self.__dict__:
-                self.wait_timer = self.loop.call_later(allowance, late, self, _NEVER_MEASURED)
-        else:
-            leave(self)
-
-    def late(self: Any, before: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if 0 < left < before:  # somebody takes a long answer
-            self.wait_timer = self.loop.call_later(allowance, late, self, left)
-        elif left:
-            self.transport.abort()
-        else:
-            self.transport.close()
-
-    def leave(self: Any) -> None:
-        waiting.discard(self)
-        if (timer := self.__dict__.pop("wait_timer", None)) is not None:
-            timer.cancel()
+        self.watch.look()
 
     def connection_lost(self: Any, error: Exception | None) -> None:
-        leave(self)
+        self.watch.end()
         base.connection_lost(self, error)
-
-    def then_watched(name: str) -> Callable[..., None]:
-        def method(self: Any, *arguments: Any) -> None:
-            getattr(base, name)(self, *arguments)
-            watch(self)
-
-        return method
 
     def send_400_response(self: Any, said: str) -> None:
         refused = Refused("the request is not HTTP as this server reads it", outcome="invalid")
@@ -155,12 +164,18 @@ def hurried(base: Any, allowance: float, waiting: Waiting, counted: Callable[[Re
         _send(self, refused)
         self.transport.close()
 
-    methods: dict[str, Any] = {
-        name: then_watched(name)
-        for name in ("data_received", "on_response_complete", "pause_writing", "resume_writing")
-    }
+    steps = ("data_received", "on_response_complete", "pause_writing", "resume_writing")
+    methods: dict[str, Any] = {name: _then_looked_at(getattr(base, name)) for name in steps}
     own = (connection_made, connection_lost, send_400_response)
     return type("Hurried", (base,), methods | {function.__name__: function for function in own})
+
+
+def _then_looked_at(step: Callable[..., None]) -> Callable[..., None]:
+    def method(self: Any, *arguments: Any) -> None:
+        step(self, *arguments)
+        self.watch.look()
+
+    return method
 
 
 def _send(connection: Any, refused: Refused) -> None:

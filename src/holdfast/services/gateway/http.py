@@ -61,60 +61,71 @@ def application(
         MissingExtra: starlette is not installed.
     """
     starlette = starlette_module()
-    plain, route, crowd = starlette.responses.Response, starlette.routing.Route, Places(places)
-
-    def told(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-        return plain(json.dumps(value), status_code=status, media_type=JSON, headers=headers)
-
-    async def answer(request: Any) -> Any:
-        try:
-            kind = _kind(gateway, request)
-            with crowd.held() as room:
-                if not room:
-                    raise gateway.counted(_crowded())
-                body = await _body(gateway, request, crowd, patience)
-                inputs = await asyncio.to_thread(gateway.read, body, kind)
-                outputs = await _outcome(gateway.submit(inputs))
-                return plain(await asyncio.to_thread(write, outputs, kind), media_type=kind)
-        except Refused as refused:
-            return told(refused.to_json(), refused.code.http, _headers(refused))
-
-    async def model(request: Any) -> Any:
-        return told(gateway.signature.to_json() | {"max_body": gateway.max_body})
-
-    async def alive(request: Any) -> Any:
-        return told({"alive": True})
-
-    async def ready(request: Any) -> Any:
-        good, why = gateway.readiness()
-        return told(why, 200 if good else 503)
-
-    async def metrics(request: Any) -> Any:
-        return plain(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
-
-    async def misdirected(request: Any, error: Any) -> Any:
-        refused = gateway.counted(_misdirected(error.status_code, infer))
-        return told(refused.to_json(), error.status_code, error.headers)
-
-    async def broken(request: Any, error: Exception) -> Any:
-        refused = gateway.counted(Refused("the gateway could not do this", hint="see its log", outcome="broken"))
-        return told(refused.to_json(), refused.code.http)
-
+    route, pages = starlette.routing.Route, _Pages(gateway, Places(places), patience, infer=infer)
     made = starlette.applications.Starlette(
         routes=[
-            *([route("/v1/infer", answer, methods=["POST"])] if infer else []),
-            route("/v1/model", model),
-            route("/healthz", alive),
-            route("/readyz", ready),
-            route("/metrics", metrics),
+            *([route("/v1/infer", pages.answer, methods=["POST"])] if infer else []),
+            route("/v1/model", pages.model),
+            route("/healthz", pages.alive),
+            route("/readyz", pages.ready),
+            route("/metrics", pages.metrics),
         ],
-        exception_handlers={starlette.exceptions.HTTPException: misdirected, Exception: broken},
+        exception_handlers={starlette.exceptions.HTTPException: pages.misdirected, Exception: pages.broken},
     )
     made.router.redirect_slashes = False  # to a place named after what the request says is our name
-    return _judged(made, gateway, told, local=local)
+    return _judged(made, gateway, local=local)
 
 
-def _judged(asked: Any, gateway: Gateway, told: Callable[..., Any], *, local: bool) -> Any:
+class _Pages:
+    """What is answered at each place."""
+
+    def __init__(self, gateway: Gateway, crowd: Places, patience: float, *, infer: bool) -> None:
+        self._gateway, self._crowd, self._patience, self._infer = gateway, crowd, patience, infer
+
+    async def answer(self, request: Any) -> Any:
+        try:
+            kind = _kind(self._gateway, request)
+            with self._crowd.held() as room:
+                if not room:
+                    raise self._gateway.counted(_crowded())
+                body = await _body(self._gateway, request, self._crowd, self._patience)
+                inputs = await asyncio.to_thread(self._gateway.read, body, kind)
+                outputs = await _outcome(self._gateway.submit(inputs))
+                return _plain(await asyncio.to_thread(write, outputs, kind), media_type=kind)
+        except Refused as refused:
+            return _told(refused.to_json(), refused.code.http, _headers(refused))
+
+    async def model(self, request: Any) -> Any:
+        return _told(self._gateway.signature.to_json() | {"max_body": self._gateway.max_body})
+
+    async def alive(self, request: Any) -> Any:
+        return _told({"alive": True})
+
+    async def ready(self, request: Any) -> Any:
+        good, why = self._gateway.readiness()
+        return _told(why, 200 if good else 503)
+
+    async def metrics(self, request: Any) -> Any:
+        return _plain(self._gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def misdirected(self, request: Any, error: Any) -> Any:
+        refused = self._gateway.counted(_misdirected(error.status_code, self._infer))
+        return _told(refused.to_json(), error.status_code, error.headers)
+
+    async def broken(self, request: Any, error: Exception) -> Any:
+        refused = self._gateway.counted(Refused("the gateway could not do this", hint="see its log", outcome="broken"))
+        return _told(refused.to_json(), refused.code.http)
+
+
+def _plain(content: object, **options: Any) -> Any:
+    return starlette_module().responses.Response(content, **options)
+
+
+def _told(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    return _plain(json.dumps(value), status_code=status, media_type=JSON, headers=headers)
+
+
+def _judged(asked: Any, gateway: Gateway, *, local: bool) -> Any:
     """Return an ASGI application that hands on what has one length and, if ``local``, was addressed to loopback."""
 
     async def judged(scope: Any, receive: Any, send: Any) -> None:
@@ -128,7 +139,7 @@ def _judged(asked: Any, gateway: Gateway, told: Callable[..., Any], *, local: bo
         else:
             await asked(scope, receive, send)
             return
-        await told(gateway.counted(refused).to_json(), status, {"connection": "close"})(scope, receive, send)
+        await _told(gateway.counted(refused).to_json(), status, {"connection": "close"})(scope, receive, send)
 
     return judged
 
