@@ -70,7 +70,7 @@ def test_fields_over_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("options", [["--rates", "0,1e-3"], ["--fault", "bit-errors:rate=1e-3", "--by", "field"]])
-@pytest.mark.parametrize("model", ["m", "small"])
+@pytest.mark.parametrize("model", [pytest.param("m", marks=pytest.mark.slow), "small"])
 def test_chips_on_a_device(
     model: str, options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

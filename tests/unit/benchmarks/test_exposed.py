@@ -30,7 +30,7 @@ def placed(name: str, rule: str) -> dict[str, str]:
     return dict(rules.build(rule).place(workload(graph(name)), FAST_WORKER, None))
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "vit", "llama"])
+@pytest.mark.parametrize("name", ["mobilenet", "vit", pytest.param("llama", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["none", "last-k:k=2", "first-k:k=2"])
 def test_an_exposed_region_runs_in_another_process_and_equals_the_graph(name: str, rule: str) -> None:
     model, x = graph(name), inputs(name, 1)

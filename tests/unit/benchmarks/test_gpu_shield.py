@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -80,12 +78,13 @@ def test_it_runs_with_real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a device")
-def test_without_a_device_it_says_so(repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_shield", "--json"], cwd=repository, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "needs a CUDA device" in done.stderr
+def test_without_a_device_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_shield", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_shield.main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (3, "")
+    assert "needs a CUDA device" in said.err
 
 
 def test_products_are_compared_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:

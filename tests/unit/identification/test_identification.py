@@ -47,6 +47,7 @@ def test_a_fresh_pass_is_named_and_the_evidence_adds_up(model, data, references)
         assert answer.runner_up.equal_fraction < 0.95
 
 
+@pytest.mark.slow
 def test_a_fresh_process_is_named(model, data, references) -> None:
     identifier = Identifier().fit(list(references.items()))
     answer = identifier.predict(trace_on(LOCAL_PLATFORMS["default"], model, data, fresh=True))

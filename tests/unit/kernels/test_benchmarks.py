@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,12 +63,13 @@ def test_campaigns(untimed: None, device: torch.device, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a device")
-def test_without_a_device_it_says_so(repository: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_guards", "--json"], cwd=repository, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "needs a CUDA device" in done.stderr
+def test_without_a_device_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_guards", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        _gpu.main(gpu_guards.measure)
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (3, "")
+    assert "needs a CUDA device" in said.err
 
 
 @pytest.mark.slow

@@ -44,7 +44,9 @@ def test_it_is_small() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1 << 20
 
 
-@pytest.mark.parametrize("net", ["mlp", "cnn", "resnet", "mobilenet", "transformer", "reductions"])
+@pytest.mark.parametrize(
+    "net", ["mlp", "cnn", "resnet", "mobilenet", pytest.param("transformer", marks=pytest.mark.slow), "reductions"]
+)
 def test_each_class_of_a_net_is_named_and_unknown_when_left_out(library: Library, net: str) -> None:
     subject = next(item for item in library.subjects() if item.name == net)
     known = library.references(Trace(torch.zeros(4, 1), subject.probe_digest, subject.model_digest, {}))

@@ -159,6 +159,7 @@ def solved(model: IntegerModel, words: dict[str, Placement], x: Tensor) -> float
     return float(torch.cosine_similarity(found, weights, dim=0).abs().median())
 
 
+@pytest.mark.slow
 def test_weights_between_two_layers_in_the_clear_are_solved_for() -> None:
     """The attack that a demand for hidden weights has to withstand, and the table to speak of."""
     torch.manual_seed(0)
