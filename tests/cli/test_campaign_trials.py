@@ -62,6 +62,41 @@ def test_saved_faults_are_met_again(model: Path, tmp_path: Path) -> None:
     assert one["facts"]["table"] == two["facts"]["table"]
 
 
+def test_what_is_critical_may_be_said(model: Path, tmp_path: Path) -> None:
+    """The same faults: where the best five of the golden classes count, fewer are critical, and none is lost."""
+    found = {}
+    for name, task in {"one": None, "five": "classification:critical=top-5", "far": "regression:relative=0.5"}.items():
+        more = () if task is None else ("--task", task)
+        _run(model, tmp_path / name, "--trials", "300", "--at", "weights", "--traces", "0", *more)
+        record = _record(tmp_path / name)
+        found[name] = {key: value["value"] for key, value in record["measured"].items()}
+        assert record["procedure"]["task"]["name"] == (task or "classification").partition(":")[0]
+        assert ("Task: " in record["facts"]["plan"][0]) == (task is not None)
+    assert found["one"]["critical"] > found["five"]["critical"] > 0
+    for name in ("five", "far"):
+        assert found[name]["critical"] + found[name]["sdc"] == pytest.approx(
+            found["one"]["critical"] + found["one"]["sdc"]
+        )
+        assert found[name]["masked"] == found["one"]["masked"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--trials", "4", "--task", "segmentaton"), "did you mean segmentation"),
+        (("--trials", "4", "--task", "segmentation:iou=7"), "an IoU lies between 0 and 1"),
+        (("--trials", "4", "--task", "segmentation"), "(batch, classes, height, width)"),
+        (("--trials", "4", "--task", "language"), "reads a text"),
+        (("--chips", "4", "--task", "regression"), "contradict"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    _run(model, tmp_path / "run", *options, code=2)
+    assert said in capsys.readouterr().err
+
+
 def test_all_engines_and_executors_give_one_table(model: Path, tmp_path: Path) -> None:
     calls = (
         ("--engine", "hooks", "--batch", "1"),

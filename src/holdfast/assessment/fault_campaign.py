@@ -95,7 +95,7 @@ def campaign_records(model: nn.Module, data: Dataset | Text, fault: str, options
     _require_apart(data, options)
     for images in (data, options.calibration) if options.guards else ():
         if isinstance(images, Dataset):
-            require_fit(model, images)
+            require_fit(model, images, labels=False)  # the task of the campaign knows whether there are classes
     _require_listable(data, faults.build(fault), options)
     machine = _machine(model, data, options)
     with making_folder(options.folder):
@@ -144,7 +144,7 @@ def _machine(model: nn.Module, data: Dataset | Text, options: TrialOptions) -> l
         return []
     found = read_structures(options.cross_sections)
     if isinstance(data, Dataset):
-        require_fit(model, data)
+        require_fit(model, data, labels=False)
         struck = select(model, str(options.plan["at"]), data.example)
         require_hit(found, [site.address for site in struck])
     return found
@@ -208,6 +208,7 @@ def _record(
     if options.cross_sections is not None:
         inputs["cross-sections"] = digest_bytes(options.cross_sections.read_bytes())
     asked = {key: value for key, value in options.plan.items() if key not in ("seed", "executor", "trials")}
+    asked["task"] = report.plan["task"]
     return Record(
         kind=report.name,
         subject=model_subject(model),

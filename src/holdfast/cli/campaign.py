@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from holdfast.assessment.chips import ChipOptions
     from holdfast.evidence.record import Record
+    from holdfast.execution import Task
 
 app = make_app()
 
@@ -90,6 +91,13 @@ def campaign(
     bits: Annotated[str | None, typer.Option(help="Only these bits: 30,29 or sign, exponent-high, mantissa.")] = None,
     exhaustive: Annotated[bool, typer.Option(help="Every bit with every input, once: exact shares.")] = False,
     preset: Annotated[str | None, typer.Option(help="Published plans: leveugle, pytorchfi.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What is critical: classification:critical=top-5, segmentation:iou=0.9, regression:relative=0.1, "
+            "detection:iou=0.5, language:edits=2. [default: another class wins, or another text]"
+        ),
+    ] = None,
     rerun: Annotated[bool, typer.Option(help="Run what went wrong again: transient or persistent?")] = False,
     save_faults: Annotated[
         Path | None,
@@ -127,7 +135,8 @@ def campaign(
     sizes = {"--trials": trials, "--margin": margin, "--exhaustive": exhaustive or None}
     over_trials = sizes | {"--preset": preset, "--guard": guard, "--sampling": sampling, "--stratify": stratify,
                            "--bits": bits, "--relative": relative or None, "--rerun": rerun or None,
-                           "--save-faults": save_faults, "--cross-sections": cross_sections}  # fmt: skip
+                           "--save-faults": save_faults, "--cross-sections": cross_sections,
+                           "--task": task}  # fmt: skip
     apart = over_chips | {"--guard": guard, "--executor": None if executor == "inline" else executor,
                           "--device": None if device == "cpu" else device}  # fmt: skip
     require_offload(at or "", worker, plan_file, apart)
@@ -143,7 +152,7 @@ def campaign(
         _require_size(sizes, relative=relative)
         plan = {"at": at or "activations", "trials": trials, "relative": relative, "engine": engine, "preset": preset,
                 "margin": None if margin is None else _margin(margin), "exhaustive": exhaustive, "rerun": rerun,
-                "bits": _positions(bits)} | common  # fmt: skip
+                "bits": _positions(bits), "task": _task(task)} | common  # fmt: skip
         also = {"sampling": sampling, "stratify": stratify, "batch": batch}  # whose defaults are campaign's own
         record = run_trials(
             TrialRequest(
@@ -166,6 +175,12 @@ def campaign(
         )[-1]
     if json:
         emit(record)
+
+
+def _task(spec: str | None) -> Task | None:
+    from holdfast.execution import tasks
+
+    return None if spec is None else tasks.build(spec)
 
 
 def _asked_of_chips(chips: int | None, half_width: str | None, most: int) -> dict[str, Any]:

@@ -35,7 +35,10 @@ from holdfast.execution.sensitivity import Restricted, Sensitivity, groups, sens
 from holdfast.execution.sequences import BettingSequence, EmpiricalBernsteinSequence, anytime_interval
 from holdfast.execution.statistics import Estimate, MeanEstimate, Proportion, mcnemar, quantile, trials_for, worst_mean
 from holdfast.execution.structures import CrossSection, Structure, read_structures
-from holdfast.execution.tasks import Classification, Task, tasks
+from holdfast.execution.tasks import Task, tasks
+from holdfast.execution.tasks_dense import Regression, Segmentation
+from holdfast.execution.tasks_detection import Detection
+from holdfast.execution.tasks_images import Classification
 from holdfast.execution.tasks_language import Language
 from holdfast.execution.training_faults import TrainingFault, inject_training
 from holdfast.execution.vulnerability import Along, avf, pvf, vulnerability
@@ -51,6 +54,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "CrossSection",
+    "Detection",
     "EmpiricalBernsteinSequence",
     "Estimate",
     "Executor",
@@ -70,11 +74,13 @@ __all__ = [
     "Progress",
     "Proportion",
     "Reading",
+    "Regression",
     "Reliability",
     "Replay",
     "Restricted",
     "RobustError",
     "Row",
+    "Segmentation",
     "Sensitivity",
     "Structure",
     "Task",

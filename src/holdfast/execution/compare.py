@@ -70,6 +70,36 @@ class Comparison:
         return Outcome.CRITICAL if self.top1_changed[row] else Outcome.SDC
 
 
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """How far apart two outputs of any shape are; every field has shape (batch,) and means what it does above."""
+
+    bit_equal: Tensor  # bool
+    nonfinite: Tensor  # bool
+    max_ulp: Tensor  # float64
+    max_relative: Tensor  # float64
+    max_absolute: Tensor  # float64
+
+
+def distances(golden: Tensor, observed: Tensor) -> Distances:
+    """Measure two float outputs of one shape and dtype, (batch, ...)."""
+    golden, observed = golden.reshape(len(golden), -1).contiguous(), observed.reshape(len(observed), -1).contiguous()
+    nonfinite = ~torch.isfinite(observed).all(1)
+    before = golden.double()
+    absolute = (before - observed.double()).abs().amax(1)
+
+    def finite(value: Tensor) -> Tensor:
+        return torch.where(nonfinite, torch.inf, value)
+
+    return Distances(
+        bit_equal=(bits.int_view(golden) == bits.int_view(observed)).all(1),
+        nonfinite=nonfinite,
+        max_ulp=finite(bits.ulp_distance(golden, observed).amax(1)),
+        max_relative=finite(absolute / before.abs().amax(1).clamp_min(_TINY)),
+        max_absolute=finite(absolute),
+    )
+
+
 def compare(golden: Tensor, observed: Tensor) -> Comparison:
     """Compare two float outputs of shape (batch, classes).
 
@@ -81,26 +111,21 @@ def compare(golden: Tensor, observed: Tensor) -> Comparison:
     same = (bits.int_view(golden.contiguous()) == bits.int_view(observed.contiguous())).all(1)
     if golden.device.type == "cpu" and bool(same.all()) and bool(torch.isfinite(golden).all()):
         return _equal(golden, same)  # on a GPU, asking would cost more than comparing
-    nonfinite = ~torch.isfinite(observed).all(1)
+    found = distances(golden, observed)
     before, after = golden.double(), observed.double()
-    absolute = (before - after).abs().amax(1)
     divergence, probability = softmax_distance(before, after)
     winner, chosen = golden.argmax(1, keepdim=True), observed.argmax(1, keepdim=True)
-
-    def finite(value: Tensor) -> Tensor:
-        return torch.where(nonfinite, torch.inf, value)
-
     return Comparison(
         bit_equal=same,
-        max_ulp=finite(bits.ulp_distance(golden, observed).amax(1)),
-        max_relative=finite(absolute / before.abs().amax(1).clamp_min(_TINY)),
+        max_ulp=found.max_ulp,
+        max_relative=found.max_relative,
         top1_changed=(winner != chosen).squeeze(1),
-        nonfinite=nonfinite,
-        max_absolute=finite(absolute),
-        divergence=finite(divergence),
-        probability=finite(probability),
+        nonfinite=found.nonfinite,
+        max_absolute=found.max_absolute,
+        divergence=torch.where(found.nonfinite, torch.inf, divergence),
+        probability=torch.where(found.nonfinite, torch.inf, probability),
         top5_left=~(golden.topk(min(5, golden.shape[1])).indices == chosen).any(1),
-        margin=torch.where(nonfinite, torch.nan, _margin(before, after, winner)),
+        margin=torch.where(found.nonfinite, torch.nan, _margin(before, after, winner)),
     )
 
 

@@ -14,10 +14,15 @@ from holdfast.models import card
 _REASON = 200  # characters of torch's own words
 
 
-def require_fit(model: nn.Module, data: Dataset) -> None:
+def require_fit(model: nn.Module, data: Dataset, *, labels: bool = True) -> None:
     """Run ``model`` on the first sample of ``data``, unless its card already says that the shapes differ.
 
     What fails later, or under faults, is no misfit: call this on the model as it is, before faults are in it.
+
+    Args:
+        model: as it is.
+        data: images.
+        labels: whether outputs are scores of the classes that the labels count.
 
     Raises:
         InvalidConfig: another shape than the model was made for, an error in the forward pass, or labels that the
@@ -36,7 +41,7 @@ def require_fit(model: nn.Module, data: Dataset) -> None:
             raise too_small() from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise _misfit(sample, reason[:_REASON]) from error
-    if isinstance(output, Tensor) and output.dim() == 2 and int(data.labels.max()) >= output.shape[1]:
+    if labels and isinstance(output, Tensor) and output.dim() == 2 and int(data.labels.max()) >= output.shape[1]:
         raise InvalidConfig(
             f"{data.name} has labels up to {int(data.labels.max())}, the model only {output.shape[1]} outputs",
             hint="labels count from 0; take the data that the model was made for",

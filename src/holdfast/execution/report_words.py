@@ -15,8 +15,20 @@ def plan_in_words(plan: Mapping[str, Any], design: Design) -> str:
     drawn = [_law(plan), _strata(plan, design)]
     if _LISTED in str(plan.get("stratify")):
         drawn = ["The faults are those of a list: the shares are of its trials, and of no population."]
-    said = [_population(plan, design), *drawn, _stop(design), _interval(design), _operators(plan), _engine(plan)]
+    said = [_population(plan, design), *drawn, _stop(design), _interval(design), _task(plan), _operators(plan)]
+    said.append(_engine(plan))
     return " ".join(filter(None, said))
+
+
+def _task(plan: Mapping[str, Any]) -> str:
+    """Say what makes an answer critical, where it is not that another class wins."""
+    task = dict(plan.get("task") or {})
+    name = task.pop("name", "classification")
+    if name == "language" or (name == "classification" and task.get("critical", "top-1") == "top-1"):
+        return ""
+    if task.get("critical") != "margin":
+        task.pop("margin", None)
+    return f"Task: {name}, {', '.join(f'{key} {value}' for key, value in task.items() if value is not None)}."
 
 
 def _engine(plan: Mapping[str, Any]) -> str:

@@ -27,13 +27,14 @@ class Row:
     divergence: float | None = None  # Kullback-Leibler, golden to observed, in nats; of a text, mean over tokens
     probability: float | None = None  # largest change of a probability, 0..1
     margin: float | None = None  # lead of the golden class, as a share of its golden lead; negative once it lost
-    top1: int | None = None  # 1 where another class won; of a text, where another token did anywhere
+    top1: int | None = None  # 1 where another class won; of a text or a map, where another one did anywhere
     top5: int | None = None  # 1 where the winner is none of the golden five
     perplexity: float | None = None  # of the window, over the golden one
-    edits: int | None = None  # insertions, deletions and substitutions between the greedy texts
+    edits: int | None = None  # changed tokens of the greedy text, or detected objects lost and new
     diverged: int | None = None  # place of the first new token that differs
     alarms: int | None = None  # what guards found wrong and did not set right
     rerun: str | None = None  # "transient" where a second run gave the golden bits, "persistent" where it did not
+    agreement: float | None = None  # of two maps, mean IoU; of detections, F1 against the golden ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +54,4 @@ class Verdict:
     perplexity: float | None = None
     edits: int | None = None
     diverged: int | None = None
+    agreement: float | None = None

@@ -89,19 +89,41 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress:
     Raises:
         InvalidConfig: the dataset is empty, or the model does not return (batch, classes).
     """
+    parts: list[Tensor] = []
+
+    def keep(output: object) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 2:
+            raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
+        parts.append(output)
+
+    pass_over(model, data, keep, batch_size=batch_size, progress=progress)
+    return torch.cat(parts)
+
+
+def pass_over(
+    model: nn.Module,
+    data: Dataset,
+    take: Callable[[object], None] | None = None,
+    *,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> None:
+    """Run ``model`` in evaluation mode over all of ``data``, and call ``take``, if any, with what it returns.
+
+    Raises:
+        InvalidConfig: the dataset is empty.
+    """
     if len(data) == 0:
         raise InvalidConfig("the dataset is empty")
-    parts, done = [], 0
+    done = 0
     with torch.no_grad(), evaluating(model):
         for images, _ in data.batches(batch_size):
             output = model(images)
-            if not isinstance(output, Tensor) or output.dim() != 2:
-                raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
-            parts.append(output)
+            if take is not None:
+                take(output)
             done += len(images)
             if progress is not None:
                 progress(done, len(data))
-    return torch.cat(parts)
 
 
 def device_of(model: nn.Module) -> torch.device:

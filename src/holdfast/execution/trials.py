@@ -330,4 +330,5 @@ def _row(trial: Trial, verdict: Verdict, done: Acted | None = None, row: int = 0
         verdict.edits,
         verdict.diverged,
         alarms,
+        agreement=verdict.agreement,
     )

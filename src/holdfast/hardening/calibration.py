@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.execution import Progress, predict
+from holdfast.execution import Progress
 from holdfast.execution.fit import require_fit
+from holdfast.execution.run import pass_over
 from holdfast.hardening.binding import values_digest
 from holdfast.hardening.layout import Per, require_parts, varying_dim
 from holdfast.models import tap
@@ -96,11 +97,11 @@ def calibrate(
     """
     if not 0.5 < quantile <= 1:
         raise InvalidConfig(f"a quantile lies above 0.5 and at most at 1, not {quantile}", hint="0.999, or 1 for all")
-    require_fit(model, data)
+    require_fit(model, data, labels=False)
     modules = dict(model.named_modules())
     seen = {name: _Seen(name, modules.get(name.partition("#")[0]), per, quantile < 1) for name in sites}
     with tap(model, {name: item.watch for name, item in seen.items()}):
-        predict(model, data, batch_size=batch_size, progress=progress)
+        pass_over(model, data, batch_size=batch_size, progress=progress)
     return Calibration(
         sites={name: item.result(quantile) for name, item in seen.items()},
         per=per,

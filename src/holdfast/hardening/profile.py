@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.execution import Progress, predict
+from holdfast.execution import Progress
 from holdfast.execution.fit import require_fit
+from holdfast.execution.run import pass_over
 from holdfast.hardening.binding import values_digest
 from holdfast.models import select, tap
 
@@ -68,7 +69,7 @@ def profile(
     """
     if len(data) == 0:
         raise InvalidConfig("profiling needs at least one image")
-    require_fit(model, data)
+    require_fit(model, data, labels=False)
     found = select(model, at, data.example)
     if wrong := [site.address for site in found if site.kind != "activations"]:
         raise InvalidConfig(
@@ -76,7 +77,7 @@ def profile(
         )
     seen = {site.name: _Range(site.name) for site in found}
     with tap(model, {name: item.watch for name, item in seen.items()}):
-        predict(model, data, batch_size=batch_size, progress=progress)
+        pass_over(model, data, batch_size=batch_size, progress=progress)
     return Bounds({name: item.result() for name, item in seen.items()}, data.digest, values_digest(model))
 
 

@@ -18,7 +18,8 @@ from holdfast.execution.engines.suffix.capture import capture
 from holdfast.execution.engines.suffix.tape import Step
 from holdfast.execution.knobs import knobs_of
 from holdfast.execution.run import device_of
-from holdfast.execution.tasks import Answer, Classification
+from holdfast.execution.tasks import Answer
+from holdfast.execution.tasks_images import Classification
 from tests.unit.execution.suffix.nets import build
 
 AWAY = torch.device("meta")  # has shapes and no values: whoever asks for one gets an error, and no wait
