@@ -5,7 +5,7 @@ READY := .venv/.holdfast-setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types imports check bench clean
+.PHONY: help setup demo test test-slow test-gpu lint types imports check bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -26,6 +26,9 @@ test: $(READY) ## run the fast tests
 test-slow: $(READY) ## run the tests that take over ten seconds each
 	$(PYTEST) -m "slow and not gpu"
 
+test-gpu: $(READY) ## on a machine with a GPU: run the tests that need one
+	$(PYTEST) tests/unit -m gpu
+
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/ruff format --check src tests benchmarks docs
@@ -40,6 +43,9 @@ check: lint types imports test ## lint, types, imports and the fast tests
 
 bench: $(READY) ## run every benchmark against its peer and write benchmarks/results/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+bench-gpu: $(READY) ## on a machine with a GPU: its benchmarks, held against what was aimed at
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --gpu
 
 clean: ## remove the environment and everything generated
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

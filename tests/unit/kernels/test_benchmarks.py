@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,8 +11,16 @@ from dataclasses import asdict
 import pytest
 import torch
 from benchmarks import _gpu, gpu_bit_errors, gpu_campaign, gpu_guards, gpu_randbet
+from benchmarks._gpu_bars import BARS
 
 TINY = {"dim": 32, "heads": 2, "depth": 2, "patch": 16, "image": 32}
+
+
+def assert_read(result: _gpu.DeviceResult, name: str, count: int) -> None:
+    """What is aimed at can be read out of this result."""
+    figures = [bar.figure(json.loads(json.dumps(asdict(result)))) for bar in BARS if bar.benchmark == name]
+    assert len(figures) == count
+    assert all(map(math.isfinite, figures))
 
 
 @pytest.fixture
@@ -27,8 +36,9 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_state_dicts(resident: torch.device, untimed: None) -> None:
     from benchmarks import gpu_digest
 
-    result = gpu_digest.measure(resident, {"tiny": [(3, 5), (7,), ()]})
+    result = gpu_digest.measure(resident, {"gpt2-xl": [(3, 5), (7,), ()]})
     assert [case["bytes"] for case in result.cases] == [92, 92]
+    assert_read(result, "gpu_digest", 2)
     assert json.loads(json.dumps(asdict(result)))["peer_name"] == "copy of the same bytes on the device"
 
 
@@ -42,8 +52,9 @@ def test_networks_have_the_sizes_they_are_known_by(device: torch.device) -> None
 
 @pytest.mark.slow
 def test_bit_errors(resident: torch.device, untimed: None) -> None:
-    result = gpu_bit_errors.measure(resident, 3000, 2000, (1e-6, 0.01))
-    assert [case["name"] for case in result.cases] == ["p = 1e-06", "p = 0.01"]
+    result = gpu_bit_errors.measure(resident, 3000, 2000, (1e-9, 1e-6, 0.01))
+    assert [case["name"] for case in result.cases] == ["p = 1e-09", "p = 1e-06", "p = 0.01"]
+    assert_read(result, "gpu_bit_errors", 2)
 
 
 @pytest.mark.slow
@@ -51,6 +62,7 @@ def test_guards(resident: torch.device, untimed: None, digested_by_the_reference
     result = gpu_guards.measure(resident, TINY, 2)
     ways = ["checksums, counted", "checksums, waited for", "checksums, in the product", "ranges"]
     assert [case["name"] for case in result.cases] == ways
+    assert_read(result, "gpu_guards", 2)
 
 
 @pytest.mark.slow
@@ -60,6 +72,7 @@ def test_campaigns(untimed: None, device: torch.device, monkeypatch: pytest.Monk
     result = gpu_campaign.measure(device, TINY, rows=4, trials=16, repeats=3)
     assert result.cases[-1]["name"] == "fp32, ms per fault"
     assert result.peer_name == "one hooked inference per fault"
+    assert_read(result, "gpu_campaign", 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a device")
@@ -79,3 +92,4 @@ def test_training_steps(resident: torch.device, untimed: None) -> None:
     assert names[:2] == ["QAT", "RandBET"]
     assert names[-3:] == ["quantise", "errors, p = 0.01", "touched alone"]
     assert result.peer_name == "quantisation-aware step"
+    assert_read(result, "gpu_randbet", 1)
