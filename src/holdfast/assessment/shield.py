@@ -14,6 +14,7 @@ from holdfast.assessment.context import Context, Findings
 from holdfast.evidence.record import Measurement, Record
 from holdfast.execution import accuracy, campaign
 from holdfast.faults import BitFlip
+from holdfast.models.outputs import logits_of
 from holdfast.numerics.bits import bit_equal
 from holdfast.shielding import Freivalds, Session, int8_model, integer_layers, shield
 
@@ -52,7 +53,7 @@ def shielded(context: Context) -> Record:
 
 def _equal(plain: nn.Module, session: Session, images: Tensor) -> bool:
     with torch.no_grad():
-        return bit_equal(plain(images), session(images))
+        return bit_equal(logits_of(plain(images)), logits_of(session(images)))
 
 
 def _times(

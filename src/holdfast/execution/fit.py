@@ -10,6 +10,7 @@ from holdfast.errors import InvalidConfig
 from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.run import evaluating
 from holdfast.models import card
+from holdfast.models.outputs import logits_of
 
 _REASON = 200  # characters of torch's own words
 
@@ -35,7 +36,7 @@ def require_fit(model: nn.Module, data: Dataset, *, labels: bool = True) -> None
         raise _misfit(sample, f"it was made for {_size(known)}", tokens=len(known) == 1)
     try:
         with torch.no_grad(), evaluating(model):
-            output = model(sample[None])
+            output = logits_of(model(sample[None]))
     except (RuntimeError, ValueError, IndexError) as error:
         if is_out_of_memory(error):
             raise too_small() from error

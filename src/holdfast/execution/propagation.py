@@ -16,6 +16,7 @@ from holdfast.execution.engines.hooks import faulty_pass
 from holdfast.execution.plan import Trial
 from holdfast.execution.row import Row
 from holdfast.execution.run import evaluating, one_thread
+from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
@@ -76,7 +77,7 @@ def _seen(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
         return value
 
     with Watch(model, visit):
-        output = model(image)
+        output = logits_of(model(image))
     if isinstance(output, Tensor):
         found.append((ends(model)[1], output.detach().clone()))
     return found

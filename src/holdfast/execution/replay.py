@@ -17,6 +17,7 @@ from holdfast.execution.plan import Trial, describe_fault, draw_trial
 from holdfast.execution.run import evaluating, one_thread
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.models import manifest_of, stored
+from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
 from holdfast.numerics import bits
 
@@ -86,7 +87,7 @@ def replay(model: nn.Module, data: Dataset, fault: Fault, *, at: str, trial: int
     with one_thread(), evaluating(model), computed_alike(model, at), torch.no_grad():
         population = population_of(model, at, data.example)
         drawn = draw_trial(fault, population, len(data), trial, seed)
-        golden: Tensor = model(data.batch(torch.tensor([drawn.input]))[0])
+        golden: Tensor = logits_of(model(data.batch(torch.tensor([drawn.input]))[0]))
         return Replay(TrialRunner(model, data)((drawn,))[0], _listed(model, data, drawn, True), golden)
 
 

@@ -21,6 +21,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.platform import describe_platform
 from holdfast.models import manifest_of
+from holdfast.models.outputs import logits_of
 
 TRACE_TYPE = "holdfast.trace/v1"
 Progress = Callable[[int, int], None]
@@ -92,9 +93,11 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress:
     parts: list[Tensor] = []
 
     def keep(output: object) -> None:
-        if not isinstance(output, Tensor) or output.dim() != 2:
-            raise InvalidConfig("the model must return one tensor of shape (batch, classes)")
-        parts.append(output)
+        scores = logits_of(output)
+        if not isinstance(scores, Tensor) or scores.dim() != 2:
+            hint = "or an object that has them under .logits"
+            raise InvalidConfig("the model must return one tensor of shape (batch, classes)", hint=hint)
+        parts.append(scores)
 
     pass_over(model, data, keep, batch_size=batch_size, progress=progress)
     return torch.cat(parts)

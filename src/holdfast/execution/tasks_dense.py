@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class _Maps(Images):
         self._task = task
 
     def read(self, output: object) -> Tensor:
-        scores = logits_of(output["out"] if isinstance(output, Mapping) and "out" in output else output)
+        scores = logits_of(output)
         if not isinstance(scores, Tensor) or scores.dim() != 4:
             hint = "or a dictionary that has them under 'out', or an object under .logits"
             raise InvalidConfig("segmentation needs scores of shape (batch, classes, height, width)", hint=hint)

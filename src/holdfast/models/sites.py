@@ -19,6 +19,7 @@ from holdfast.models.cache import cached_tensors
 from holdfast.models.card import card
 from holdfast.models.guard import without_guards
 from holdfast.models.internals import Unfused
+from holdfast.models.outputs import logits_of
 from holdfast.models.site import KINDS, Site
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
@@ -147,6 +148,7 @@ def _census(
     result = {**found, **kept}
     if batch.is_floating_point():  # tokens are no numbers
         result = {("inputs", first): _Flow(batch, _state(batch)), **result}
+    output = logits_of(output)
     if isinstance(output, Tensor) and output.is_floating_point():
         result["outputs", last] = _Flow(output, None)
     result |= steps  # last: what an operator returns is its activation, whichever step of it wrote that

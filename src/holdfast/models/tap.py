@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from holdfast.errors import NoSuchSite
+from holdfast.models.outputs import logits_of, with_logits
 
 Visit = Callable[[str, Tensor], Tensor]
 _WORDS = {"truediv": "div", "floordiv": "floor_divide"}
@@ -246,9 +247,9 @@ class Tap:
         with DisableTorchFunction():  # what a tap computes is no operation of the model
             return (self._taps[self._ends[0]](args[0]), *args[1:])
 
-    def _output(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+    def _output(self, _: nn.Module, __: object, output: Any) -> Any:
         with DisableTorchFunction():
-            return self._taps[self._ends[1]](output)
+            return with_logits(output, self._taps[self._ends[1]](logits_of(output)))
 
 
 def tap(model: nn.Module, taps: Mapping[str, Callable[[Tensor], Tensor]]) -> Tap:

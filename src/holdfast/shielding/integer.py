@@ -63,6 +63,11 @@ class IntegerLayer(nn.Module):
         self.register_buffer("activation_scale", torch.tensor(activation_scale, dtype=torch.float32))
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
 
+    @property
+    def weight(self) -> Tensor:
+        """The float32 weights that the codes stand for, (out, ...); some models ask layers for their dtype."""
+        return self.codes.float() * self.weight_scale.view(-1, *[1] * (self.codes.dim() - 1))
+
     def encode(self, x: Tensor) -> Tensor:
         """Return the int8 codes of float ``x``; int8 has no NaN, so NaN becomes 0, and infinities saturate."""
         return nearest_codes(x, self.activation_scale, self.top_code).to(torch.int8).contiguous()

@@ -65,6 +65,11 @@ class RemoteLayer(nn.Module):
         self._local = [layer]  # in a list, so that it is no submodule: this module stays a leaf
         self._accumulate = accumulate
 
+    @property
+    def weight(self) -> Tensor:
+        """The float32 weights of the layer, for models that ask for their dtype."""
+        return self._local[0].weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's float output of ``x`` (batch, *sample)."""
         layer = self._local[0]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed, derive
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -36,7 +37,7 @@ class Bench:
 
     def run(self, batch: int) -> Tensor:
         """Return the output of one batch as rows, float, shape (rows, columns)."""
-        output = self.module(self.inputs[batch])
+        output = logits_of(self.module(self.inputs[batch]))
         if not isinstance(output, Tensor) or output.dim() < 2 or not output.is_floating_point():
             raise InvalidConfig(f"{self.name} does not give one float tensor of two dimensions or more")
         return output.reshape(-1, output.shape[-1])

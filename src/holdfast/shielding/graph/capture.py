@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from holdfast.errors import InvalidConfig
+from holdfast.models.outputs import logits_of
 from holdfast.shielding.graph.constant import fold_constants, require_determined
 from holdfast.shielding.graph.faithful import require_every_batch, require_full_precision, require_same_again
 from holdfast.shielding.graph.naming import TORCH
@@ -74,9 +75,7 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
     signature = program.graph_signature
     if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
         raise InvalidConfig("an integer model has one input and one output", hint="wrap it in a module that does")
-    if not program.call_spec.out_spec.is_leaf():
-        kind = getattr(program.call_spec.out_spec.type, "__name__", "structure")
-        raise InvalidConfig(f"the model returns a {kind}, not one tensor", hint="wrap it in a module that does")
+    _require_scores(model, example, program.call_spec.out_spec)
     if changed := sorted(set(signature.buffers_to_mutate.values())):
         raise InvalidConfig(
             f"forward changes the model's own buffer {changed[0]!r}, and an integer model stays as it is",
@@ -97,12 +96,25 @@ def capture(model: nn.Module, example: Tensor) -> Captured:
 
 def _require_same_again(captured: Captured, example: Tensor) -> None:
     try:
-        require_same_again(captured.model, lambda x: captured.graph(*captured.bind(x))[0], example)
+        require_same_again(
+            lambda x: logits_of(captured.model(x)), lambda x: captured.graph(*captured.bind(x))[0], example
+        )
     except _REFUSALS as error:
         raise InvalidConfig(
             f"the model does not take the example's first sample alone: {_first_line(error)}",
             hint="pass an example of the type and shape that the model takes, for a batch of any size",
         ) from error
+
+
+def _require_scores(model: nn.Module, example: Tensor, returned: Any) -> None:
+    """Refuse a structure whose one tensor is not known to be the scores."""
+    if returned.is_leaf():
+        return
+    with torch.no_grad():
+        scores = logits_of(model(example))
+    if not isinstance(scores, Tensor):
+        kind = getattr(returned.type, "__name__", "structure")
+        raise InvalidConfig(f"the model returns a {kind}, not one tensor", hint="wrap it in a module that does")
 
 
 def _require_example(model: object, example: object) -> None:

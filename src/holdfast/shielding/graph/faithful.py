@@ -8,9 +8,10 @@ Python's own random numbers is not seen at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from holdfast.errors import InvalidConfig
 from holdfast.shielding.graph.naming import describe
@@ -53,11 +54,11 @@ def require_full_precision(graph: fx.Graph) -> None:
             )
 
 
-def require_same_again(model: nn.Module, graph: Callable[[Tensor], Tensor], example: Tensor) -> None:
+def require_same_again(model: Callable[[Tensor], Any], graph: Callable[[Tensor], Tensor], example: Tensor) -> None:
     """Refuse a graph that computes something else than the model does when it is called again, with one sample.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; returns its output.
         graph: what was traced of it.
         example: (batch, *sample).
 

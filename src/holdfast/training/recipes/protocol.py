@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from holdfast._registry import Registry
 from holdfast.errors import InvalidConfig
+from holdfast.models.outputs import logits_of
 from holdfast.seeds import Seed
 from holdfast.training.graphs import graphs_of
 from holdfast.training.schedule import Schedule
@@ -186,7 +187,7 @@ def _passed(
 ) -> tuple[Tensor, list[Tensor]]:
     leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
     buffers = {name: value.clone() for name, value in model.named_buffers()} if keep_buffers else {}
-    outputs = functional_call(model, {**leaves, **buffers}, (images,))
+    outputs = logits_of(functional_call(model, {**leaves, **buffers}, (images,)))
     if not isinstance(outputs, Tensor):
         raise InvalidConfig(f"the model returns a {type(outputs).__name__}", hint="training needs one tensor of logits")
     loss = cross_entropy(_at_least_float32(outputs), labels, label_smoothing=label_smoothing)

@@ -15,6 +15,7 @@ from holdfast.execution.engines.lockstep.track import Track
 from holdfast.execution.injection import applied
 from holdfast.execution.plan import Trial
 from holdfast.models import sites
+from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
 from holdfast.numerics.formats import format_of_dtype
 
@@ -30,11 +31,11 @@ def require_equal(model: nn.Module, track: Track) -> None:
         InvalidConfig: some bits differ.
     """
     batch = track.example
-    if not same(track.golden(range(track.count)), model(batch.clone())):
+    if not same(track.golden(range(track.count)), logits_of(model(batch.clone()))):
         raise unfit("a batch gives other bits as segments than as one pass")
     for trials in _flowing(track):
         padded = (*trials, *(Trial(row, (), row) for row in range(len(trials), track.count)))
-        whole = Hooks(model, lambda numbers: batch[list(numbers)]).faulty(padded)
+        whole = logits_of(Hooks(model, lambda numbers: batch[list(numbers)]).faulty(padded))
         _compare(track, trials, whole[: len(trials)])
     for trials in _stored(model, track):
         whole = torch.cat([_pass(model, trial, batch)[trial.input : trial.input + 1] for trial in trials])
@@ -51,7 +52,7 @@ def _compare(track: Track, trials: Sequence[Trial], whole: Tensor) -> None:
 
 def _pass(model: nn.Module, trial: Trial, batch: Tensor) -> Tensor:
     with applied(model, trial.flips):
-        output: Tensor = model(batch.clone())
+        output: Tensor = logits_of(model(batch.clone()))
     return output
 
 

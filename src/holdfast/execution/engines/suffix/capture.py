@@ -12,6 +12,7 @@ from holdfast.execution.engines.suffix.tape import Tape
 from holdfast.models.card import card, cards
 from holdfast.models.guard import without_guards
 from holdfast.models.guard_kinds import Guard
+from holdfast.models.outputs import logits_of
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 
@@ -33,7 +34,7 @@ def capture(model: nn.Module, sample: Tensor, *, operands: bool = False) -> Tape
     with torch.inference_mode(False), torch.no_grad():
         tape = _record(model, sample, operands)
         for probe in (sample, _another(sample)):
-            if not _same(model(probe.clone()), Golden(tape, probe.clone()).output()):
+            if not _same(logits_of(model(probe.clone())), Golden(tape, probe.clone()).output()):
                 raise refusal("replaying its operations gives other bits than running it")
     return tape
 
@@ -53,7 +54,7 @@ def _record(model: nn.Module, sample: Tensor, operands: bool) -> Tape:
 
     escapes, watch = Escapes(recorder.depends, refusal), Watch(model, visit)
     with without_guards(model), escapes, recorder, watch:
-        output = model(sample)
+        output = logits_of(model(sample))
     if isinstance(output, Tensor):
         recorder.mark("outputs", last, output)
     return recorder.tape(output, card(model).guards)
