@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ from holdfast._kernels.flips import count_bits, xor_listed, xor_map
 from holdfast.errors import InvalidConfig
 
 WINDOW = 2**30  # bits of a map
-_LANES = 4096  # bytes, or flips, of one program
+_LANES = 256  # flips of one program
+_WORDS = 2048  # elements of one program that passes over memory: four reads of 16 bytes a thread
+_COUNTERS = 32  # drawn at once, by one warp
 _LIST = 2**16  # rows of a list at once, 0.7 GiB of them
 
 
@@ -46,45 +48,70 @@ def flip_(octets: Tensor, drawing: Drawing, start: int) -> int:
         drawing: the law.
         start: address of the first bit.
     """
-    memory, flipped = octets_of(octets), 0
+    memory, found = octets_of(octets), []
+    flags = _map(min(len(memory), WINDOW // 8), memory.device)
     for first in range(0, len(memory), WINDOW // 8):
         part = memory[first : first + WINDOW // 8]
-        flags = error_map(len(part), drawing, start + 8 * first, memory.device)
-        flipped += flip_map_(part, flags)
-    return flipped
+        begin = start + 8 * first
+        _launch(drawing, begin, begin + 8 * len(part), flags, range(len(drawing.bands)))
+        found += _passed(part, flags.view(torch.uint8)[: len(part)])
+    return _total(found)
+
+
+def _map(size: int, device: torch.device) -> Tensor:
+    """Return a map without errors for so many bytes."""
+    return torch.zeros(-(-size // 4), dtype=torch.int32, device=device)
 
 
 def error_map(size: int, drawing: Drawing, start: int, device: torch.device) -> Tensor:
     """Return the errors among ``8 * size`` addresses from ``start`` on, one bit each: uint8, shape (size,)."""
-    flags = torch.zeros(-(-size // 4), dtype=torch.int32, device=device)
+    flags = _map(size, device)
     _launch(drawing, start, start + 8 * size, flags, range(len(drawing.bands)))
     return flags.view(torch.uint8)[:size]
 
 
-def flip_map_(octets: Tensor, flags: Tensor) -> int:
-    """XOR ``flags`` into ``octets``, both uint8 of shape (n,); return how many bits flipped."""
-    counts = torch.zeros(-(-len(octets) // _LANES), dtype=torch.int64, device=octets.device)
+def _passed(octets: Tensor, flags: Tensor) -> list[Tensor]:
+    """XOR ``flags`` into ``octets``, both uint8 of shape (n,), and clear them; return counts of what was flipped."""
+    found = []
     with torch.cuda.device_of(octets):
-        if len(counts):
-            xor_map[(len(counts),)](octets, flags, counts, len(octets), LANES=_LANES)
-    return int(counts.sum())
+        for part, own in zip(_words(octets, flags), _words(flags, octets), strict=True):
+            counts = torch.empty(-(-len(part) // _WORDS), dtype=torch.int64, device=octets.device)
+            xor_map[(len(counts),)](part, own, counts, len(part), LANES=_WORDS)
+            found.append(counts)
+    return found
+
+
+def _words(octets: Tensor, *others: Tensor) -> list[Tensor]:
+    """Return a memory in parts, none of them empty: int32 as far as it and the others allow it, and uint8."""
+    if any(item.data_ptr() % 16 or item.storage_offset() % 4 for item in (octets, *others)):
+        return [octets] if len(octets) else []
+    whole = len(octets) // 4 * 4
+    return [part for part in (octets[:whole].view(torch.int32), octets[whole:]) if len(part)]
+
+
+def _total(counts: Sequence[Tensor]) -> int:
+    return int(torch.cat([part.sum().view(1) for part in counts]).sum()) if counts else 0
 
 
 def error_list(start: int, stop: int, drawing: Drawing, device: torch.device) -> Tensor:
     """Return the errors from ``start`` up to ``stop``: addresses, int64, ascending, each once."""
     found = [torch.empty(0, dtype=torch.int64, device=device)]
-    for bands in range(len(drawing.bands)):
-        for begin, end in _spans(drawing.bands[bands], start, stop):
-            listed = _launch(drawing, begin, end, None, range(bands, bands + 1), device)
-            found.append(listed[listed >= 0])
+    for bands, begin, end in _spans(drawing, start, stop):
+        listed = _launch(drawing, begin, end, None, bands, device)
+        found.append(listed[listed >= 0])
     ascending: Tensor = torch.unique(torch.cat(found))
     return ascending
 
 
-def _spans(band: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    step = _LIST << band[3]
-    for begin in range(start, stop, step):
-        yield begin, min(stop, begin + step)
+def _spans(drawing: Drawing, start: int, stop: int) -> Iterator[tuple[range, int, int]]:
+    """Yield bands, begin and end of each launch: all of them at once where that is no more than ``_LIST`` rows."""
+    if sum(((stop - start) >> row[3]) + 2 for row in drawing.bands) <= _LIST:
+        yield range(len(drawing.bands)), start, stop
+        return
+    for number, band in enumerate(drawing.bands):
+        step = _LIST << band[3]
+        for begin in range(start, stop, step):
+            yield range(number, number + 1), begin, min(stop, begin + step)
 
 
 def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int = 8) -> int:
@@ -103,14 +130,15 @@ def flip_listed_(octets: Tensor, addresses: Tensor, *, first: int = 0, bits: int
     room = len(memory) * min(bits, 8)
     if not len(addresses):
         return 0
-    if int(addresses.min()) < first or int(addresses.max()) >= first + room:
+    least, most = torch.stack(torch.aminmax(addresses)).tolist()
+    if least < first or most >= first + room:
         raise InvalidConfig(f"an address lies outside the {room} bits from {first} on")
     # atomics are of whole words: the first may begin up to three bytes before the memory, whose bits are left alone
     before = memory.data_ptr() % 4
     with torch.cuda.device_of(memory):
         grid = (-(-len(addresses) // _LANES),)
         place = memory.data_ptr() - before
-        xor_listed[grid](place, addresses, len(addresses), first, bits, 8 * before, LANES=_LANES)
+        xor_listed[grid](place, addresses, len(addresses), first, 8 * before, BITS=min(bits, 8), LANES=_LANES)
     return len(addresses)
 
 
@@ -131,12 +159,13 @@ def hamming_distance(left: Tensor, right: Tensor) -> int:
 
 
 def _counted(left: Tensor, right: Tensor | None) -> int:
-    counts = torch.zeros(-(-len(left) // _LANES), dtype=torch.int64, device=left.device)
+    found, pairs = [], [_words(left), _words(left)] if right is None else [_words(left, right), _words(right, left)]
     with torch.cuda.device_of(left):
-        if len(counts):
-            other = left if right is None else right
-            count_bits[(len(counts),)](left, other, counts, len(left), LANES=_LANES, TWO=right is not None)
-    return int(counts.sum())
+        for part, other in zip(*pairs, strict=True):
+            counts = torch.empty(-(-len(part) // _WORDS), dtype=torch.int64, device=left.device)
+            count_bits[(len(counts),)](part, other, counts, len(part), LANES=_WORDS, TWO=right is not None)
+            found.append(counts)
+    return _total(found)
 
 
 def _launch(
@@ -152,22 +181,23 @@ def _launch(
     if not programs or start >= stop:
         return out
     table = [[*_signed(row[:2]), first, *_signed(row[3:])] for row, first in zip(chosen, firsts, strict=True)]
-    starts = np.cumsum([0, *blocks[:-1]])
-    counters, ties = -(-drawing.slot // 4), -(-drawing.most // 4)
+    starts, counters, ties = np.cumsum([0, *blocks[:-1]]), -(-drawing.slot // 4), -(-drawing.most // 4)
+    poisson, rows, first = _sent([drawing.poisson.view(np.int64), np.array(table), starts], place)
     with torch.cuda.device_of(out):
         mark_events[(programs,)](
-            _sent(torch.from_numpy(starts.astype(np.int64)), place), _sent(torch.tensor(table), place),
-            _sent(torch.from_numpy(drawing.poisson.view(np.int64)), place), out,
-            len(chosen), len(chosen).bit_length(), len(drawing.poisson), drawing.least, start, stop,
-            COUNTERS=counters, TIES=ties, MOST=drawing.most, LANES=1 << (counters - 1).bit_length(),
-            LISTED=flags is None, FIELDS=FIELDS,
+            first, rows, poisson, out, len(chosen), len(drawing.poisson), drawing.least, start, stop,
+            COUNTERS=counters, TIES=ties, MOST=drawing.most, LANES=_COUNTERS,
+            LISTED=flags is None, FIELDS=FIELDS, num_warps=1,
         )  # fmt: skip
     return out.view(-1)
 
 
-def _sent(table: Tensor, device: torch.device | None) -> Tensor:
-    """Return a table on the device; what was launched there before is not waited for."""
-    return table if device is None else table.to(device, non_blocking=True)
+def _sent(tables: Sequence[np.ndarray], device: torch.device | None) -> list[Tensor]:
+    """Return int64 tables on the device by one copy, each at 16 bytes; what was launched there is not waited for."""
+    sizes = [-(-table.size // 2) * 2 for table in tables]
+    whole = np.concatenate([np.resize(table.astype(np.int64), size) for table, size in zip(tables, sizes, strict=True)])
+    there = torch.from_numpy(whole).to(device, non_blocking=True)
+    return list(there.split(sizes))
 
 
 def _signed(words: tuple[int, ...]) -> list[int]:

@@ -16,46 +16,67 @@ def ones(word: tl.tensor) -> tl.tensor:
     return (word * 0x01010101) >> 24
 
 
+@kernel()
+def _ones_of(values: tl.tensor) -> tl.tensor:
+    """Return the set bits of each value, uint8 or int32, as int32."""
+    return ones(values.to(tl.uint32)).to(tl.int32)
+
+
+@kernel()
+def _read(memory: tl.tensor, place: tl.tensor, size: tl.tensor, whole: tl.tensor) -> tl.tensor:
+    """Return what lies at ``place``, zero beyond ``size``; a mask would make reads one element wide."""
+    return tl.load(memory + place) if whole else tl.load(memory + place, mask=place < size, other=0)
+
+
 @kernel("size")
 def xor_map(octets: tl.tensor, flags: tl.tensor, counts: tl.tensor, size: tl.tensor, LANES: tl.constexpr) -> None:  # noqa: N803
-    """XOR a map into memory, and add its set bits to a count.
+    """XOR a map into memory, clear it, and count its set bits.
 
     Args:
-        octets: uint8 (size,), in and out.
-        flags: uint8 (size,), bit j of byte i being what flips bit j of byte i.
+        octets: uint8 or int32 (size,), in and out.
+        flags: of the same dtype, (size,), in and out, bit j of element i being what flips bit j of element i.
         counts: int64 (programs,), out.
-        size: bytes.
-        LANES: bytes of one program.
+        size: elements.
+        LANES: elements of one program.
     """
-    place = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    inside = place < size
-    mask = tl.load(flags + place, mask=inside, other=0)
-    tl.store(octets + place, tl.load(octets + place, mask=inside, other=0) ^ mask, mask=inside)
-    tl.store(counts + tl.program_id(0), tl.sum(ones(mask.to(tl.uint32)).to(tl.int64), 0))
+    first = tl.program_id(0).to(tl.int64) * LANES
+    place, whole = first + tl.arange(0, LANES), first + LANES <= size
+    if whole:  # memory passes by once, while the map is to stay in the cache
+        mask = tl.load(flags + place)
+        old = tl.load(octets + place, eviction_policy="evict_first")
+        tl.store(octets + place, old ^ mask, eviction_policy="evict_first")
+        tl.store(flags + place, tl.zeros_like(mask))
+    else:
+        inside = place < size
+        mask = tl.load(flags + place, mask=inside, other=0)
+        tl.store(octets + place, tl.load(octets + place, mask=inside, other=0) ^ mask, mask=inside)
+        tl.store(flags + place, tl.zeros_like(mask), mask=inside)
+    tl.store(counts + tl.program_id(0), tl.sum(_ones_of(mask), 0).to(tl.int64))
 
 
-@kernel("words", "total", "first", "bits", "skip")
+@kernel("words", "total", "first", "skip")
 def xor_listed(
-    words: tl.tensor, addresses: tl.tensor, total: tl.tensor, first: tl.tensor, bits: tl.tensor, skip: tl.tensor,
-    LANES: tl.constexpr,  # noqa: N803
+    words: tl.tensor, addresses: tl.tensor, total: tl.tensor, first: tl.tensor, skip: tl.tensor,
+    BITS: tl.constexpr, LANES: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Flip listed bits of memory; several may share a word.
 
     Args:
         words: address of int32, in and out, the last multiple of four at or before the memory's first byte.
-        addresses: int64 (total,), each once: bit ``a % bits`` of element ``a // bits``.
+        addresses: int64 (total,), each once: bit ``a % BITS`` of element ``a // BITS``.
         total: how many there are.
         first: address of the memory's first bit.
-        bits: of an element, which takes one byte where they are fewer than eight and not packed.
         skip: bits of ``words`` before the memory.
+        BITS: of an element, which takes one byte where they are fewer than eight and not packed.
         LANES: flips of one program.
     """
     place = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     inside = place < total
     address = tl.load(addresses + place, mask=inside, other=0) - first
-    bit = tl.where(bits < 8, (address // bits) * 8 + address % bits, address) + skip
+    bit = skip + ((address // BITS) * 8 + address % BITS if BITS < 8 else address)
     memory = words.to(tl.int64).to(tl.pointer_type(tl.int32), bitcast=True)
-    tl.atomic_xor(memory + (bit >> 5), tl.full([LANES], 1, tl.int32) << (bit & 31).to(tl.int32), mask=inside)
+    flip = tl.full([LANES], 1, tl.int32) << (bit & 31).to(tl.int32)
+    tl.atomic_xor(memory + (bit >> 5), flip, mask=inside, sem="relaxed")  # ordered by the launch, which is the fence
 
 
 @kernel("size")
@@ -65,16 +86,16 @@ def count_bits(
     """Count the set bits of ``left``, or those in which it differs from ``right``.
 
     Args:
-        left: uint8 (size,).
-        right: uint8 (size,), read only where TWO.
+        left: uint8 or int32 (size,).
+        right: of the same dtype, (size,), read only where TWO.
         counts: int64 (programs,), out.
-        size: bytes.
-        LANES: bytes of one program.
+        size: elements.
+        LANES: elements of one program.
         TWO: whether to compare.
     """
-    place = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    inside = place < size
-    word = tl.load(left + place, mask=inside, other=0)
+    first = tl.program_id(0).to(tl.int64) * LANES
+    place, whole = first + tl.arange(0, LANES), first + LANES <= size
+    word = _read(left, place, size, whole)
     if TWO:
-        word = word ^ tl.load(right + place, mask=inside, other=0)
-    tl.store(counts + tl.program_id(0), tl.sum(ones(word.to(tl.uint32)).to(tl.int64), 0))
+        word = word ^ _read(right, place, size, whole)
+    tl.store(counts + tl.program_id(0), tl.sum(_ones_of(word), 0).to(tl.int64))

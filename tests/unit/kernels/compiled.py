@@ -49,21 +49,22 @@ KERNELS += [
     (
         chip_events.mark_events,
         dict.fromkeys(("starts", "table", "poisson"), _TABLE)
-        | {"out": _TABLE if listed else _NODES, "bands": _COUNT, "steps": _COUNT, "entries": _COUNT, "least": _COUNT}
+        | {"out": _TABLE if listed else _NODES, "bands": _COUNT, "entries": _COUNT, "least": _COUNT}
         | {"start": _LONG, "stop": _LONG},
-        {"COUNTERS": 168, "TIES": 336, "MOST": 1342, "LANES": 256, "LISTED": listed, "FIELDS": chip_events.FIELDS},
-        4,
+        {"COUNTERS": 168, "TIES": 336, "MOST": 1342, "LANES": 32, "LISTED": listed, "FIELDS": chip_events.FIELDS},
+        1,
     )
     for listed in (False, True)
 ]
 _OCTETS = {"octets": "*u8", "flags": "*u8", "counts": _TABLE, "size": _LONG}
-_LISTED = {"words": _LONG, "addresses": _TABLE, "total": _LONG, "first": _LONG, "bits": _COUNT, "skip": _COUNT}
+_LISTED = {"words": _LONG, "addresses": _TABLE, "total": _LONG, "first": _LONG, "skip": _COUNT}
 _TWO = {"left": "*u8", "right": "*u8", "counts": _TABLE, "size": _LONG}
-KERNELS += [
-    (flips.xor_map, _OCTETS, {"LANES": 4096}, 4),
-    (flips.xor_listed, _LISTED, {"LANES": 4096}, 4),
-    (flips.count_bits, _TWO, {"LANES": 4096, "TWO": True}, 4),
-]
+KERNELS += [(flips.xor_listed, _LISTED, {"BITS": bits, "LANES": 256}, 4) for bits in (3, 8)]
+for _kind in ("*u8", "*i32"):
+    KERNELS += [
+        (flips.xor_map, _OCTETS | {"octets": _kind, "flags": _kind}, {"LANES": 2048}, 4),
+        (flips.count_bits, _TWO | {"left": _kind, "right": _kind}, {"LANES": 2048, "TWO": True}, 4),
+    ]
 _RANGES = {"table": "*bf16", "events": _TABLE, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
 KERNELS += [
     (ranges.restrict, {"values": "*bf16"} | _RANGES, {"ACTION": action, "KEEP": keep, "ONE": keep, "LANES": 1024}, 4)

@@ -32,11 +32,15 @@ def device() -> torch.device:
 @pytest.fixture
 def resident(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The device of the kernels, which dispatch takes for a CUDA device even where it is the interpreter's."""
+    from holdfast._kernels import chips
+
     monkeypatch.setattr(devices, "KINDS", [device.type])
     caches = devices.device_obstacle, dispatch._mistrust
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(devices, "_refused", {})
+    if device.type == "cpu":  # the interpreter takes as long for a few lanes as for many; tests of chips take both
+        monkeypatch.setattr(chips, "_COUNTERS", 256)
     yield device
     for cache in caches:
         cache.cache_clear()

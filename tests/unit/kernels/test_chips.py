@@ -39,6 +39,40 @@ def test_the_same_bits_flip(resident: torch.device, rate: float, size: int, firs
         assert np.array_equal(found.cpu().numpy(), expected)
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["map", "list"])
+def test_as_many_counters_at_once_as_on_a_gpu(
+    resident: torch.device, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast._kernels import chips
+
+    monkeypatch.setattr(chips, "_COUNTERS", 32)  # a block takes five rounds of them
+    chip, size = Chip(2**-9 if not listed else 3e-4, derive(11, "rounds")), 9001 if listed else 3001
+    found = torch.zeros(size, dtype=torch.uint8, device=resident)
+    count = xor_chip_on_device_(found, chip.rate, chip.seed, first=2**20 - 7)
+    expected = reference(size, chip.rate, chip.seed, 2**20 - 7)
+    assert (count, found.cpu().tolist()) == (expected[1], expected[0].tolist())
+
+
+def test_ties_are_settled_by_the_word_of_their_event(resident: torch.device) -> None:
+    chip, stop = Chip(1.4 * 2**-20, derive(12, "ties")), 2**31
+    assert chip._bands()[-1].address_bits == 30  # which leaves two bits of a mark: a quarter of the events are ties
+    expected = np.concatenate([found + offset for offset, found in chip.lists(0, stop)])
+    found = errors_on_device(chip, 0, stop, torch.zeros(1, dtype=torch.uint8, device=resident))
+    assert np.array_equal(found.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize("first", [0, 1, 16])
+def test_whole_blocks_of_words_and_what_is_left(resident: torch.device, first: int) -> None:
+    from holdfast._kernels.chips import hamming_distance, popcount
+
+    size = 2 * 8192 + 7
+    around = torch.zeros(size + 64, dtype=torch.uint8, device=resident)
+    memory, seed = around[first : first + size], derive(13, "blocks")
+    assert xor_chip_on_device_(memory, 0.3, seed) == popcount(memory) == popcount(around)
+    assert np.array_equal(memory.cpu().numpy(), reference(size, 0.3, seed, 0)[0])
+    assert hamming_distance(memory, memory.clone().bitwise_not_()) == 8 * size
+
+
 @pytest.mark.slow
 def test_flipping_once_more_restores_the_memory(resident: torch.device) -> None:
     memory = torch.arange(3000, device=resident).to(torch.uint8)
