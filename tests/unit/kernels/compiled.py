@@ -67,7 +67,12 @@ for _kind in ("*u8", "*i32"):
     ]
 _RANGES = {"table": "*bf16", "events": _TABLE, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
 KERNELS += [
-    (ranges.restrict, {"values": "*bf16"} | _RANGES, {"ACTION": action, "KEEP": keep, "ONE": keep, "LANES": 1024}, 4)
+    (
+        ranges.restrict,
+        {"values": "*bf16"} | _RANGES,
+        {"ACTION": action, "KEEP": keep, "ONE": keep, "EVEN": keep, "LANES": 2048},
+        4,
+    )
     for action in range(3)
     for keep in (False, True)
 ]
