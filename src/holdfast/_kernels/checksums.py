@@ -14,7 +14,8 @@ from torch import Tensor
 
 from holdfast._kernels.compiling import kernel
 
-_COLUMNS, _ROWS, _PART = 256, 32, 512
+_CHECKED, _COLUMNS = 8, 256  # rows of one program, and what is read of each at once
+_ROWS, _PART = 32, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,13 @@ class RowLaw:
     numbers: Tensor
 
 
-@kernel("inputs", "outputs")
+@kernel("rows")  # the others are compiled for on whether 16 divides them: else values would be read one by one
 def check_rows(
     x: tl.tensor, y: tl.tensor, signs: tl.tensor, column: tl.tensor, gram: tl.tensor, law: tl.tensor,
-    wrong: tl.tensor, total: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
-    COLUMNS: tl.constexpr,  # noqa: N803
+    wrong: tl.tensor, total: tl.tensor, rows: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
-    """Check one row per program.
+    """Check a few rows per program, which meet what is the same for all rows together.
 
     Args:
         x: any float (rows, inputs).
@@ -54,30 +55,42 @@ def check_rows(
         law: fp64 (6,): bias, terms, outputs, limit, floor, quick.
         wrong: int8 (rows,), out.
         total: int64 (1,), out, to be zero: wrong rows.
+        rows: how many there are.
         inputs: K.
         outputs: N.
-        COLUMNS: values read at once.
+        ROWS: of one program.
+        COLUMNS: values of a row read at once.
     """
-    row = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, COLUMNS)
-    residual, squares = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
-    for first in range(0, outputs, COLUMNS):
-        inside = first + lane < outputs
-        value = tl.load(y + row * outputs + first + lane, mask=inside, other=0).to(tl.float64)
-        residual += value * tl.load(signs + first + lane, mask=inside, other=0)
+    row, lane = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    real = row < rows
+    residual, squares = tl.zeros([ROWS, COLUMNS], tl.float64), tl.zeros([ROWS, COLUMNS], tl.float64)
+    for first in tl.range(0, outputs, COLUMNS, num_stages=3):  # reads of the next rounds are on their way
+        value, inside = _values(y, row, real, outputs, first + lane)
+        residual += value * tl.load(signs + first + lane, mask=inside, other=0)[None, :]
         squares += value * value
-    power = tl.zeros([COLUMNS], tl.float64)
-    for first in range(0, inputs, COLUMNS):
-        inside = first + lane < inputs
-        value = tl.load(x + row * inputs + first + lane, mask=inside, other=0).to(tl.float64)
-        residual -= value * tl.load(column + first + lane, mask=inside, other=0)
-        power += value * value * tl.load(gram + first + lane, mask=inside, other=0)
-    off = tl.sum(residual, 0) - tl.load(law)
-    allowed = tl.load(law + 1) * tl.sum(power, 0) + tl.load(law + 2) * tl.sum(squares, 0)
+    power = tl.zeros([ROWS, COLUMNS], tl.float64)
+    for first in tl.range(0, inputs, COLUMNS, num_stages=3):
+        value, inside = _values(x, row, real, inputs, first + lane)
+        residual -= value * tl.load(column + first + lane, mask=inside, other=0)[None, :]
+        power += value * value * tl.load(gram + first + lane, mask=inside, other=0)[None, :]
+    off = tl.sum(residual, 1) - tl.load(law)
+    allowed = tl.load(law + 1) * tl.sum(power, 1) + tl.load(law + 2) * tl.sum(squares, 1)
     fine = off * off < tl.load(law + 3) * allowed + tl.load(law + 4)  # NaN is below nothing, nor infinity below itself
-    fine = fine | (tl.abs(off) < tl.load(law + 5))
-    tl.store(wrong + row, tl.where(fine, 0, 1).to(tl.int8))
-    tl.atomic_add(total, tl.where(fine, 0, 1).to(tl.int64))
+    bad = tl.where((fine | (tl.abs(off) < tl.load(law + 5))) | (real == 0), 0, 1)
+    tl.store(wrong + row, bad.to(tl.int8), mask=real)
+    count = tl.sum(bad, 0)
+    if count > 0:  # rare
+        tl.atomic_add(total, count.to(tl.int64), sem="relaxed")
+
+
+@kernel()
+def _values(
+    matrix: tl.tensor, row: tl.tensor, real: tl.tensor, columns: tl.tensor, place: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the values of rows at places, fp64, zero beyond either, and which places there are."""
+    inside = place < columns
+    there = matrix + row[:, None] * columns + place[None, :]
+    return tl.load(there, mask=real[:, None] & inside[None, :], other=0).to(tl.float64), inside
 
 
 @kernel("rows", "columns", "part")
@@ -139,9 +152,9 @@ def _checked(x: Tensor, y: Tensor, law: RowLaw) -> tuple[Tensor, Tensor]:
     total = torch.zeros(1, dtype=torch.int64, device=y.device)
     with torch.cuda.device_of(y):
         if len(y):
-            check_rows[(len(y),)](
-                x, y, law.signs, law.column, law.gram, law.numbers, wrong, total, x.shape[1], y.shape[1],
-                COLUMNS=_COLUMNS, enable_fp_fusion=False,
+            check_rows[(-(-len(y) // _CHECKED),)](
+                x, y, law.signs, law.column, law.gram, law.numbers, wrong, total, len(y), x.shape[1], y.shape[1],
+                ROWS=_CHECKED, COLUMNS=_COLUMNS,
             )  # fmt: skip
     return wrong, total
 

@@ -59,7 +59,8 @@ def restrict(
     program, lane = tl.program_id(0), tl.arange(0, LANES)
     sample, block = (program // parts).to(tl.int64), program % parts
     start = sample * size
-    start, left = tl.multiple_of(start, 16) if EVEN else start, size - block.to(tl.int64) * LANES
+    start = tl.multiple_of(start, 16) if EVEN else start
+    left = tl.minimum(size - block.to(tl.int64) * LANES, LANES).to(tl.int32)
     where = values + start + block.to(tl.int64) * LANES + lane
     value = tl.load(where) if left >= LANES else tl.load(where, mask=lane < left, other=0)  # a mask makes reads narrow
     which = tl.zeros([LANES], tl.int32) if ONE else _bound(block, lane, inner, bounds, LANES)

@@ -81,8 +81,8 @@ _SUMS = {"sums": "*fp64", "squares": "*fp64", "rows": _COUNT, "columns": _COUNT,
 KERNELS += [
     (
         checksums.check_rows,
-        {"x": "*bf16", "y": "*bf16"} | _ROWS | {"inputs": _COUNT, "outputs": _COUNT},
-        {"COLUMNS": 256},
+        {"x": "*bf16", "y": "*bf16"} | _ROWS | {"rows": _COUNT, "inputs": _COUNT, "outputs": _COUNT},
+        {"ROWS": 8, "COLUMNS": 256},
         4,
     ),
     (checksums.sum_columns, {"matrix": "*bf16"} | _SUMS, {"ROWS": 32, "COLUMNS": 32}, 4),
@@ -173,7 +173,7 @@ KERNELS.append(  # sizes of 1, which Triton makes constants of
 
 def _aligned(function: Any, types: dict[str, str]) -> dict[tuple[int, ...], Any] | None:
     """Return what is said of the arguments of a product: 16 divides addresses and lengths of rows."""
-    if function is not gemm_checksum.multiply_and_sum:
+    if function not in (gemm_checksum.multiply_and_sum, checksums.check_rows):
         return None
     known = [
         place
