@@ -39,23 +39,39 @@ def sole_owner(starts: tl.tensor, place: tl.tensor, ranges: tl.tensor, steps: tl
 
 
 @kernel()
-def _words(base: tl.tensor, left: tl.tensor, whole: tl.tensor, LANES: tl.constexpr, SHIFTED: tl.constexpr) -> tl.tensor:  # noqa: N803
-    """Return a block's words, uint32 (LANES, 16), from address ``base``; bytes from the ``left``-th on are zero."""
-    column = tl.arange(0, 16)[None, :]
-    need = left[:, None] - 4 * column  # bytes that are still there
-    if SHIFTED:  # two aligned words hold each wanted one
-        first = (base & -4).to(tl.pointer_type(tl.uint32), bitcast=True)[:, None] + column
-        skip = (base & 3)[:, None]
-        low = tl.load(first, mask=need > 0, other=0)
-        high = tl.load(first + 1, mask=(skip > 0) & (need + skip > 4), other=0)
-        word = ((high.to(tl.uint64) << 32 | low) >> (8 * skip).to(tl.uint64)).to(tl.uint32)
+def _words(there: tl.tensor, upto: tl.tensor, whole: tl.tensor, LANES: tl.constexpr) -> tl.tensor:  # noqa: N803
+    """Return the words, uint32, at pointers (LANES, 16); bytes of a row from number ``upto`` on are zero."""
+    if whole:
+        word = tl.load(there)
     else:
-        first = tl.multiple_of(base.to(tl.pointer_type(tl.uint32), bitcast=True), 16)[:, None] + column
-        word = tl.load(first) if whole else tl.load(first, mask=need > 0, other=0)
-    if not whole:
-        keep = tl.minimum(tl.maximum(need, 0), 4).to(tl.uint64)
-        word = word & ((tl.full([LANES, 16], 1, tl.uint64) << (8 * keep)) - 1).to(tl.uint32)
+        need = upto[:, None] - 4 * tl.arange(0, 16)[None, :]  # bytes that are still there
+        word = _kept(tl.load(there, mask=need > 0, other=0), need)
     return word
+
+
+@kernel()
+def _kept(word: tl.tensor, need: tl.tensor) -> tl.tensor:
+    """Return words of which only the first ``need`` bytes are left."""
+    keep = tl.minimum(tl.maximum(need, 0), 4)
+    return tl.where(keep == 4, word, word & ((1 << (8 * keep).to(tl.uint32)) - 1).to(tl.uint32))
+
+
+@kernel()
+def _moved(m: tl.tensor, after: tl.tensor, skip: tl.tensor) -> tl.tensor:
+    """Return the sixteen words from byte ``skip`` on of the sixteen ``m`` and the one ``after`` them."""
+    return (
+        _joined(m[0], m[1], skip), _joined(m[1], m[2], skip), _joined(m[2], m[3], skip),
+        _joined(m[3], m[4], skip), _joined(m[4], m[5], skip), _joined(m[5], m[6], skip),
+        _joined(m[6], m[7], skip), _joined(m[7], m[8], skip), _joined(m[8], m[9], skip),
+        _joined(m[9], m[10], skip), _joined(m[10], m[11], skip), _joined(m[11], m[12], skip),
+        _joined(m[12], m[13], skip), _joined(m[13], m[14], skip), _joined(m[14], m[15], skip),
+        _joined(m[15], after, skip),
+    )  # fmt: skip
+
+
+@kernel()
+def _joined(low: tl.tensor, high: tl.tensor, skip: tl.tensor) -> tl.tensor:
+    return ((high.to(tl.uint64) << 32 | low) >> (8 * skip).to(tl.uint64)).to(tl.uint32)
 
 
 @kernel()
@@ -139,9 +155,16 @@ def chunk_nodes(
     h0, h1, h2, h3, h4, h5, h6, h7 = key_words(key, zero)
     end = tl.where(length <= CHUNK, CHUNK_END | ROOT, CHUNK_END).to(tl.uint32)
     begin = zero + flags.to(tl.uint32) + CHUNK_START
+    skip = (here & 3).to(tl.int32)
+    first = tl.multiple_of((here & -4).to(tl.pointer_type(tl.uint32), bitcast=True), 4 if SHIFTED else 16)
+    rows = first[:, None] + tl.arange(0, 16)[None, :]
     for block in range(most):
-        left = tl.minimum(tl.maximum(size - block * BLOCK, 0), BLOCK)
-        m = _columns(_words(here + block * BLOCK, left, whole, LANES, SHIFTED), LANES)
+        left = tl.minimum(tl.maximum(size - block * BLOCK, 0), BLOCK).to(tl.int32)
+        upto = tl.where(left > 0, left + skip, 0) if SHIFTED else left  # from the first aligned word on
+        m = _columns(_words(rows + 16 * block, upto, whole, LANES), LANES)
+        if SHIFTED:
+            after = tl.load(first + 16 * (block + 1), mask=upto > BLOCK, other=0)
+            m = _moved(m, _kept(after, upto - BLOCK), skip)
         marks = tl.where(block == blocks - 1, begin | end, begin)
         o = compress((h0, h1, h2, h3, h4, h5, h6, h7), m, low, high, left.to(tl.uint32), marks)
         more = block < blocks
