@@ -50,7 +50,7 @@ class Tables:
         table: int64 (4, ranges): bytes, address, address of the head, chunks that the head covers; by slot.
         key: int64 (8,).
         heads: what the table has addresses of; to be filled before every run.
-        covered: bytes of each range that stand in ``heads``, in the caller's order.
+        pieces: int64 (ranges, 5): of what, as :func:`~holdfast._kernels.blake3_heads.fill_heads` reads it.
         addresses: of the tensors, in the caller's order.
         levels: the launches.
         places: int64 (ranges,): where among the ends of all launches each root is found, in the caller's order.
@@ -61,7 +61,7 @@ class Tables:
     table: Tensor
     key: Tensor
     heads: Tensor
-    covered: tuple[int, ...]
+    pieces: Tensor
     addresses: list[int]
     levels: tuple[Level, ...]
     places: Tensor
@@ -90,9 +90,13 @@ def lay_out(
     """
     device, addresses = tensors[0].device, [item.data_ptr() for item in tensors]
     before, held = np.array(prefixes, np.int64), np.array(covered, np.int64)
-    lengths = np.array([item.numel() * item.element_size() for item in tensors], np.int64) + before
+    lengths = np.array([item.nbytes for item in tensors], np.int64) + before
     bodies = np.array(addresses, np.int64) - before
-    places = np.where(held > 0, np.cumsum(held) - held + heads.data_ptr(), 0)
+    place = np.cumsum(held) - held
+    places = np.where(held > 0, place + heads.data_ptr(), 0)
+    pieces = _there(
+        np.stack([np.array(addresses, np.int64), np.cumsum(before) - before, before, place, held], 1), device
+    )
     counts = np.maximum(-(-lengths // CHUNK), 1)
     order = np.argsort(-_room(counts), kind="stable")
     table = np.stack([lengths, bodies, places, -(-held // CHUNK)])[:, order]
@@ -101,8 +105,7 @@ def lay_out(
     at[order] = found
     shifted = bool(((bodies | places) % _WIDE).any())
     words = torch.tensor(list(key), dtype=torch.int64).to(device)
-    kept = tuple(covered)
-    return Tables(_there(table, device), words, heads, kept, addresses, levels, _there(at, device), flags, shifted)
+    return Tables(_there(table, device), words, heads, pieces, addresses, levels, _there(at, device), flags, shifted)
 
 
 def _room(counts: np.ndarray) -> np.ndarray:

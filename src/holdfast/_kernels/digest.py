@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from holdfast._kernels.blake3_heads import PIECES, fill_heads
 from holdfast._kernels.blake3_key import DERIVE_KEY_MATERIAL, IV, context_key
 from holdfast._kernels.blake3_layout import CHUNK, TILE, Level, Tables, lay_out
 from holdfast._kernels.blake3_tree import chunk_nodes, merge_tiles
@@ -29,9 +30,13 @@ def octets(tensor: Tensor) -> Tensor:
     Raises:
         InvalidConfig: the tensor is not contiguous, so that its bytes in memory are not those of its values in order.
     """
+    _require_order(tensor)
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
+def _require_order(tensor: Tensor) -> None:
     if not tensor.is_contiguous() or tensor.is_neg() or tensor.is_conj():
         raise InvalidConfig("a tensor is digested in place only if it is contiguous", hint="call .contiguous() first")
-    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,7 @@ class Plan:
         if len({item.device for item in self.tensors}) > 1:
             raise InvalidConfig("one digest runs on one device, and these tensors lie on several")
         for item in self.tensors:
-            octets(item)
+            _require_order(item)
 
     def roots(self) -> Tensor:
         """Return the 32-byte digests, uint8 of shape (tensors, 32), on the tensors' device; nothing is waited for.
@@ -77,7 +82,7 @@ class Plan:
 
     def _launched(self, where: Tables) -> Tensor:
         if len(where.heads):  # a copy of what may have changed since the last run
-            torch.cat(self._pieces(where.covered), out=where.heads)
+            fill_heads[(len(where.pieces),)](where.pieces, self._before, where.heads, LANES=CHUNK, PIECES=PIECES)
         nodes, found = self._chunks(where), []
         for level in where.levels:
             nodes = nodes if level.source is None else nodes.index_select(1, level.source)
@@ -106,7 +111,7 @@ class Plan:
 
     @cached_property
     def _tables(self) -> Tables:
-        lengths = [item.numel() * item.element_size() for item in self.tensors]
+        lengths = [item.nbytes for item in self.tensors]
         prefixes = [len(item) for item in self.prefixes] or [0] * len(lengths)
         covered = [
             min(-(-size // CHUNK) * CHUNK, size + length) for size, length in zip(prefixes, lengths, strict=True)
@@ -114,12 +119,6 @@ class Plan:
         heads = torch.empty(sum(covered), dtype=torch.uint8, device=self.tensors[0].device)
         key, flags = (IV, 0) if self.context is None else (context_key(self.context), DERIVE_KEY_MATERIAL)
         return lay_out(self.tensors, prefixes, covered, heads, key=key, flags=flags)
-
-    def _pieces(self, sizes: tuple[int, ...]) -> list[Tensor]:
-        """Return what the heads consist of: of each range its prefix, and of its tensor what fills up ``sizes``."""
-        parts = self._before.split([len(item) for item in self.prefixes])
-        pairs = zip(self.tensors, parts, sizes, strict=True)
-        return [piece for item, part, size in pairs for piece in (part, octets(item)[: size - len(part)])]
 
     @cached_property
     def _before(self) -> Tensor:

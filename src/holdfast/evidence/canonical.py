@@ -17,6 +17,7 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 64
 _EXACT = 2**53
+_JSON = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for every text
 
 
 def dumps(value: object) -> bytes:
@@ -55,7 +56,7 @@ def _text(value: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise InvalidConfig(f"{value!r} holds a lone surrogate and has no UTF-8 form") from None
-    return json.dumps(value, ensure_ascii=False)
+    return _JSON.encode(value)
 
 
 def _integer(value: int) -> str:

@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from holdfast._kernels import (
+    blake3_heads,
     blake3_tree,
     checksums,
     chip_events,
@@ -36,6 +37,14 @@ KERNELS: list[tuple[Any, dict[str, str], dict[str, int | bool], int]] = [
     )
     for shifted in (False, True)
 ]
+KERNELS.append(
+    (
+        blake3_heads.fill_heads,
+        {"table": _TABLE, "prefixes": "*u8", "heads": "*u8"},
+        {"LANES": 1024, "PIECES": blake3_heads.PIECES},
+        4,
+    )
+)
 KERNELS.append(
     (
         blake3_tree.merge_tiles,
