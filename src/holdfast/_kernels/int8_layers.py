@@ -37,6 +37,13 @@ class Tile:
     warps: int = 4
     stages: int = 3
 
+    def most(self, planes: int) -> int | None:
+        """Return how many registers a thread may take; None for what it needs.
+
+        Eight warps of 128 leave room for another program beside them, and sums of three planes are not spilt then.
+        """
+        return 128 if self.warps == 8 and planes < 4 else None
+
 
 TILES = {"triton-32x64": Tile(rows=32, columns=64), "triton-64x128": Tile(rows=64, columns=128, warps=8)}
 
@@ -74,7 +81,8 @@ def multiply(
                 windows.dilation[0] * line, windows.dilation[1] * depth, run, channels,
                 run if windows.groups > 1 else 0, windows.groups, blocks, part,
                 PLANES=planes, ABOVE=above if shares == 1 else 0, SPLIT=shares > 1, ROWS=tile.rows,
-                COLUMNS=tile.columns, INNER=inner, num_warps=tile.warps, num_stages=tile.stages,
+                COLUMNS=tile.columns, INNER=inner,
+                num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.most(planes),
             )  # fmt: skip
     return (sums << above) >> above if above and shares > 1 else sums
 

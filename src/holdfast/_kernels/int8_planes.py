@@ -65,12 +65,13 @@ def multiply_planes(
     first = tl.program_id(2) * part
     zeros = tl.zeros([ROWS, COLUMNS], tl.int32)
     total, second, third, fourth = zeros, zeros, zeros, zeros
-    for step in range(first, tl.minimum(first + part, taps * blocks)):
-        tap = step // blocks
-        inner = (step % blocks) * INNER + tl.arange(0, INNER)
+    tap, block = first // blocks, first % blocks
+    across, down_by = tap % columns, tap // columns  # counted on from here: a division takes a dozen instructions
+    for _ in range(first, tl.minimum(first + part, taps * blocks)):
+        inner = block * INNER + tl.arange(0, INNER)
         inside = inner < run
         tile = tl.load(line + tap * run + inner[:, None], mask=inside[:, None] & known[None, :], other=0)
-        there = window + (tap // columns) * tap_down + (tap % columns) * tap_right + inner[None, :]
+        there = window + down_by * tap_down + across * tap_right + inner[None, :]
         mask = real[:, None] & inside[None, :]
         total = tl.dot(tl.load(there, mask=mask, other=0), tile, total, out_dtype=tl.int32)
         if PLANES > 1:
@@ -82,6 +83,11 @@ def multiply_planes(
         if PLANES > 3:
             there += plane
             fourth = tl.dot(tl.load(there, mask=mask, other=0), tile, fourth, out_dtype=tl.int32)
+        last = block + 1 == blocks  # counted on without branches, which would keep reads from running ahead
+        block, tap = tl.where(last, 0, block + 1), tl.where(last, tap + 1, tap)
+        ended = last & (across + 1 == columns)
+        across = tl.where(ended, 0, tl.where(last, across + 1, across))
+        down_by = tl.where(ended, down_by + 1, down_by)
     if PLANES > 1:
         total += second << 8
     if PLANES > 2:
