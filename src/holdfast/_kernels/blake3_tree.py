@@ -33,12 +33,6 @@ def owners(starts: tl.tensor, lane: tl.tensor, ranges: tl.tensor, steps: tl.tens
 
 
 @kernel()
-def sole_owner(starts: tl.tensor, place: tl.tensor, ranges: tl.tensor, steps: tl.tensor) -> tl.tensor:
-    """Return which range one place, int64, belongs to, as :func:`owners` does for lanes."""
-    return tl.max(owners(starts, place + tl.zeros([1], tl.int64), ranges, steps), 0)
-
-
-@kernel()
 def _words(there: tl.tensor, upto: tl.tensor, whole: tl.tensor, LANES: tl.constexpr) -> tl.tensor:  # noqa: N803
     """Return the words, uint32, at pointers (LANES, 16); bytes of a row from number ``upto`` on are zero."""
     if whole:

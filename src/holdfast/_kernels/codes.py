@@ -88,8 +88,8 @@ class Codes:
         with torch.cuda.device_of(self.memory):
             if self.parts.programs:
                 decode_parts[(self.parts.programs,)](
-                    self.parts.starts, self.parts.table, self.scales, self.lows, self.law.limits, self.memory,
-                    self.memory if flags is None else flags, values, self.parts.count, self.parts.steps,
+                    self.parts.owner, self.parts.starts, self.parts.table, self.scales, self.lows, self.law.limits,
+                    self.memory, self.memory if flags is None else flags, values,
                     **self._constants, FLIPPED=flags is not None, LANES=self.parts.lanes,
                 )  # fmt: skip
         return values

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from holdfast._kernels.blake3_tree import owners, sole_owner
+from holdfast._kernels.blake3_tree import owners
 from holdfast._kernels.compiling import kernel
 
 
@@ -48,16 +48,17 @@ def decoded(
     return (steps * scale.to(tl.float64) + low.to(tl.float64)).to(tl.float32)
 
 
-@kernel("parts", "steps")
+@kernel()
 def decode_parts(
-    starts: tl.tensor, table: tl.tensor, scales: tl.tensor, lows: tl.tensor, limits: tl.tensor,
-    codes: tl.tensor, flags: tl.tensor, values: tl.tensor, parts: tl.tensor, steps: tl.tensor,
+    owner: tl.tensor, starts: tl.tensor, table: tl.tensor, scales: tl.tensor, lows: tl.tensor, limits: tl.tensor,
+    codes: tl.tensor, flags: tl.tensor, values: tl.tensor,
     BITS: tl.constexpr, SIGNED: tl.constexpr, OFFSET: tl.constexpr, SATURATE: tl.constexpr,  # noqa: N803
     PACKED: tl.constexpr, FLIPPED: tl.constexpr, LANES: tl.constexpr, FIELDS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Decode every code of some parts, under a map of errors.
 
     Args:
+        owner: the part of each program; int64.
         starts: first program of each part; int64.
         table: int64 (parts, FIELDS), see :class:`~holdfast._kernels.parts.Parts`.
         scales: fp32 (parts,).
@@ -66,8 +67,6 @@ def decode_parts(
         codes: uint8 or int8, one a byte; or uint8, packed.
         flags: uint8, bit ``a % 8`` of byte ``a // 8`` being what flips bit ``a``; read only where FLIPPED.
         values: fp32, out.
-        parts: how many there are.
-        steps: bits of ``parts``.
         BITS: of a code.
         SIGNED: whether they are in two's complement.
         OFFSET: the code of step zero.
@@ -78,7 +77,7 @@ def decode_parts(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = sole_owner(starts, program, parts, steps)
+    part = tl.load(owner + program)
     row = table + part * FIELDS
     place = (program - tl.load(starts + part)) * LANES + tl.arange(0, LANES)
     inside = place < tl.load(row + 2)

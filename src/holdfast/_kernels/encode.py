@@ -10,7 +10,6 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from holdfast._kernels.blake3_tree import sole_owner
 from holdfast._kernels.codes import Codes, Law
 from holdfast._kernels.compiling import kernel
 from holdfast._kernels.decode import decoded
@@ -30,25 +29,24 @@ def _source(
     return place, inside, tl.load(base + place, mask=inside, other=0)
 
 
-@kernel("parts", "steps", "programs")
+@kernel("programs")
 def find_extremes(
-    starts: tl.tensor, table: tl.tensor, extremes: tl.tensor, parts: tl.tensor, steps: tl.tensor, programs: tl.tensor,
+    owner: tl.tensor, starts: tl.tensor, table: tl.tensor, extremes: tl.tensor, programs: tl.tensor,
     LANES: tl.constexpr, FIELDS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Find the least and the greatest number that each program meets; both NaN where one is not finite.
 
     Args:
+        owner: the part of each program; int64.
         starts: first program of each part; int64.
         table: int64 (parts, FIELDS), see :class:`~holdfast._kernels.parts.Parts`; the sources are fp32.
         extremes: fp32 (2, programs), out.
-        parts: how many there are.
-        steps: bits of ``parts``.
         programs: how many there are.
         LANES: elements of one program.
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = sole_owner(starts, program, parts, steps)
+    part = tl.load(owner + program)
     _, inside, x = _source(table + part * FIELDS, program, tl.load(starts + part), LANES)
     strange = tl.max(((tl.abs(x) < float("inf")) == 0).to(tl.int32), 0) != 0
     least = tl.min(tl.where(inside, x, float("inf")), 0)
@@ -75,16 +73,17 @@ def _rounded(
     return nearest
 
 
-@kernel("parts", "steps")
+@kernel()
 def encode_parts(
-    starts: tl.tensor, table: tl.tensor, scales: tl.tensor, lows: tl.tensor, limits: tl.tensor,
-    codes: tl.tensor, values: tl.tensor, parts: tl.tensor, steps: tl.tensor,
+    owner: tl.tensor, starts: tl.tensor, table: tl.tensor, scales: tl.tensor, lows: tl.tensor, limits: tl.tensor,
+    codes: tl.tensor, values: tl.tensor,
     BITS: tl.constexpr, SIGNED: tl.constexpr, OFFSET: tl.constexpr, SATURATE: tl.constexpr,  # noqa: N803
     TRUNCATE: tl.constexpr, LANES: tl.constexpr, FIELDS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Encode the sources of some parts, and decode them again.
 
     Args:
+        owner: the part of each program; int64.
         starts: first program of each part; int64.
         table: int64 (parts, FIELDS), see :class:`~holdfast._kernels.parts.Parts`; the sources are fp32.
         scales: fp32 (parts,).
@@ -92,8 +91,6 @@ def encode_parts(
         limits: fp64, of :class:`~holdfast._kernels.codes.Law`.
         codes: uint8 or int8, one a byte, out.
         values: fp32, out.
-        parts: how many there are.
-        steps: bits of ``parts``.
         BITS: of a code.
         SIGNED: whether they are in two's complement.
         OFFSET: the code of step zero.
@@ -103,7 +100,7 @@ def encode_parts(
         FIELDS: columns of ``table``.
     """
     program = tl.program_id(0).to(tl.int64)
-    part = sole_owner(starts, program, parts, steps)
+    part = tl.load(owner + program)
     row = table + part * FIELDS
     place, inside, x = _source(row, program, tl.load(starts + part), LANES)
     scale, low = tl.load(scales + part), tl.load(lows + part)
@@ -124,7 +121,7 @@ def extremes(parts: Parts) -> tuple[Tensor, Tensor]:
     with torch.cuda.device_of(parts.table):
         if parts.programs:
             find_extremes[(parts.programs,)](
-                parts.starts, parts.table, found, parts.count, parts.steps, parts.programs,
+                parts.owner, parts.starts, parts.table, found, parts.programs,
                 LANES=parts.lanes, FIELDS=FIELDS,
             )  # fmt: skip
     least, most = torch.full((2, parts.count), torch.inf, dtype=torch.float32, device=device)
@@ -148,7 +145,7 @@ def encoded(parts: Parts, law: Law, scales: Tensor, lows: Tensor) -> tuple[Codes
     with torch.cuda.device_of(parts.table):
         if parts.programs:
             encode_parts[(parts.programs,)](
-                parts.starts, parts.table, scales, lows, law.limits, memory, values, parts.count, parts.steps,
+                parts.owner, parts.starts, parts.table, scales, lows, law.limits, memory, values,
                 BITS=law.bits, SIGNED=law.signed, OFFSET=law.offset, SATURATE=law.saturate, TRUNCATE=law.truncate,
                 LANES=parts.lanes, FIELDS=FIELDS, enable_fp_fusion=False,
             )  # fmt: skip

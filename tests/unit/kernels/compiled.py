@@ -126,14 +126,14 @@ KERNELS += [
     for planes, split in ((1, False), (3, False), (4, False), (4, True))
 ]
 _READ = {"table": _TABLE, "scales": "*fp32", "lows": "*fp32", "limits": "*fp64"}
-_PARTS = {"starts": _TABLE} | _READ
+_PARTS = {"owner": _TABLE, "starts": _TABLE} | _READ
 _ENDS = {"parts": _COUNT, "steps": _COUNT}
 _CODE: dict[str, int | bool] = {"SIGNED": True, "OFFSET": 0, "SATURATE": True, "LANES": 1024, "FIELDS": 4}
 for _bits, _packed in ((8, False), (4, True), (2, True), (3, False), (3, True)):
     _width = _CODE | {"BITS": _bits, "PACKED": _packed}
     _in, _out = {"codes": "*u8"}, {"values": "*fp32"}
     KERNELS += [
-        (decode.decode_parts, _PARTS | _in | {"flags": "*u8"} | _out | _ENDS, _width | {"FLIPPED": True}, 4),
+        (decode.decode_parts, _PARTS | _in | {"flags": "*u8"} | _out, _width | {"FLIPPED": True}, 4),
         (
             decode.decode_listed,
             {"firsts": _TABLE} | _READ | _in | {"addresses": _TABLE} | _out | _ENDS | {"total": _LONG},
@@ -155,7 +155,7 @@ KERNELS += [
 KERNELS.append(
     (
         encode.find_extremes,
-        {"starts": _TABLE, "table": _TABLE, "extremes": "*fp32", "programs": _COUNT} | _ENDS,
+        {"owner": _TABLE, "starts": _TABLE, "table": _TABLE, "extremes": "*fp32", "programs": _COUNT},
         {"LANES": 1024, "FIELDS": 4},
         4,
     )
@@ -163,7 +163,7 @@ KERNELS.append(
 KERNELS += [
     (
         encode.encode_parts,
-        _PARTS | {"codes": "*i8", "values": "*fp32"} | _ENDS,
+        _PARTS | {"codes": "*i8", "values": "*fp32"},
         _CODE | {"BITS": 8, "TRUNCATE": truncate},
         4,
     )
