@@ -13,7 +13,8 @@ from holdfast._kernels.compiling import kernel
 from holdfast._kernels.philox import philox
 
 FIELDS = 9  # columns of the table of bands
-_BANDS = tl.constexpr(64)  # more than there are: 21 up to t = 1, and one for each whole t up to -ln(2**-53)
+ROWS = 128  # of that table, at most; bands are 57 at most: 21 up to t = 1, and one for each whole t up to -ln(2**-53)
+_ROWS = tl.constexpr(ROWS)
 
 
 @kernel()
@@ -23,8 +24,8 @@ def _unsigned(address: tl.tensor) -> tl.tensor:
 
 @kernel()
 def _owner(starts: tl.tensor, program: tl.tensor, bands: tl.tensor) -> tl.tensor:
-    """Return the band of a program: how many of the ascending ``starts`` are not above it, less one."""
-    lane = tl.arange(0, _BANDS)
+    """Return the row of a program: how many of the ascending ``starts`` are not above it, less one."""
+    lane = tl.arange(0, _ROWS)
     start = tl.load(starts + lane, mask=lane < bands, other=0)
     return tl.sum(((lane < bands) & (start <= program)).to(tl.int32), 0) - 1
 
@@ -108,12 +109,13 @@ def mark_events(
     """Mark the errors of a chip in a map of its memory, or list them.
 
     Args:
-        starts: first program of each band; int64.
-        table: int64 (bands, FIELDS): key (two words), first block, bits of an address, whether only a share of the band
-            has passed, that share's bound (high part, then the 64 bits of the low part), key of the ties (two words).
+        starts: first program of each row of the table; int64.
+        table: int64 (bands, FIELDS), for each band, or each part of one: key (two words), first block, bits of an
+            address, whether only a share of the band has passed, that share's bound (high part, then the 64 bits of the
+            low part), key of the ties (two words).
         poisson: ascending uint64 bounds, as int64.
         out: the map, int32, a bit per address from ``start`` on; or the list, int64 (programs, MOST), -1 for none.
-        bands: how many there are, at most 64.
+        bands: rows of the table, at most ``ROWS``.
         entries: of ``poisson``, at most LANES ** 2.
         least: count below the first bound.
         start: first address wanted.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast._kernels.chip_events import FIELDS, mark_events
+from holdfast._kernels.chip_events import FIELDS, ROWS, mark_events
 from holdfast._kernels.digest import octets as octets_of
 from holdfast._kernels.flips import count_bits, xor_listed, xor_map
 from holdfast.errors import InvalidConfig
@@ -18,6 +18,7 @@ WINDOW = 2**30  # bits of a map
 _LANES = 256  # flips of one program
 _WORDS = 2048  # elements of one program that passes over memory: four reads of 16 bytes a thread
 _COUNTERS = 32  # drawn at once, by one warp
+_SLAB = 2**27  # bits of a map that all bands mark before the next: a third of the cache of a large GPU
 _LIST = 2**16  # rows of a list at once, 0.7 GiB of them
 
 
@@ -173,23 +174,37 @@ def _launch(
 ) -> Tensor:
     """Draw some of the bands between two addresses into a map, or into a list that is returned."""
     chosen = [drawing.bands[number] for number in bands]
-    firsts = [start >> row[3] for row in chosen]
-    blocks = [-((-stop) >> row[3]) - first for row, first in zip(chosen, firsts, strict=True)]
+    table, blocks = _rows(chosen, start, stop, 1 if flags is None else ROWS // max(len(chosen), 1))
     programs = sum(blocks)
     place = flags.device if flags is not None else device
     out = torch.full((programs, drawing.most), -1, dtype=torch.int64, device=place) if flags is None else flags
     if not programs or start >= stop:
         return out
-    table = [[*_signed(row[:2]), first, *_signed(row[3:])] for row, first in zip(chosen, firsts, strict=True)]
     starts, counters, ties = np.cumsum([0, *blocks[:-1]]), -(-drawing.slot // 4), -(-drawing.most // 4)
     poisson, rows, first = _sent([drawing.poisson.view(np.int64), np.array(table), starts], place)
     with torch.cuda.device_of(out):
         mark_events[(programs,)](
-            first, rows, poisson, out, len(chosen), len(drawing.poisson), drawing.least, start, stop,
+            first, rows, poisson, out, len(table), len(drawing.poisson), drawing.least, start, stop,
             COUNTERS=counters, TIES=ties, MOST=drawing.most, LANES=_COUNTERS,
             LISTED=flags is None, FIELDS=FIELDS, num_warps=1,
         )  # fmt: skip
     return out.view(-1)
+
+
+def _rows(bands: Sequence[tuple[int, ...]], start: int, stop: int, most: int) -> tuple[list[list[int]], list[int]]:
+    """Return the table of bands between two addresses, slab after slab of at most ``most``, and the blocks of each row.
+
+    Programs start in the order of their numbers, so that a slab of a map is in the cache while all bands mark it. What
+    two slabs both hold of a block is drawn by both, and marked once more.
+    """
+    table, blocks = [], []
+    slab = max(_SLAB, -(-(stop - start) // most))
+    for begin in range(start, stop, slab):
+        for row in bands:
+            first = begin >> row[3]
+            table.append([*_signed(row[:2]), first, *_signed(row[3:])])
+            blocks.append(-((-min(stop, begin + slab)) >> row[3]) - first)
+    return table, blocks
 
 
 def _sent(tables: Sequence[np.ndarray], device: torch.device | None) -> list[Tensor]:
