@@ -11,18 +11,23 @@ opcode by opcode. What is detected, exactly:
 ``torchscript``
     a zip archive with a folder ``code/`` and ``constants.pkl``.
 ``keras-lambda``
-    an HDF5 file, or a zip archive with a ``config.json``, that names the layer class ``Lambda``.
+    an HDF5 file, or a zip archive with a ``config.json``, that names the layer class ``Lambda`` or the function
+    ``__lambda__``; a configuration longer than 64 MiB.
 ``code``
     names ``*.py *.pyc *.pyd *.so *.dll *.dylib *.sh *.bat *.js *.jar``; content: ELF, PE, Mach-O, Java class, ``#!``.
 
-Not detected: archives within archives, encrypted members, and formats not named here.
+A zip archive whose end record is not its end, or whose list of members is not right before that, may be all three:
+readers differ in what they find in it. Not detected: archives within archives, encrypted members, and formats not named
+here.
 """
 
 from __future__ import annotations
 
 import ast
 import bz2
+import json
 import lzma
+import os
 import re
 import tarfile
 import zipfile
@@ -34,6 +39,7 @@ from typing import IO, Protocol
 
 from holdfast._files import read_bytes
 from holdfast.errors import UnreadableArtifact
+from holdfast.policy.archives import looks_like_archive, readers_agree
 from holdfast.policy.pickles import acts, bytes_act
 
 _NAMES = {
@@ -46,9 +52,12 @@ FORMATS = tuple(_NAMES)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _BINARIES = (b"\x7fELF", b"MZ", b"#!", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xfe\xed\xfa")
 _OLD_LONG = re.compile(r"(\d)L\b")  # how Python 2 wrote the sides of large arrays
-_LAMBDA = re.compile(rb'"class_name"\s*:\s*"Lambda"')
+_ARCHIVED = ("pickle", "torchscript", "keras-lambda")  # what may lie in an archive
+_HDF = b"\x89HDF\r\n\x1a\n"
+_LAMBDA = re.compile(rb'"class_name":"(?:Lambda|__lambda__)"')
+_BLANKS = b" \t\r\n"  # between the words of JSON
 _ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")  # of a letter in JSON, which may stand for itself
-_HEAD, _MAX_MEMBERS, _CONFIG, _OVERLAP = 1 << 20, 100_000, 64 << 20, 1 << 12
+_HEAD, _MAX_MEMBERS, _CONFIG, _OVERLAP, _USER_BLOCK = 1 << 20, 100_000, 64 << 20, 1 << 12, 512
 
 
 class _Decompressor(Protocol):
@@ -89,9 +98,11 @@ def formats_of(path: Path, name: str) -> dict[str, str]:
         found["code"] = f"{name} begins like a program"
     if zipfile.is_zipfile(path):
         found |= _in_zip(path, name)
+    if (zipfile.is_zipfile(path) or looks_like_archive(path)) and not readers_agree(path):
+        found = dict.fromkeys(_ARCHIVED, f"{name} is an archive whose readers need not agree on what is in it") | found
     elif _is_tar(head) and _tar_holds_pickle(path):
         found["pickle"] = f"{name} is a tar archive with a pickle"
-    if head.startswith(b"\x89HDF\r\n\x1a\n") and _mentions_lambda(path):
+    if _is_hdf(path) and _mentions_lambda(path):
         found["keras-lambda"] = f"{name} names a Lambda layer"
     return found
 
@@ -168,16 +179,19 @@ def _in_zip(path: Path, name: str) -> dict[str, str]:
             if any("/code/" in f"/{item}" for item in members) and any(i.endswith("constants.pkl") for i in members):
                 found["torchscript"] = f"{name} is a TorchScript archive"
             configs = [info for info in infos if info.filename.rpartition("/")[2] == "config.json"]
-            if any(_names_lambda(_member_head(archive, info, _CONFIG)) for info in configs):
+            if any(_config_names_lambda(archive, info) for info in configs):
                 found["keras-lambda"] = f"{name} names a Lambda layer"
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error) as error:
         raise UnreadableArtifact(f"{name} looks like an archive and cannot be listed: {error}") from error
     return found
 
 
-def _member_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> bytes:
+def _config_names_lambda(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Return whether a configuration names a Lambda layer; one that is too long to be read counts as such."""
     with archive.open(member) as stream:
-        return stream.read(size)
+        data = stream.read(_CONFIG + 1)
+    text = data.decode(json.detect_encoding(data), "replace")  # as json.loads does, which takes UTF-16 and UTF-32
+    return len(data) > _CONFIG or _names_lambda(text.encode())
 
 
 def _member_pickled(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
@@ -208,8 +222,20 @@ def _tar_holds_pickle(path: Path) -> bool:
     return False
 
 
+def _is_hdf(path: Path) -> bool:
+    """Return whether an HDF5 signature stands first, or behind what its users may put there: 512 bytes, 1024, ..."""
+    with path.open("rb") as stream:
+        size, place = os.fstat(stream.fileno()).st_size, 0
+        while place < size:
+            stream.seek(place)
+            if stream.read(len(_HDF)) == _HDF:
+                return True
+            place = 2 * place or _USER_BLOCK
+    return False
+
+
 def _names_lambda(data: bytes) -> bool:
-    plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), data)
+    plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), data.translate(None, _BLANKS))
     return _LAMBDA.search(plain) is not None
 
 
@@ -219,5 +245,5 @@ def _mentions_lambda(path: Path) -> bool:
         while block := stream.read(_HEAD):
             if _names_lambda(tail + block):
                 return True
-            tail = (tail + block)[-_OVERLAP:]
+            tail = (tail + block.translate(None, _BLANKS))[-_OVERLAP:]
     return False

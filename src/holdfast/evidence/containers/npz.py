@@ -71,7 +71,7 @@ def members(read: Read, size: int) -> tuple[Member, ...]:
     Raises:
         UnreadableArtifact, UnsupportedVersion: see :func:`index`.
     """
-    count, length, start = _end(read, size)
+    count, length, start = list_of_members(read, size)
     found = _directory(read(start, length), count)
     if len({item.name for item in found}) != len(found):
         raise UnreadableArtifact("the archive holds two members of one name")
@@ -84,10 +84,14 @@ def members(read: Read, size: int) -> tuple[Member, ...]:
     return tuple(placed)
 
 
-def _end(read: Read, size: int) -> tuple[int, int, int]:
-    """Return count, length and start of the central directory; the archive may end in nothing but its end record."""
+def list_of_members(read: Read, size: int) -> tuple[int, int, int]:
+    """Return count, length and start of the central directory; the archive may end in nothing but its end record.
+
+    Raises:
+        UnreadableArtifact: it ends otherwise, or its list does not lie right before the end record.
+    """
     if size < 22:
-        raise UnreadableArtifact("an NPZ file has at least 22 bytes", hint="is it whole?")
+        raise UnreadableArtifact("a ZIP archive has at least 22 bytes", hint="is it whole?")
     magic, disk, first, here, count, length, start, comment = struct.unpack("<4s4H2IH", read(size - 22, 22))
     if magic != _END or disk or first or here != count or comment:
         raise UnreadableArtifact("the file does not end as a plain ZIP archive does", hint="is it whole?")
