@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     for case in sorted(path for path in folder.iterdir() if path.is_dir()):
         try:
             require_effective(platform)
-            trace_here(platform, load(case / "model"), _probes(case)).save(case / "trace")
+            trace_here(platform, load(case / "model", own=True), _probes(case)).save(case / "trace")
         except _REFUSALS as error:
             write_atomic(case / "refusal.json", canonical.dumps(_refusal(error)))
 

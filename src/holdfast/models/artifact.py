@@ -29,7 +29,7 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_both
 from holdfast.evidence.lineage import Step
 from holdfast.models.card import card
-from holdfast.models.catalogue import build_architecture
+from holdfast.models.catalogue import build_architecture, build_named_in_file
 from holdfast.models.description import describe, read_description, restore
 from holdfast.models.hugging_face import CONFIG, architecture_of, require_size
 from holdfast.models.programs import PROGRAM, Programmed, build_program, is_program
@@ -62,7 +62,9 @@ def save(model: nn.Module, folder: Path | str) -> None:
             stack.enter_context(replacing(folder / name)).write_bytes(data)
 
 
-def load(path: Path | str, *, arch: str | None = None, expected: Expected | None = None) -> nn.Module:
+def load(
+    path: Path | str, *, arch: str | None = None, expected: Expected | None = None, own: bool = False
+) -> nn.Module:
     """Load a model in evaluation mode.
 
     Args:
@@ -71,15 +73,17 @@ def load(path: Path | str, *, arch: str | None = None, expected: Expected | None
         arch: architecture, needed when the file does not name one: ``cifar-resnet20``, ``package.module:factory``, ...
         expected: file name -> SHA-256 (hex) that the bytes must have, from a verified signature; or what reads a file
             and verifies it.
+        own: this process, or one that started it, wrote the folder: it may name any code to build the model with.
 
     Raises:
         UnreadableArtifact: missing, truncated, or tensors that do not fit the architecture (the first is named).
-        UnsafeArtifact: a pickle of anything but tensors, or an unknown kind of file.
+        UnsafeArtifact: a pickle of anything but tensors, an unknown kind of file, or an artifact that names code which
+            was neither imported nor named by ``arch``; see :func:`holdfast.models.catalogue.build_named_in_file`.
         DigestMismatch: bytes other than the expected ones, or than those that the artifact itself names.
     """
     path = Path(path)
     if path.is_dir():
-        return _load_folder(path, arch, expected)
+        return _load_folder(path, arch, expected, own=own)
     data = _checked(path, expected)
     tensors = _parse(path, data)
     if arch is None:
@@ -90,7 +94,7 @@ def load(path: Path | str, *, arch: str | None = None, expected: Expected | None
     return model.eval()
 
 
-def _load_folder(folder: Path, arch: str | None, expected: Expected | None) -> nn.Module:
+def _load_folder(folder: Path, arch: str | None, expected: Expected | None, *, own: bool) -> nn.Module:
     if not (folder / DESCRIPTION).exists() and (folder / CONFIG).is_file():
         return _load_hugging_face(folder, arch, expected)
     value = read_description(_checked(folder / DESCRIPTION, expected), str(folder / DESCRIPTION))
@@ -101,7 +105,9 @@ def _load_folder(folder: Path, arch: str | None, expected: Expected | None) -> n
     if is_program(spec):
         model = _programmed(folder, spec, tensors, value, expected)
     else:
-        model = build_architecture(spec)
+        named = arch is None and not own
+        signed = expected is not None
+        model = build_named_in_file(spec, DESCRIPTION, signed=signed) if named else build_architecture(spec)
         take_dtype(model, tensors)
         fill(model, tensors, value["formats"])
     restore(model, value)

@@ -13,19 +13,21 @@ from torch import nn
 
 from holdfast._extras import extra
 from holdfast._registry import Registry, unknown
-from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.errors import InvalidConfig, UnknownName, UnsafeArtifact
 from holdfast.models.card import card
 from holdfast.seeds import derive
 
 architectures: Registry[nn.Module] = Registry("architecture", "holdfast.architectures")
 
 
-def build_architecture(spec: str, *, seed: int = 0) -> nn.Module:
+def build_architecture(spec: str, *, seed: int = 0, here: bool = True) -> nn.Module:
     """Build an untrained module with weights drawn from ``seed``; the caller's generators are left alone.
 
     Args:
         spec: a registered name (``cifar-resnet20``, ``simplenet:channels=16``), ``package.module:factory`` for a
             user's own callable without arguments, ``timm:NAME`` or ``transformers:FOLDER``.
+        seed: of the weights.
+        here: find a user's module in the current folder as well.
 
     Raises:
         UnknownName: no such architecture, module or factory.
@@ -33,37 +35,65 @@ def build_architecture(spec: str, *, seed: int = 0) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights").words()[1] >> 1)
-        model = _built(spec)
+        model = _built(spec, here=here)
     if not isinstance(model, nn.Module):
         raise InvalidConfig(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module")
     card(model).architecture = spec
     return model
 
 
-def _built(spec: str) -> object:
-    name, _, tail = spec.partition(":")
+def build_named_in_file(spec: str, what: str, *, signed: bool) -> nn.Module:
+    """Build the architecture that the file ``what`` names; it may choose among what is known, and have no code run.
+
+    A user's factory counts as known where its module is imported already. Where the file is ``signed``, what is
+    installed does, too; the current folder is not looked at for it.
+
+    Raises:
+        UnsafeArtifact: a factory in a module that nobody has imported, or something else to call.
+        UnknownName, MissingExtra: as :func:`build_architecture`.
+    """
+    name, _, attribute = spec.partition(":")
+    if _is_factory(name, attribute):
+        factory = getattr(sys.modules.get(name), attribute, None)
+        if not signed and not _makes_modules(factory):
+            raise UnsafeArtifact(
+                f"{what} names the code {spec!r}, which would run", hint=f"if you know it: --arch {spec}"
+            )
+    return build_architecture(spec, here=False)
+
+
+def _makes_modules(factory: object) -> bool:
+    return inspect.isfunction(factory) or (isinstance(factory, type) and issubclass(factory, nn.Module))
+
+
+def _is_factory(name: str, tail: str) -> bool:
     import holdfast.models.networks  # noqa: F401  (its modules register themselves)
 
+    return bool(tail) and "=" not in tail and name not in ("timm", "transformers", *architectures.names())
+
+
+def _built(spec: str, *, here: bool) -> object:
+    name, _, tail = spec.partition(":")
+    if _is_factory(name, tail):
+        return _from_factory(name, tail, here=here)
     if name == "timm":
         return _timm(tail)
     if name == "transformers":
         return _transformers(tail)
-    if tail and "=" not in tail and name not in architectures.names():
-        return _from_factory(name, tail)
     return architectures.build(spec)
 
 
-def _from_factory(module_name: str, attribute: str) -> object:
-    """Import and call a user's factory; the current folder is importable until it returns."""
-    here = str(Path.cwd())
-    added = here not in sys.path
+def _from_factory(module_name: str, attribute: str, *, here: bool) -> object:
+    """Import and call a user's factory; with ``here`` the current folder is importable until it returns."""
+    folder = str(Path.cwd())
+    added = here and folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
         return _user_factory(module_name, attribute)()
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)
 
 
 def _user_factory(module_name: str, attribute: str) -> Callable[[], object]:

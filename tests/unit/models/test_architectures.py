@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from holdfast.errors import InvalidConfig, UnknownName
+from holdfast.errors import InvalidConfig, UnknownName, UnreadableArtifact, UnsafeArtifact
 from holdfast.models import architectures, build_architecture, card, load, manifest_of, save
 
 SIZES = {"cifar-resnet20": 269722, "cifar-resnet32": 464154, "cifar-resnet44": 658586, "cifar-resnet56": 853018}
@@ -74,6 +78,42 @@ def test_a_factory_in_the_current_folder_is_used_and_remembered(own_package, tmp
     assert isinstance(model, nn.Sequential)
     save(model, tmp_path / "m")
     assert manifest_of(load(tmp_path / "m")) == manifest_of(model)
+
+
+def named(model: nn.Module, folder: Path, architecture: str) -> Path:
+    """Return the folder of an artifact that names another architecture than it was saved with."""
+    save(model, folder)
+    value = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(value | {"architecture": architecture}))
+    return folder
+
+
+def test_a_file_has_no_code_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = named(build_architecture("digits-cnn"), tmp_path / "stranger", "stranger.net:make")
+    (folder / "net.py").write_text("raise SystemExit('the code of a file runs')")
+    with pytest.raises(UnsafeArtifact, match=r"names the code 'stranger\.net:make'"):
+        load(folder)
+    with pytest.raises(SystemExit, match="runs"):
+        load(folder, arch="stranger.net:make")  # whoever calls may say so
+
+
+def test_a_signed_file_may_name_what_is_installed_and_nothing_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = named(build_architecture("digits-cnn"), tmp_path / "m", "strange_net:make")
+    (tmp_path / "strange_net.py").write_text(FACTORY)
+    digests = {name: sha256((folder / name).read_bytes()).hexdigest() for name in ("model.json", "model.safetensors")}
+    with pytest.raises(UnknownName, match="cannot import"):
+        load(folder, expected=digests)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnreadableArtifact, match="lacks"):  # it was built, and is another net
+        load(folder, expected=digests)
+
+
+def test_a_file_calls_nothing_but_what_makes_modules(tmp_path):
+    for target in ("os:abort", "gc:disable", "builtins:breakpoint"):
+        with pytest.raises(UnsafeArtifact, match="would run"):
+            load(named(build_architecture("digits-cnn"), tmp_path / "m", target))
 
 
 @pytest.mark.parametrize("name", ["needs", "nothing", "constant"])

@@ -92,7 +92,7 @@ class Worker:
 def main(folder: Path, questions: BinaryIO, replies: BinaryIO) -> None:
     """Answer questions about the model in ``folder`` until they end."""
     platform = setting_from(read_bytes(folder / "platform.json", "platform"))
-    model = load_model(folder / "model")
+    model = load_model(folder / "model", own=True)
     answer, follow = answers(model, platform), list[Callable[[Tensor], Tensor]]()
     while True:
         try:

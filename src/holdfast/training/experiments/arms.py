@@ -152,10 +152,10 @@ def _claimed(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
 
 def _model(setting: Setting, arm: Arm, folder: Path) -> nn.Module:
     """Return the trained and quantised model, from the folder if it is there."""
-    if (folder / _MODEL / "model.json").exists():
-        return load(folder / _MODEL)
     experiment = setting.experiment
     architecture = arm.architecture or experiment.architecture
+    if (folder / _MODEL / "model.json").exists():
+        return load(folder / _MODEL, arch=architecture)
     model = build_architecture(architecture, seed=setting.seed)
     card(model).lineage.append(Step("build", {"architecture": architecture, "seed": str(setting.seed)}))
     if whitening_of(model) is not None:
