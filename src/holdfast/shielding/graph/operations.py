@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,12 @@ _EXACT = frozenset(
     )
 )  # fmt: skip
 _PYTHON = frozenset(("getitem", "add", "sub", "mul", "floordiv", "mod", "neg", "truediv"))
+_WORDS = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+}
 
 
 @functools.cache
@@ -76,9 +82,37 @@ def function(target: str) -> Callable[..., Any]:
         found: Any = torch.ops.aten
         for part in name.split("."):
             found = getattr(found, part, None)
-        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable and _makes_tensors(found):
             return functools.partial(_divided, found) if name.partition(".")[0] in _DIVIDE else found
     raise InvalidConfig(f"an integer model has no operation {target!r}")
+
+
+def _makes_tensors(operation: torch._ops.OpOverload) -> bool:
+    """Say whether an operation of torch makes tensors, or tells their sizes.
+
+    Others are the arithmetic, lists and texts of TorchScript. Some of those read numbers out of tensors, which no
+    colour follows (:mod:`~holdfast.shielding.graph.unfollowed`), and some end the process over a division by zero.
+    """
+    schema = operation._schema
+    return any("Tensor" in str(made.type) for made in schema.returns) or schema.name.startswith("aten::sym_")
+
+
+def require_words(target: str, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    """Require types of numbers, layouts and devices where an operation of torch declares them.
+
+    It would take numbers for them as well, and read memory that is not its own where there is no such type.
+
+    Raises:
+        InvalidConfig: there is something else.
+    """
+    call = function(target)
+    schema = getattr(call.args[0] if isinstance(call, functools.partial) else call, "_schema", None)
+    declared = [] if schema is None else schema.arguments
+    given: dict[str, Any] = {**dict(zip((each.name for each in declared), args, strict=False)), **keywords}
+    for each in declared:
+        kind = _WORDS.get(str(each.real_type).removeprefix("Optional[").removesuffix("]"))
+        if kind is not None and not isinstance(given.get(each.name), kind | None):
+            raise InvalidConfig(f"{each.name} is {given[each.name]!r:.40}")
 
 
 def _divided(divide: Callable[..., Any], *args: Any, **keywords: Any) -> Any:

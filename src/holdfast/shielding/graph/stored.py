@@ -20,7 +20,7 @@ from holdfast.models.tensors import stored_tensors, tensor_digest
 from holdfast.shielding.graph.arguments import read, require_name, require_text, written
 from holdfast.shielding.graph.leaves import SOFTMAX_TABLE
 from holdfast.shielding.graph.nodes import build_module, describe_module
-from holdfast.shielding.graph.operations import function
+from holdfast.shielding.graph.operations import function, require_words
 from holdfast.shielding.graph.program import IntegerModel, Step
 from holdfast.shielding.graph.proving import prove
 from holdfast.shielding.integer import require_top_code
@@ -177,13 +177,20 @@ def _steps(found: list[Any], known: set[str], modules: Mapping[str, nn.Module]) 
         if (step.target == "module") != (step.path in modules):
             raise UnreadableArtifact(f"step {step.name!r} names no module that there is")
         if step.target != "module":
-            function(step.target)
+            _require_words(step)
         known.add(step.name)
         used.add(step.path)
         steps.append(step)
     if idle := sorted(modules.keys() - used):
         raise UnreadableArtifact(f"no step computes node {idle[0]!r}")
     return tuple(steps)
+
+
+def _require_words(step: Step) -> None:
+    try:
+        require_words(step.target, step.args, step.keywords)
+    except InvalidConfig as error:
+        raise UnreadableArtifact(f"step {step.name!r}: {error}") from error
 
 
 def _step(item: Any) -> Step:

@@ -150,7 +150,39 @@ def dividing(program: Program, _: Tensors) -> None:
     add(program, "quotient", "aten.floor_divide.default", ref("shift"), ref("one"))
 
 
+def naming(number: int, key: str) -> Change:
+    """Return what names a type by its number: torch takes it, and reads what lies there in memory."""
+
+    def change(program: Program, _: Tensors) -> None:
+        add(program, "made", "aten.zeros.default", [3])
+        program["steps"][-1]["keywords"] = {key: number}
+
+    return change
+
+
+def naming_later(program: Program, _: Tensors) -> None:
+    add(program, "size", "aten.sym_size.int", ref(program["input"]), 0)
+    add(program, "made", "aten._to_copy.default", ref(program["input"]))
+    program["steps"][-1]["keywords"] = {"dtype": ref("size")}
+
+
+def remaining(program: Program, _: Tensors) -> None:
+    add(program, "rest", "aten.remainder.default", -1, 0)  # which ends the process
+
+
+def telling(program: Program, _: Tensors) -> None:
+    """Read out of a whole batch whether a sample holds something: a truth value has no colours."""
+    add(program, "most", "aten.amax.default", ref(program["input"]), [0, 1])
+    add(program, "seen", "aten.eq.Tensor_list", [ref("most")], [ref("most")])
+
+
 ATTACKS: dict[str, tuple[Change, str]] = {
+    "type by number": (naming(-1, "dtype"), "step 'made': dtype is -1"),
+    "type by a great number": (naming(2**31, "dtype"), "step 'made': dtype is 2147483648"),
+    "layout by number": (naming(77, "layout"), "step 'made': layout is 77"),
+    "type by a size": (naming_later, r"step 'made': dtype is Ref\(name='size'\)"),
+    "remainder of numbers": (remaining, r"no operation 'aten\.remainder\.default'"),
+    "truth of tensors": (telling, r"no operation 'aten\.eq\.Tensor_list'"),
     "doubling": (doubling, r"step 'z2\d' does not compute: it makes \d+ elements"),
     "beyond all memory": (keeping, "step 'all' does not compute: it makes|step 'again'"),
     "work without end": (working, r"step 'm\d+' does not compute: with it, the steps cost"),
