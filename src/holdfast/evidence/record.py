@@ -97,7 +97,7 @@ class Record:
         _require_kinds(fields)
         try:
             fields["subject"] = Subject.from_json(fields["subject"])
-            fields["measured"] = {name: Measurement(**item) for name, item in fields["measured"].items()}
+            fields["measured"] = {name: _measurement(name, item) for name, item in fields["measured"].items()}
             fields["seed"] = None if fields["seed"] is None else int(fields["seed"])
             fields["lineage"] = tuple(fields["lineage"])
             return cls(**fields)
@@ -108,6 +108,15 @@ class Record:
     def from_bytes(cls, data: bytes) -> Record:
         """Parse the bytes of a record."""
         return cls.from_json(canonical.loads(data, what="record"))
+
+
+def _measurement(name: str, item: Mapping[str, Any]) -> Measurement:
+    numbers = [item[key] for key in ("value", "low", "high", "n")]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers) or numbers[-1] < 0:
+        raise UnreadableArtifact(f"the record is malformed: {name} is measured by {numbers!r:.80}")
+    if not isinstance(item.get("unit", "1"), str):
+        raise UnreadableArtifact(f"the record is malformed: the unit of {name} is no text")
+    return Measurement(**item)
 
 
 _OBJECTS = ("inputs", "procedure", "platform", "measured", "facts", "tool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import math
 import tomllib
 import types
 import typing
@@ -153,13 +154,14 @@ def _require_sense(policy: Policy) -> None:
     for item in policy.require:
         if (item.measure is None) != (not item.bounds()):
             raise InvalidConfig(f"a measure and a bound go together in the requirement on {item.kind}")
+        _require_bounds(item)
         _require_digests(item.data, f"data in [[require]] {item.kind}")
     for rule in policy.model:
         _require_threshold(rule.threshold, rule.trust, f"[[model]] {rule.match}")
     if policy.keys is not None:
         _require_threshold(policy.keys.threshold, policy.keys.root, "[keys]")
-    if policy.rollback is not None and policy.rollback == RollbackRule():
-        raise InvalidConfig("[rollback] asks for nothing", hint="give minimum_version or remember")
+    if policy.rollback is not None:
+        _require_versions(policy.rollback)
     if policy.files is not None:
         _require_formats(policy.files)
     if policy.datasets is not None:
@@ -174,6 +176,21 @@ def _require_sense(policy: Policy) -> None:
     if policy.base is not None:
         _require_digests(tuple(item for item in policy.base.allow if item != "none"), "[base]")
     _require_sources(policy)
+
+
+def _require_bounds(item: Requirement) -> None:
+    """Refuse bounds that every record keeps, such as infinity, and those that none does."""
+    if odd := [name for name, limit in item.bounds().items() if not math.isfinite(limit)]:
+        raise InvalidConfig(f"{odd[0]} of {item.kind} is {getattr(item, odd[0])}, which is no bound")
+    if item.n_at_least is not None and item.n_at_least < 1:
+        raise InvalidConfig(f"n_at_least of {item.kind} is {item.n_at_least}, which asks for nothing")
+
+
+def _require_versions(rule: RollbackRule) -> None:
+    if rule == RollbackRule():
+        raise InvalidConfig("[rollback] asks for nothing", hint="give minimum_version or remember")
+    if rule.minimum_version is not None and rule.minimum_version < 0:
+        raise InvalidConfig(f"minimum_version in [rollback] is {rule.minimum_version}; versions count from 0")
 
 
 def _require_sources(policy: Policy) -> None:

@@ -231,6 +231,10 @@ BAD = {
     "no builders": AUTHOR + '[provenance]\ntrust = ["ci.pub"]\nbuilders = {}\n',
     "list without a signer": '[revocation]\nlist = "revoked.bundle.json"\n',
     "measure without a bound": '[[require]]\nkind = "shield"\nmeasure = "detected"\n',
+    "bound that all keep": '[[require]]\nkind = "shield"\nmeasure = "detected"\nhigh_below = inf\n',
+    "bound that none keeps": '[[require]]\nkind = "shield"\nmeasure = "detected"\nlow_above = nan\n',
+    "no samples": '[[require]]\nkind = "shield"\nmeasure = "detected"\nn_at_least = 0\n',
+    "version below all": AUTHOR + "[rollback]\nminimum_version = -1\n",
     "no kind": "[[require]]\nmeasure = 'x'\nvalue_above = 1\n",
 }
 

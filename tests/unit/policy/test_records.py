@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import PolicyError
+from holdfast.evidence import canonical
 from holdfast.evidence.record import Measurement, Record
 from holdfast.evidence.statement import Statement, Subject
 from holdfast.models import build_architecture, load, model_subject, save
@@ -72,3 +73,17 @@ def test_a_statement_about_this_model_around_a_record_of_another_is_refused(mode
     rules = policy(model, RULES + 'signer = "lab.pub"\n')
     with pytest.raises(PolicyError, match="about another thing"):
         check(model, rules, evidence=(model.parent / "evidence",))
+
+
+ODD = {"text": "100", "truth": True, "nothing": None, "negative": -1}
+
+
+@pytest.mark.parametrize("what", list(ODD))
+def test_a_measurement_of_other_than_numbers_is_not_met_and_crashes_nothing(model: Path, what: str) -> None:
+    evidence, value = model.parent / "evidence", record(model).to_json()
+    value["measured"]["detected"]["n"] = ODD[what]
+    (evidence / "records" / "shield.json").write_bytes(canonical.dumps(value))
+    write_passport(evidence, LAB)
+    rules = policy(model, RULES + 'n_at_least = 1\n[passport]\nsigner = "lab.pub"\n')
+    with pytest.raises(PolicyError, match="shield detected: the record is malformed: detected is measured by"):
+        check(model, rules, evidence=(evidence,))

@@ -88,13 +88,14 @@ def function(target: str) -> Callable[..., Any]:
 
 
 def _makes_tensors(operation: torch._ops.OpOverload) -> bool:
-    """Say whether an operation of torch makes tensors, or tells their sizes.
+    """Say whether an operation of torch, and not of TorchScript alone, makes tensors, or tells their sizes.
 
-    Others are the arithmetic, lists and texts of TorchScript. Some of those read numbers out of tensors, which no
-    colour follows (:mod:`~holdfast.shielding.graph.unfollowed`), and some end the process over a division by zero.
+    Others are arithmetic, lists and texts. Some of those read numbers out of tensors, which no colour follows
+    (:mod:`~holdfast.shielding.graph.unfollowed`); some end the process over a division by zero, or a type that is none.
     """
     schema = operation._schema
-    return any("Tensor" in str(made.type) for made in schema.returns) or schema.name.startswith("aten::sym_")
+    makes = any("Tensor" in str(made.type) for made in schema.returns) or schema.name.startswith("aten::sym_")
+    return makes and bool(torch._C._dispatch_has_kernel(operation.name()))
 
 
 def require_words(target: str, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:

@@ -166,6 +166,10 @@ def naming_later(program: Program, _: Tensors) -> None:
     program["steps"][-1]["keywords"] = {"dtype": ref("size")}
 
 
+def converting(program: Program, _: Tensors) -> None:
+    add(program, "made", "aten.to.prim_Device", ref(program["input"]), None, -1)
+
+
 def remaining(program: Program, _: Tensors) -> None:
     add(program, "rest", "aten.remainder.default", -1, 0)  # which ends the process
 
@@ -181,6 +185,7 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     "type by a great number": (naming(2**31, "dtype"), "step 'made': dtype is 2147483648"),
     "layout by number": (naming(77, "layout"), "step 'made': layout is 77"),
     "type by a size": (naming_later, r"step 'made': dtype is Ref\(name='size'\)"),
+    "type of TorchScript": (converting, r"no operation 'aten\.to\.prim_Device'"),
     "remainder of numbers": (remaining, r"no operation 'aten\.remainder\.default'"),
     "truth of tensors": (telling, r"no operation 'aten\.eq\.Tensor_list'"),
     "doubling": (doubling, r"step 'z2\d' does not compute: it makes \d+ elements"),
