@@ -74,13 +74,12 @@ class Influence:
             keywords: likewise.
             value: what it made; of what is no tensor, itself.
         """
-        try:
-            lost = cannot_be_followed(step.target, real, args, keywords)
-            found = None if lost else self._by_rule(step, real, args, keywords, value)
-        except _NO_RULE:
-            lost, found = False, None
-        if lost and self.lost is None:
+        if self.lost is None and _is_lost(step, real, args, keywords):
             self.lost = step.name
+        try:
+            found = self._by_rule(step, real, args, keywords, value)
+        except _NO_RULE:
+            found = None
         return found if _fits(found, value) else _all((args, keywords), value)  # without a rule the worst is true of it
 
     def _by_rule(
@@ -96,6 +95,14 @@ class Influence:
         if kind == "python":
             return args[0][args[1]] if rest == "getitem" else _each(args, value)
         return _of_torch(step.target, real, args, keywords, value)
+
+
+def _is_lost(step: Step, real: tuple[Any, ...], args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Say whether a step cannot be followed, which is so as well where that cannot be told."""
+    try:
+        return cannot_be_followed(step.target, real, args, keywords)
+    except (LookupError, *_NO_RULE):
+        return True
 
 
 def _fits(found: Any, value: Any) -> bool:
