@@ -30,7 +30,7 @@ from holdfast.signing import KeyHolder, sign, sign_artifact, sign_statement, ver
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import write_manifest
 from holdfast.signing.oms import Serialization
-from holdfast.signing.revocation import Revocation
+from holdfast.signing.revocation import Revocation, RevocationList, sign_revocations
 from holdfast.signing.rotation import parse_key_set, sign_key_set
 from holdfast.signing.times import now
 from tests.judged import BUILDER, DATA, DAY, POISON, Scene, scene
@@ -131,6 +131,34 @@ def test_an_older_an_expired_and_a_foreign_list_are_refused(at: Scene) -> None:
     assert "version 2 was already accepted" in refused(at, remembered, "[revocation]")
     (at.root / "revoked.bundle.json").unlink()
     refused(at, AUTHOR + REVOKED, "[revocation]")
+
+
+def put_another_list(at: Scene) -> None:
+    """Put a current list of the same signer, for other things, in the place of the one that names the author."""
+    other = RevocationList.first("laboratory", lifetime=30 * DAY)
+    (at.root / "revoked.bundle.json").write_bytes(sign_revocations(other, at.key("security")))
+
+
+def test_another_list_of_the_same_signer_is_refused_where_its_name_is_pinned_or_remembered(at: Scene) -> None:
+    release(at, 1, b"first")
+    at.revoke()
+    assert not at.judge(ROLLBACK + REVOKED).failures
+    at.revoke(Revocation("key", at.key("author").public.fingerprint, "compromise", now() - DAY), version=2)
+    assert "is revoked (compromise)" in refused(at, AUTHOR + REVOKED, "[[model]] *")
+    put_another_list(at)
+    assert "and revocations:house was" in refused(at, ROLLBACK + REVOKED, "[revocation]")
+    assert "and revocations:house was" in refused(at, ROLLBACK + REVOKED, "[[model]] *")
+    named = AUTHOR + REVOKED + 'name = "house"\n'
+    assert "not the one called 'house'" in refused(at, named, "[[model]] *")
+    at.revoke(version=3)
+    assert not at.judge(named).failures
+
+
+def test_another_key_set_of_the_same_roots_is_refused_where_its_name_is_pinned(at: Scene) -> None:
+    at.key_set("author")
+    rules = '[keys]\nset = "keys.bundle.json"\nroot = ["root.pub"]\nname = '
+    assert at.verdict(rules + '"house"\n', "[keys]")[0] is State.MET
+    assert "not the one called 'prod'" in refused(at, rules + '"prod"\n', "[keys]")
 
 
 def test_without_a_list_nothing_that_it_could_name_is_believed(at: Scene) -> None:

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from holdfast._files import read_bytes
 from holdfast._registry import parse_spec
-from holdfast.errors import HoldfastError, InvalidConfig, RecordMissing, SignerUntrusted, UnreadableArtifact
+from holdfast.errors import (
+    HoldfastError,
+    InvalidConfig,
+    PolicyError,
+    RecordMissing,
+    SignerUntrusted,
+    UnreadableArtifact,
+)
 from holdfast.evidence.beside import GIT_NAMES, default_manifest, default_signature
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
@@ -24,7 +31,7 @@ from holdfast.policy.model import Policy
 from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import read_manifest
-from holdfast.signing.marks import Marks
+from holdfast.signing.marks import Mark, Marks
 from holdfast.signing.oms import read_statement
 from holdfast.signing.oms.scope import verifying_skip
 from holdfast.signing.passport import BUNDLE as PASSPORT
@@ -74,8 +81,7 @@ class Case:
         data = read_bytes(self.policy.folder / rule.list, "revocation list", limit=LIMIT)
         signer = require_threshold([self.source(rule.signer)])
         found, _ = verify_revocations(data, signer, at=self.at, maximum_age=rule.maximum_age)
-        if self.marks is not None:
-            self.marks.require_no_older(*found.mark)
+        self._require_no_other(*found.mark, wanted=rule.name)
         self.note(Path(rule.list), data)
         return found
 
@@ -94,9 +100,21 @@ class Case:
             tsa_roots=read_stampers(stamps),
             limited=self._checked,
         )
-        if self.marks is not None:
-            self.marks.require_no_older(*found.keys.mark)
+        self._require_no_other(*found.keys.mark, wanted=rule.name)
         return found
+
+    def _require_no_other(self, name: str, mark: Mark, *, wanted: str | None) -> None:
+        """Refuse a list or key set that is older than one seen here, or is another one of the same signers.
+
+        Raises:
+            PolicyError: it is; a list of another name would say nothing of what the right one names.
+        """
+        if wanted is not None and name.partition(":")[2] != wanted:
+            raise PolicyError(f"{name} is not the one called {wanted!r} that the policy asks for")
+        if self.marks is not None:
+            self.marks.require_no_older(name, mark)
+            if wanted is None:
+                self.marks.require_same_name(name)
 
     @property
     def marks(self) -> Marks | None:

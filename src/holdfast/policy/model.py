@@ -118,10 +118,11 @@ class LineageRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRule:
-    """The revocation list that must be current, and by whom."""
+    """The revocation list that must be current, and by whom; of several lists of one signer ``name`` says which."""
 
     list: str  # file, relative to the policy
     signer: str
+    name: str | None = None
     maximum_age: timedelta | None = None
 
 
@@ -131,6 +132,7 @@ class KeysRule:
 
     set: str  # file or folder of editions, relative to the policy
     root: tuple[str, ...]
+    name: str | None = None  # of the set, where its roots sign several
     threshold: int | None = None  # of the pinned roots; all by default
     tsa_roots: tuple[str, ...] = ()  # PEM files of timestamp authorities, whose times count for the times of keys
 

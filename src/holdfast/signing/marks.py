@@ -74,6 +74,19 @@ class Marks:
             raise PolicyError(f"{name} has version {mark.version}, which was accepted here with other contents")
         return f"version {mark.version}, and none higher than {seen.version} was accepted here"
 
+    def require_same_name(self, name: str) -> None:
+        """Return if nothing of the same kind, such as ``revocations:``, was seen here, or this one was; else raise.
+
+        Raises:
+            PolicyError: another list, or key set, was accepted here: who put this one in its place can go back so, too.
+        """
+        kind = name.partition(":")[0]
+        others = sorted(item for item in self.read() if item.partition(":")[0] == kind)
+        if others and name not in others:
+            raise PolicyError(
+                f"{name} was never accepted here, and {others[0]} was", hint="pin it in the policy: name ="
+            )
+
     def remember(self, *marks: tuple[str, Mark]) -> None:
         """Raise the marks to these, all or none, in one atomic write under a lock.
 
