@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from holdfast.shielding.graph.leaves import Lookup
 from holdfast.shielding.graph.lowering import Lowering, optional, target_name
 from holdfast.shielding.graph.operations import ARITHMETIC, MOVES, WHOLE
+from holdfast.shielding.graph.program import Ref
 from holdfast.shielding.graph.rules import rules
 
 # functions of one number that would otherwise depend on a mathematical library
@@ -51,6 +52,8 @@ def normalisation(lowering: Lowering, node: fx.Node) -> Any:
     word = target_name(node).split(".")[1]
     args = [lowering.value(argument) for argument in node.args]
     if len(args) > 1 and isinstance(args[1], list | tuple):
+        if any(isinstance(side, Ref) for side in args[1]):  # that of the batch, which is known only when it runs
+            raise lowering.refuse(node, "mixes the samples of a batch", "normalise over dimensions of one sample only")
         args[1] = [int(side) for side in args[1]]
     keywords = {"epsilon" if key == "eps" else key: lowering.value(value) for key, value in node.kwargs.items()}
     return lowering.call(node, f"exact.{word}", *args, **keywords)

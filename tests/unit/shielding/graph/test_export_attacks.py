@@ -242,3 +242,9 @@ def test_tokens_out_of_the_vocabulary_are_one_clear_error() -> None:
         export(model, tokens[:1], 99 * tokens)
     with pytest.raises(InvalidConfig, match=r"first sample alone: index out of range"):
         export(model, 99 * tokens[:1], tokens)
+
+
+def test_a_normalisation_over_the_batch_is_one_clear_error() -> None:
+    model = Returning(lambda y: nn.functional.layer_norm(y, y.shape))
+    with pytest.raises(InvalidConfig, match="mixes the samples of a batch"):
+        export(model.eval(), X[:2], X)
