@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import resource
 import shutil
+import time
 
 import pytest
 import torch
@@ -142,6 +144,24 @@ def test_a_description_names_only_what_exists(folder, tmp_path):
         copy = shutil.copytree(folder, tmp_path / str(number))
         with pytest.raises(error):
             described(copy, lambda value, change=change: value.update(change))
+
+
+LARGE = (
+    "digits-cnn:channels=100000000",
+    "simplenet:channels=100000",
+    "llama:dim=65536,inner=65536,layers=64",
+    "llama:dim=8,heads=1,groups=1,inner=8,layers=100000000",
+    "vit-tiny:dim=300000000",
+)
+
+
+@pytest.mark.parametrize("spec", LARGE)
+def test_a_description_takes_no_more_memory_than_its_tensors_fill(folder, tmp_path, spec):
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnreadableArtifact, match="describes a larger model than the tensors beside it"):
+        described(shutil.copytree(folder, tmp_path / "copy"), lambda value: value.update({"architecture": spec}))
+    assert time.process_time() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.pt", "absent.safetensors"])

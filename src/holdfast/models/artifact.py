@@ -33,6 +33,7 @@ from holdfast.models.catalogue import build_architecture, build_named_in_file
 from holdfast.models.description import describe, read_description, restore
 from holdfast.models.hugging_face import CONFIG, architecture_of, require_size
 from holdfast.models.programs import PROGRAM, Programmed, build_program, is_program
+from holdfast.models.size import no_larger_than
 from holdfast.models.tensors import fill, stored_tensors, take_dtype
 
 Expected = Mapping[str, str] | Callable[[Path], bytes]
@@ -106,12 +107,16 @@ def _load_folder(folder: Path, arch: str | None, expected: Expected | None, *, o
         model = _programmed(folder, spec, tensors, value, expected)
     else:
         named = arch is None and not own
-        signed = expected is not None
-        model = build_named_in_file(spec, DESCRIPTION, signed=signed) if named else build_architecture(spec)
+        model = _built(spec, tensors, signed=expected is not None) if named else build_architecture(spec)
         take_dtype(model, tensors)
         fill(model, tensors, value["formats"])
     restore(model, value)
     return model.eval()
+
+
+def _built(spec: str, tensors: Mapping[str, Tensor], *, signed: bool) -> nn.Module:
+    with no_larger_than(tensors, DESCRIPTION):
+        return build_named_in_file(spec, DESCRIPTION, signed=signed)
 
 
 def _programmed(
