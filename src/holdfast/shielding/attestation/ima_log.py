@@ -19,6 +19,7 @@ from holdfast.shielding.attestation.claims import Claims
 from holdfast.shielding.attestation.cursor import Cursor
 
 MAX_ENTRIES = 20_000
+REGISTER = 10  # the kernel's; in another one anybody may extend a log of his own afterwards
 PREFIX = "ima."  # of the names of claims; the path follows
 _TEMPLATES = {"ima-ng": 2, "ima-sig": 3}  # and how many fields each has
 _ALGORITHMS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
@@ -132,6 +133,8 @@ def require_ima(entries: Sequence[ImaEntry], registers: Mapping[int, bytes]) -> 
     values = replay_ima(entries)
     if len(values) != 1:
         raise SignatureInvalid("IMA's log does not extend exactly one register")
+    if REGISTER not in values:
+        raise SignatureInvalid(f"IMA's log is of register {min(values)}, and the kernel's is {REGISTER}")
     for index, value in values.items():
         if registers.get(index) != value:
             raise SignatureInvalid(f"IMA's log does not explain register {index}: entries are missing, added or moved")
@@ -157,9 +160,14 @@ def require_known(claims: Claims, known: Mapping[str, str]) -> None:
     """Return if everything that IMA measured is among ``known``, digests (hex) by path.
 
     Raises:
-        PolicyError: the first file that is not.
+        PolicyError: the first file that is not; or the evidence says nothing of files, for who leaves the log out hides
+            what is in it.
     """
-    for name, digest in claims.measurements.items():
-        path = name.removeprefix(PREFIX)
-        if name.startswith(PREFIX) and known.get(path) != digest:
+    measured = {
+        name.removeprefix(PREFIX): item for name, item in claims.measurements.items() if name.startswith(PREFIX)
+    }
+    if not measured:
+        raise PolicyError("the evidence brings no log of IMA", hint="what ran there is not known without it")
+    for path, digest in measured.items():
+        if known.get(path) != digest:
             raise PolicyError(f"{path} ran or was read there with digest {digest}, which is not known")

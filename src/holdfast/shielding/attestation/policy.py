@@ -21,6 +21,7 @@ from holdfast.errors import InvalidConfig, PolicyError, UnreadableArtifact
 from holdfast.shielding.attestation.claims import Claims
 
 MAX_POLICY = 1 << 18  # bytes
+_LONGEST = 1e10  # seconds; three centuries, beyond which times overflow
 MIN_NONCE = 16  # bytes; fewer can be guessed or met again
 _HEX = re.compile(r"([0-9a-f]{2})+")
 
@@ -66,8 +67,8 @@ class Policy:
         if not self.measurements and not self.any_code:
             hint = "name a measurement under [measurements], or say any_code = true"
             raise InvalidConfig("a policy without measurements would accept any code", hint=hint)
-        if not self.max_age > 0:
-            raise InvalidConfig(f"max_age is {self.max_age}, not a positive number of seconds")
+        if not 0 < self.max_age <= _LONGEST:
+            raise InvalidConfig(f"max_age is {self.max_age}, not a positive number of seconds up to {_LONGEST:g}")
         for name, values in self.measurements.items():
             if not values or not all(_HEX.fullmatch(value) for value in values):
                 raise InvalidConfig(f"measurement {name!r} has no value, or one that is not lower-case hex")

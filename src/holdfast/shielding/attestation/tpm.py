@@ -41,6 +41,7 @@ from holdfast.shielding.attestation.tpm_structures import (
 from holdfast.shielding.attestation.verify import verifiers
 
 BANK = "sha256"  # of event logs, and of registers named without a bank
+EVENTS = 12  # the register of worlds' own list; what another one holds anybody may have extended afterwards
 MAX_EVENTS = 4096
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -185,6 +186,8 @@ def _event(event: Any) -> tuple[str, str, bytes]:
     index, name = event["pcr"], event["name"]
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 24:
         raise UnreadableArtifact("an event of the log is for no register")
+    if index != EVENTS:
+        raise UnreadableArtifact(f"an event of the log is for register {index}, which no world extends")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UnreadableArtifact("an event of the log has no usable name")
     return register_name(BANK, index), name, digest_bytes(event["digest"], 32, f"event {name!r}")

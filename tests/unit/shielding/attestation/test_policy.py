@@ -57,7 +57,7 @@ def test_a_demand_that_is_not_met_is_named(demand: dict[str, Any], words: str):
     [
         {}, {"measurements": {"mrenclave": ()}}, {"measurements": {"mrenclave": ("AB",)}},
         {"measurements": {"mrenclave": ("",)}}, {"any_code": True, "max_age": 0.0}, {"kind": "", "any_code": True},
-        {"any_code": True, "max_age": float("nan")},
+        {"any_code": True, "max_age": float("nan")}, {"any_code": True, "max_age": float("inf")},
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_meant_is_refused(wrong: dict[str, Any]):

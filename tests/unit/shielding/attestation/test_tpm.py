@@ -196,3 +196,14 @@ def test_damaged_structures_raise_nothing_but_our_errors(data: st.DataObject):
             reader(bytes(damaged))
         except HoldfastError:
             continue
+
+
+@pytest.mark.parametrize("elsewhere", [8, 11, 13, 16, 23])
+def test_events_that_are_extended_into_another_register_afterwards_are_not_those_of_the_world(elsewhere: int):
+    """The attack: run other code, which is in register 12, then extend what the policy asks for where nobody looks."""
+    did = tpm_replay([("code", b"\x66" * 32), ("model", b"\x22" * 32)])
+    for registers in ({12: did, elsewhere: tpm_replay()}, {elsewhere: tpm_replay()}):
+        evidence = tpm_evidence(registers=registers)
+        log = [{"digest": digest.hex(), "name": name, "pcr": elsewhere} for name, digest in TPM_EVENTS]
+        with pytest.raises(UnreadableArtifact, match=f"for register {elsewhere}, which no world extends"):
+            verify(with_part(evidence, "log", canonical.dumps(log)), tpm_policy(), nonce=NONCE, at=NOW)

@@ -30,7 +30,14 @@ from holdfast.errors import (
 from holdfast.evidence import canonical
 from holdfast.shielding.attestation import Claims, Evidence, Policy, bound, read_evidence, verify
 from holdfast.shielding.attestation.boot_log import BootEvent, boot_names, read_boot_log, replay_boot
-from holdfast.shielding.attestation.ima_log import ImaEntry, ima_names, read_ima_log, require_ima, require_known
+from holdfast.shielding.attestation.ima_log import (
+    ImaEntry,
+    ima_names,
+    read_ima_log,
+    replay_ima,
+    require_ima,
+    require_known,
+)
 from tests.attesting import tpm_evidence, tpm_policy, with_part
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -77,6 +84,14 @@ def test_a_file_that_is_not_known_is_named():
     del known["/inside.py"]
     with pytest.raises(PolicyError, match=r"/inside\.py"):
         require_known(found, known)
+
+
+def test_leaving_the_log_out_does_not_make_everything_known():
+    parts = dict(recorded().collateral)
+    del parts["ima"]
+    found = claims(replace(recorded(), collateral=parts))  # of files the policy demands nothing
+    with pytest.raises(PolicyError, match="brings no log of IMA"):
+        require_known(found, expected()["files"])
 
 
 @pytest.mark.parametrize("name", ["boot.kernel", "boot.initrd", "boot.command-line", "boot.firmware.1", "event.code"])
@@ -161,6 +176,18 @@ def test_no_tampering_with_the_order_or_content_of_the_boot_log_changes_what_is_
 
     bad = with_part(recorded(), "firmware", boot_bytes(_tampered(events, data.draw, change)))
     _same_or_refused(bad, "boot.")
+
+
+@pytest.mark.parametrize("elsewhere", [8, 11, 12, 13, 16, 23])
+def test_a_log_of_ima_in_another_register_than_the_kernel_s_is_refused(elsewhere: int):
+    """The attack: run what nobody knows, which is in register 10, then extend an innocent log where nobody looks."""
+    values = {index: bytes((index,)) * 32 for index in range(10)}
+    aggregate = hashlib.sha256(b"".join(values[index] for index in range(10))).digest()
+    entries = [ima_entry(path, digest, elsewhere) for path, digest in (("boot_aggregate", aggregate), ("/init", GOOD))]
+    evidence = tpm_evidence(registers=values | {10: EVIL, elsewhere: replay_ima(entries)[elsewhere]}, nonce=NONCE)
+    del (parts := dict(evidence.collateral))["log"]
+    with pytest.raises(SignatureInvalid, match=f"register {elsewhere}, and the kernel's is 10"):
+        measured(with_part(replace(evidence, collateral=parts), "ima", ima_bytes(entries)))
 
 
 @settings(deadline=None, max_examples=150)
