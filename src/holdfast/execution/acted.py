@@ -32,20 +32,32 @@ def forget(guards: Sequence[AnyGuard]) -> None:
             guard.alarms = None  # type: ignore[union-attr]
 
 
-def counted(guards: Sequence[AnyGuard], rows: int) -> Counts:
-    """Return the events of each guard in the last pass, int64 (rows,); None where it did not run."""
-    return tuple(_per_row(guard.events, rows) for guard in guards)
+def counted(guards: Sequence[AnyGuard], rows: int, pieces: Sequence[int] | None = None) -> Counts:
+    """Return the events of each guard in the last pass, int64 (rows,); None where it did not run.
+
+    Args:
+        guards: in order.
+        rows: of the pass.
+        pieces: in how many pieces a row lies in what each guard sees, where whole passes left the counts; None: in
+            one, as engines leave them that put the counts of single rows one after the other.
+    """
+    each = [1] * len(guards) if pieces is None else pieces
+    return tuple(_per_row(guard.events, rows, lie) for guard, lie in zip(guards, each, strict=True))
 
 
-def acted(guards: Sequence[AnyGuard], rows: int, golden: Counts | None = None) -> Acted:
+def acted(
+    guards: Sequence[AnyGuard], rows: int, golden: Counts | None = None, pieces: Sequence[int] | None = None
+) -> Acted:
     """Return what the guards did in the last pass; one that did not run did what it did in the golden pass."""
     if not guards:
         return Acted([0] * rows, [0] * rows, [0] * rows)
-    now = counted(guards, rows)
+    each = [1] * len(guards) if pieces is None else pieces
+    now = counted(guards, rows, each)
     golden = (None,) * len(now) if golden is None else golden
     found = zip(now, golden, strict=True)
     events = _sum([before if after is None else after for after, before in found], rows)
-    alarms = _sum([_per_row(getattr(guard, "alarms", None), rows) for guard in guards], rows).to(events.device)
+    raised = [_per_row(getattr(guard, "alarms", None), rows, lie) for guard, lie in zip(guards, each, strict=True)]
+    alarms = _sum(raised, rows).to(events.device)
     columns = torch.stack([events, (events - _sum(golden, rows).to(events.device)).clamp_min(0), alarms]).tolist()
     return Acted(*columns)
 
@@ -55,11 +67,11 @@ def guards_of(model: nn.Module) -> list[AnyGuard]:
     return [guard for found in cards(model) for guard in found.guards]
 
 
-def _per_row(counts: Tensor | None, rows: int) -> Tensor | None:
+def _per_row(counts: Tensor | None, rows: int, pieces: int) -> Tensor | None:
     """Return counts per sample; a guard in a part that folds samples apart has several counts for each."""
-    if counts is None or rows == 0 or counts.numel() % rows:
+    if counts is None or rows == 0 or counts.numel() % (rows * pieces):
         return None
-    return counts.detach().reshape(rows, -1).sum(1)
+    return counts.detach().reshape(pieces, rows, -1).sum((0, 2))
 
 
 def _sum(counts: Sequence[Tensor | None], rows: int) -> Tensor:

@@ -237,7 +237,7 @@ def flip_rows(output: Tensor, rows: Tensor, flips: Flips) -> Tensor:
         raise InvalidConfig(f"{site.address} gave {tuple(output.shape)}, not samples of {site.shape}")
     target = output.detach().clone() if site.kind == "inputs" else output
     flat = target.detach().contiguous()
-    position = (rows * site.numel + flips.index).to(flat.device)
+    position = site.positions(rows, flips.index, output.numel() // site.numel).to(flat.device)
     bits.xor_(flat, position, flips.against(bits.int_view(flat).view(-1)[position]))
     if flat.data_ptr() != target.data_ptr():
         target.detach().copy_(flat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from holdfast.execution.plan import Block
 from holdfast.execution.state import State
 from holdfast.execution.tasks import Answer, Exam
 from holdfast.execution.watchdog import Hang, Watchdog, deadline
+from holdfast.models.census import pieces_of_guards
 from holdfast.models.guard_kinds import AnyGuard
 from holdfast.numerics import bits
 
@@ -50,6 +52,20 @@ class Passes:
     def _is_plain(self) -> bool:
         """Whether passes are whole ones; an engine that chooses says what it has chosen."""
         return getattr(self.engine, "chosen", self.engine.name) == self._plain.name
+
+    @cached_property
+    def pieces(self) -> tuple[int | None, ...]:
+        """In how many pieces a row of a whole pass lies in what each guard sees; None where that is not known."""
+        return pieces_of_guards(self.model, self.exam.example, self.guards)
+
+    @property
+    def shares_guards(self) -> bool:
+        """Whether rows can share a pass of the guards: it can be told afterwards for which row one of them acted."""
+        return not self.guards or not self._is_plain or None not in self.pieces
+
+    def lie(self, rows: int) -> tuple[int, ...] | None:
+        """Return the pieces of each guard's rows in a pass of so many; None where they lie one after the other."""
+        return tuple(lie or 1 for lie in self.pieces) if rows > 1 and self._is_plain else None
 
     @property
     def _is_batching(self) -> bool:
@@ -124,7 +140,7 @@ class Passes:
         forget(self.guards)
         began = time.monotonic()
         answer = self._clean(inputs, self.engine, restore=False)
-        seconds, events = time.monotonic() - began, counted(self.guards, len(inputs))
+        seconds, events = time.monotonic() - began, counted(self.guards, len(inputs), self.lie(len(inputs)))
         state = self.state.digest()
         self.state.restore(self.state.moving)
         return Golden(answer, seconds, events, state)

@@ -140,6 +140,7 @@ class TrialRunner:
         board = self._board
         with torch.no_grad():
             together = len(block) > 1 and self._passes.engine.together(block) and not self._state.moving
+            together = together and self._passes.shares_guards  # asked last: it takes passes
             if not together or (board is not None and board.is_suspect(block)):
                 return [self._alone(trial) for trial in block]
             with nullcontext() if board is None else board.running(block):
@@ -223,7 +224,7 @@ class TrialRunner:
     def _judged(self, block: Block, golden: Golden, mark: Mark | None = None) -> list[Row]:
         answer = self._passes.faulty(block, golden)
         verdicts = self.exam.judge([trial.input for trial in block], golden.answer, answer)
-        done = acted(self._passes.guards, len(block), golden.events)
+        done = acted(self._passes.guards, len(block), golden.events, self._passes.lie(len(block)))
         latent = mark is not None and self._is_latent(block[0], golden, mark)
         rows = [_settled(trial, verdicts[row], done, row, latent=latent) for row, trial in enumerate(block)]
         return self._reran(block, rows, golden)

@@ -21,9 +21,10 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.execution import Progress
 from holdfast.execution.condition import Fault, Flips, Population
 from holdfast.models.artifact import DESCRIPTION
+from holdfast.models.census import stored_format
 from holdfast.models.description import read_description
 from holdfast.models.site import Site
-from holdfast.models.sites import chosen, stored_format
+from holdfast.models.sites import chosen
 from holdfast.models.tensor_file import INDEX_SUFFIX, TensorSpan, tensor_spans, weight_files
 from holdfast.numerics import bits
 from holdfast.numerics.formats import Format, formats

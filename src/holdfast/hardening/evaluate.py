@@ -17,6 +17,7 @@ from holdfast.execution.condition import Fault
 from holdfast.execution.report import FAILURES
 from holdfast.hardening.binding import require_other_data
 from holdfast.models import alarms_of, card
+from holdfast.models.census import pieces_of_guards
 
 _TURNS = 5
 
@@ -129,17 +130,19 @@ def evaluate_guards(
 
 def false_positives(plain: nn.Module, hardened: nn.Module, data: Dataset, *, batch_size: int = 64) -> FalsePositives:
     """Run both models over ``data`` without faults and count what the guards did."""
-    touched = changed = 0
+    guards, touched, changed = card(hardened).guards, 0, 0
+    lies = pieces_of_guards(hardened, data.example, guards)
+    batch_size = 1 if None in lies else batch_size  # it cannot be told for which of several samples such a guard acted
     events: dict[str, int] = {}
     for start in range(0, len(data), batch_size):
         part = data.subset(range(start, min(start + batch_size, len(data))))
         before, after = predict(plain, part), predict(hardened, part)
         acted = torch.zeros(len(part), dtype=torch.bool)
-        for guard in card(hardened).guards:
+        for guard, lie in zip(guards, lies, strict=True):
             for count in (guard.events, alarms_of(guard)):
                 if count is not None and int(count.sum()):
                     events[guard.site] = events.get(guard.site, 0) + int(count.sum())
-                    acted |= _by_row(count, len(part))
+                    acted |= _by_row(count, len(part), lie or 1)
         touched += int(acted.sum())
         changed += int((before.argmax(1) != after.argmax(1)).sum())
     return FalsePositives(
@@ -162,11 +165,11 @@ def _seconds(model: nn.Module, batch: Tensor) -> float:
     return time.process_time() - start
 
 
-def _by_row(count: Tensor, rows: int) -> Tensor:
+def _by_row(count: Tensor, rows: int, pieces: int) -> Tensor:
     """Return which of ``rows`` samples have a count; one that no sample has to itself concerns all."""
-    if count.numel() % rows:
+    if count.numel() % (rows * pieces):
         return torch.full((rows,), bool(count.sum()))
-    return count.cpu().view(rows, -1).sum(1) > 0
+    return count.cpu().reshape(pieces, rows, -1).sum((0, 2)) > 0
 
 
 def _of(count: int, total: int) -> Proportion | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = (
     "weights",
@@ -25,6 +29,10 @@ class Site:
     """One place and the population of bits it holds.
 
     Flowing sites count one sample: ``shape`` leaves out the batch dimension.
+
+    Where a model folds the batch into another dimension, as (tokens * batch, features), a sample does not lie in one
+    piece but in ``outer`` of them, between which those of the other samples lie. Elements are counted within a sample,
+    so that a fault means the same whatever the size of the batch.
     """
 
     kind: str  # one of KINDS
@@ -32,6 +40,7 @@ class Site:
     shape: tuple[int, ...]
     format: str  # number format of the elements, e.g. "fp32"
     bits: int  # per element
+    outer: int = field(default=1, compare=False)  # a matter of how it is computed, not of which bits there are
 
     @property
     def numel(self) -> int:
@@ -47,3 +56,8 @@ class Site:
     def address(self) -> str:
         """``kind:name``, as the selection language writes it."""
         return f"{self.kind}:{self.name}"
+
+    def positions(self, rows: Tensor, index: Tensor, samples: int) -> Tensor:
+        """Return where element index[k] of sample rows[k] lies in the memory of a batch of ``samples``, (n,)."""
+        inner = self.numel // self.outer
+        return (index.div(inner, rounding_mode="floor") * samples + rows) * inner + index % inner

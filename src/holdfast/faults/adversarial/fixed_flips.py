@@ -153,7 +153,7 @@ class FixedFlips:
                     f"{site.address} is {found.format}{list(found.shape)} here and was {site.format}{list(site.shape)}",
                     hint="replay flips on the model they were found for",
                 )
-        return [flips_of(site, places) for site, places in self.flip_list.sites]
+        return [flips_of(known[site.address], places) for site, places in self.flip_list.sites]
 
     def save(self, path: Path | str, **about: Any) -> None:
         """Write the flips and, beside them, whatever ``about`` says of their origin, as canonical JSON."""

@@ -98,7 +98,7 @@ class Flight:
                 shape = patch.shape
                 place = [i - low for i, (low, _) in zip(torch.unravel_index(flips.index, size), box, strict=True)]
                 local = _ravel(place, shape)
-                site = replace(flips.site, shape=tuple(shape))
+                site = replace(flips.site, shape=tuple(shape), outer=1)  # one sample is one piece
                 self.dirty[cell] = Dirty(
                     flip_rows(patch, torch.zeros_like(local), replace(flips, site=site, index=local)), box
                 )
