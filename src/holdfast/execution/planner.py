@@ -42,7 +42,7 @@ class Course:
         self._limit = math.log(2 / (1 - confidence))
         self.sequence = StratifiedSequence(design.layers, confidence)
         self._information = 0.0
-        self.trials = 0  # in the rounds so far
+        self.trials, self._taken = 0, 0  # trials and rounds so far
         self._census = _Census(design)
 
     @property
@@ -69,10 +69,16 @@ class Course:
         for row in sorted(rows, key=lambda row: row.trial):
             values[self.design.place(row)].append(self.design.weight(row) if row.outcome in self._wanted else 0.0)
         counts = np.array([len(own) for own in values])
-        self.trials += int(counts.sum())
+        self.trials, self._taken = self.trials + int(counts.sum()), self._taken + 1
         if self.design.exhaustive:
             return self._census.add(counts, np.array([math.fsum(own) for own in values]))
         return self.sequence.add([np.array(own) for own in values], self._pace(counts))
+
+    def credits(self) -> list[np.ndarray]:
+        """Return for each round what a failure in each stratum counts, times its weight, shape (strata,) each."""
+        if self.design.exhaustive:
+            return [1 / np.maximum(self.drawn, 1)] * self._taken
+        return self.sequence.credits()
 
     def _pace(self, counts: np.ndarray) -> float:
         """Return the stake of a round: the half-width aimed at over the variance expected of the round."""

@@ -102,7 +102,10 @@ class CampaignReport:
         Trials go where failures are, so those of a campaign with a margin or strata must be weighted wherever they are
         counted together: ``vulnerability(report.rows, weight=report.weight)``, and ``reliability`` alike.
         """
-        return 1.0 if self.design.simple else self.design.weight(row) / self._drawn[self.design.place(row)]
+        if self.design.simple:
+            return 1.0
+        credit = self._estimates.credits.get(row.trial)  # none in a round that was interrupted
+        return self.design.weight(row) * (1 / self._drawn[self.design.place(row)] if credit is None else credit)
 
     def worth(self, outcome: str = "critical-or-due") -> float:
         """Return how many simple random trials would know the share of ``outcome`` as well."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from holdfast.execution.finite_population import without_replacement
@@ -96,10 +97,16 @@ class Estimates:
         """Return the weight of each row of the finished rounds; for strata they sum to one."""
         if self._design.simple:
             return [1.0 / len(self._rows)] * len(self._rows) if self._rows else []
-        drawn: dict[int, int] = defaultdict(int)
-        for row in self._rows:
-            drawn[self._design.place(row)] += 1
-        return [self._design.weight(row) / drawn[self._design.place(row)] for row in self._rows]
+        return [self._design.weight(row) * self.credits[row.trial] for row in self._rows]
+
+    @cached_property
+    def credits(self) -> dict[int, float]:
+        """By trial of the finished rounds: what a failure of its stratum counts there."""
+        course = Course(self._design)
+        for own in self._rounds:
+            course.take(own)
+        pairs = zip(self._rounds, course.credits(), strict=True)
+        return {row.trial: float(credit[self._design.place(row)]) for own, credit in pairs for row in own}
 
     def worth(self, of: str) -> float:
         """Return how many simple random trials would know the share of ``of`` as well: p (1 - p) / variance.
@@ -177,23 +184,37 @@ class Estimates:
 
     def _domain(self, rows: Sequence[Row], of: str, cells: Mapping[tuple[int, str], tuple[float, float]]) -> Proportion:
         """Estimate one group: within a stratum its trials are a sample of the stratum's part of the group."""
-        tally = _tally(rows, self._design.place, of)
+        tally, weighted = _tally(rows, self._design.place, of), self._weighted(rows, of)
         masses: dict[int, float] = defaultdict(float)
         cases: dict[int, float] = defaultdict(float)
         for (stratum, _), (mass, items) in cells.items():
             masses[stratum] += mass
             cases[stratum] += items
         shares = [
-            Share(mass, *tally.get(number, (0, 0)), round_up(cases[number]), self._likely(of).get(number))
+            Share(
+                mass,
+                *tally.get(number, (0, 0)),
+                round_up(cases[number]),
+                self._likely(of).get(number),
+                weighted.get(number),
+            )
             for number, mass in masses.items()
         ]
         return profile_interval(shares, self._confidence)
 
+    def _weighted(self, rows: Sequence[Row], of: str) -> dict[int, float]:
+        """Return the share of each stratum among ``rows``, by what each trial counts."""
+        wanted, failed, whole = MEASURES[of], defaultdict[int, float](float), defaultdict[int, float](float)
+        for row in rows:
+            place, credit = self._design.place(row), self.credits[row.trial]
+            whole[place] += credit
+            failed[place] += credit * (row.outcome in wanted)
+        return {place: min(1.0, failed[place] / total) for place, total in whole.items()}
+
     def _likely(self, of: str) -> dict[int, float]:
         """Return the share of each stratum: what a site of it that was not tried is likely to have."""
         if of not in self._by_stratum:
-            cells = _tally(self._rows, self._design.place, of)
-            self._by_stratum[of] = {number: failed / n for number, (failed, n) in cells.items()}
+            self._by_stratum[of] = self._weighted(self._rows, of)
         return self._by_stratum[of]
 
 

@@ -25,7 +25,9 @@ class Share:
     """``failed`` of ``n`` trials in a part of the population of probability ``mass``.
 
     ``items`` is its number of cases where that is finite. ``likely`` is what stands in for the share of a part without
-    a trial: in the value only, as its interval is all of 0 .. 1.
+    a trial: in the value only, as its interval is all of 0 .. 1. ``weighted`` is the share by the weights of the
+    trials, again in the value only: where failures decide what is tried next, ``failed`` of ``n`` is biased, though
+    the interval is not.
     """
 
     mass: float
@@ -33,11 +35,14 @@ class Share:
     n: int
     items: float = math.inf
     likely: float | None = None
+    weighted: float | None = None
 
     @property
     def value(self) -> float | None:
         """The share seen, or else the likely one."""
-        return self.failed / self.n if self.n else self.likely
+        if not self.n:
+            return self.likely
+        return self.failed / self.n if self.weighted is None or self.n >= self.items else self.weighted
 
 
 def profile_interval(shares: Sequence[Share], confidence: float = 0.95) -> Proportion:
