@@ -20,6 +20,7 @@ MAY_IMPORT_PICKLE = {"holdfast.data.cifar", "holdfast.models.artifact", "holdfas
 MAY_CATCH_EVERYTHING = {
     "holdfast.execution.trials",
     "holdfast.execution.passes",
+    "holdfast.execution.neighbours",  # what a fault makes a model raise
     "holdfast.cli._common",
     "holdfast.testing.signers",
     "holdfast.testing.trusts",

@@ -153,6 +153,8 @@ def campaign(
         }
         golden = runner.require_repeatable(batch)
         plan |= runner.computed()
+        if batch > 1 and (why := runner.apart_because(at)) is not None:
+            plan["rows_apart"], batch = why, 1
         if knobs := knobs_of(runner.device):
             plan["knobs"] = knobs
         with ExitStack() as stack:

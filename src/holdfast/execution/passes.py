@@ -14,6 +14,7 @@ from holdfast.execution.acted import counted, forget, guards_of
 from holdfast.execution.engines import Batching, Engine, Hooks
 from holdfast.execution.goldens import Golden, Goldens, proven, require_finite
 from holdfast.execution.injection import STORED
+from holdfast.execution.neighbours import APART, are_mixed, flowing
 from holdfast.execution.plan import Block
 from holdfast.execution.state import State
 from holdfast.execution.tasks import Answer, Exam
@@ -87,6 +88,18 @@ class Passes:
             what = f"a pass of the model writes {min(self.state.moving)}"
             raise InvalidConfig(what, hint="use engine='hooks', which puts it back after every trial")
         return proven(inputs, self._clean(inputs, self._plain), self._clean(inputs, self._plain))
+
+    def apart_because(self, at: str) -> str | None:
+        """Return why trials at ``at`` may not share a pass; None where they may, or would not anyway."""
+        if self.exclusive or self.state.moving or not self._is_plain:
+            return None
+        sites, mark = flowing(self.model, self.exam, at), self.state.mark()
+        try:
+            with torch.no_grad():
+                mixed = bool(sites) and are_mixed(self.model, self.exam, sites, self.watchdog)
+        finally:
+            self.state.restore(self.state.written(mark))
+        return APART if mixed else None
 
     def faulty(self, block: Block, golden: Golden) -> Answer:
         """Return the answer in which row k met trial k; raises what the model raises.

@@ -35,7 +35,8 @@ def _engine(plan: Mapping[str, Any]) -> str:
     if (computed := plan.get("computed")) is None:
         return ""
     how = {"hooks": "whole passes", "suffix": "suffix re-execution"}.get(str(computed), str(computed))
-    return f"Computed by {how}" + (f": {plan['computed_because']}." if "computed_because" in plan else ".")
+    said = f"Computed by {how}" + (f": {plan['computed_because']}." if "computed_because" in plan else ".")
+    return said + (f" One trial a pass: {plan['rows_apart']}." if "rows_apart" in plan else "")
 
 
 def _population(plan: Mapping[str, Any], design: Design) -> str:

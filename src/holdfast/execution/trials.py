@@ -102,6 +102,10 @@ class TrialRunner:
         with torch.no_grad():
             return engine.settle(0) if isinstance(engine, Choosing) else {"computed": engine.name}
 
+    def apart_because(self, at: str) -> str | None:
+        """Return why trials at ``at`` may not share passes, found out by striking some rows; None where they may."""
+        return self._passes.apart_because(at)
+
     @property
     def model(self) -> nn.Module:
         """The model under test."""
