@@ -76,7 +76,7 @@ def labels_within(labels: Tensor, count: int, source: Path | str) -> Tensor:
     return labels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images, labels and their order; nothing is shuffled and nothing is converted until a batch is asked for.
 
@@ -94,6 +94,11 @@ class Dataset:
     labels: Tensor
     classes: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    def __repr__(self) -> str:
+        """Say what it holds in one line, without the pixels."""
+        size = "x".join(map(str, self.raw.shape[1:]))
+        return f"<{type(self).__name__} {self.name!r}: {len(self)} images of {size}, {len(self.classes)} classes>"
 
     def __post_init__(self) -> None:
         self._check_pixels()

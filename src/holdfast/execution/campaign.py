@@ -24,13 +24,14 @@ from holdfast.execution.planner import Course
 from holdfast.execution.planner_choice import Choice, Wish, choose
 from holdfast.execution.platform import describe_platform
 from holdfast.execution.report import CampaignReport
-from holdfast.execution.run import Progress, device_of, evaluating, one_thread
+from holdfast.execution.run import Progress, device_of, one_thread
 from holdfast.execution.sampling_draws import draw_round
 from holdfast.execution.store import Store
 from holdfast.execution.tasks import Task, describe_task, task_for
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.execution.watchdog import Watchdog
 from holdfast.models import manifest_of
+from holdfast.models.subject import evaluating, require_open
 
 Watch = Callable[[CampaignReport], None]
 _WATCHDOG = Watchdog()
@@ -121,6 +122,7 @@ def campaign(
         StorageError: the store cannot be written.
         TrialError: a trial crashed in strict mode, or not even one input fits in memory.
     """
+    require_open(model)
     if batch < 1:
         raise InvalidConfig("a campaign needs at least one trial per block")
     require_untimed(fault, "a trial of a campaign")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig, MissingExtra
 from holdfast.execution.condition import Fault, Flips, Population, require_untimed
 from holdfast.execution.injection import changed_by_pass, drawn_in_window
-from holdfast.execution.run import device_of, evaluating
+from holdfast.execution.run import device_of
 from holdfast.models import KeyValueCache, select, stored
 from holdfast.models.outputs import logits_of
+from holdfast.models.subject import evaluating
 from holdfast.seeds import Seed, derive
 
 

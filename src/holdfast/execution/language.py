@@ -18,12 +18,13 @@ from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.injection import population_of
 from holdfast.execution.over_text import LanguageRobustness, edit_distance, require_threshold
-from holdfast.execution.run import Progress, beside, device_of, evaluating, one_thread
+from holdfast.execution.run import Progress, beside, device_of, one_thread
 from holdfast.execution.sensitivity import Restricted, groups
 from holdfast.execution.statistics import MeanEstimate
 from holdfast.models import card
 from holdfast.models.outputs import logits_of
 from holdfast.models.sites import TRACED
+from holdfast.models.subject import evaluating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

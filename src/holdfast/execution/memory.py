@@ -1,19 +1,11 @@
-"""Telling an exhausted memory from other errors of a model."""
+"""What is said when memory is exhausted."""
 
 from __future__ import annotations
 
-import torch
-
 from holdfast.errors import TrialError
+from holdfast.models.memory import is_out_of_memory
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether ``error`` is what Python, torch or an accelerator raises when nothing can be allocated."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+__all__ = ["is_out_of_memory", "too_small"]
 
 
 def too_small() -> TrialError:

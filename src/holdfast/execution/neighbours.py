@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.execution.condition import Flips
-from holdfast.execution.injection import STORED, flip_rows, tap_sites
+from holdfast.execution.injection import STORED, flip_rows, population_of, tap_sites
 from holdfast.execution.memory import is_out_of_memory
 from holdfast.execution.strata import bit_classes
 from holdfast.execution.tasks import Exam
 from holdfast.execution.watchdog import Hang, Watchdog, deadline
-from holdfast.models import select
 from holdfast.models.site import Site
 from holdfast.numerics import bits
 from holdfast.numerics.formats import formats
@@ -35,7 +34,7 @@ Strike = Callable[[Site, Tensor], Flips]
 
 def flowing(model: nn.Module, exam: Exam, at: str) -> list[Site]:
     """Return the sites at ``at`` whose faults may share a pass."""
-    return [site for site in select(model, at, exam.example) if site.kind not in (*STORED, "offload")]
+    return [site for site in population_of(model, at, exam.example).sites if site.kind not in (*STORED, "offload")]
 
 
 def are_mixed(

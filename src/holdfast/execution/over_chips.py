@@ -12,7 +12,11 @@ import numpy as np
 from holdfast.execution.statistics import Estimate, MeanEstimate, Proportion, quantile, wilson_of_mean, worst_mean
 
 
-@dataclass(frozen=True)
+def _percent(found: MeanEstimate | Proportion) -> str:
+    return f"{found.value:.2%} [{found.low:.2%}, {found.high:.2%}]"
+
+
+@dataclass(frozen=True, repr=False)
 class RobustError:
     """Test error over chips, in both definitions.
 
@@ -39,6 +43,11 @@ class RobustError:
     flips: tuple[int | None, ...]
     confidence: float = 0.95
     question: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in one line what was found; every chip and image is in the attributes."""
+        chips = f"{len(self.per_chip)} chip{'s' if len(self.per_chip) != 1 else ''}"
+        return f"<{type(self).__name__} on {chips}: mean {_percent(self.mean)}; clean {_percent(self.clean)}>"
 
     @classmethod
     def of(

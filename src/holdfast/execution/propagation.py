@@ -15,9 +15,10 @@ from holdfast.execution.condition import Flips
 from holdfast.execution.engines.hooks import faulty_pass
 from holdfast.execution.plan import Trial
 from holdfast.execution.row import Row
-from holdfast.execution.run import evaluating, one_thread
+from holdfast.execution.run import one_thread
 from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
+from holdfast.models.subject import evaluating
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 from holdfast.numerics.bits import one_bit

@@ -14,11 +14,12 @@ from holdfast.execution.condition import Fault, Flips, require_untimed
 from holdfast.execution.fault_list import FaultList, ListedTrial
 from holdfast.execution.injection import STORED, computed_alike, population_of, tap_sites
 from holdfast.execution.plan import Trial, describe_fault, draw_trial
-from holdfast.execution.run import evaluating, one_thread
+from holdfast.execution.run import one_thread
 from holdfast.execution.trials import Row, TrialRunner
 from holdfast.models import manifest_of, stored
 from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
+from holdfast.models.subject import evaluating
 from holdfast.numerics import bits
 
 

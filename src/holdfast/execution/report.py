@@ -24,9 +24,10 @@ from holdfast.execution.statistics import Proportion
 from holdfast.execution.store import read_campaign
 
 FAILURES = MEASURES["critical-or-due"]
+_ALWAYS = ("masked", "sdc", "critical", "due", "critical-or-due")  # said even where there are none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CampaignReport:
     """All trials of one campaign.
 
@@ -52,6 +53,17 @@ class CampaignReport:
         """Read a campaign back from its store, finished or not; with None for a name the first one of the file."""
         found, plan, rows = read_campaign(store, name)
         return cls.of(rows, name=found, plan=plan, confidence=confidence)
+
+    def __repr__(self) -> str:
+        """Say in one line how many trials ended how; the rows, thousands of them, are in ``rows``."""
+        met = ", ".join(f"{outcome} {count}" for outcome, count in self.counts.items() if count)
+        return f"<{type(self).__name__} {self.name!r}: {self.trials} trials: {met or 'none yet'}>"
+
+    def __str__(self) -> str:
+        """Return the plan in sentences and one line for each share, as the command line prints them."""
+        shares = {outcome: self[outcome] for outcome in MEASURES}
+        lines = [_line(outcome, share) for outcome, share in shares.items() if share.successes or outcome in _ALWAYS]
+        return "\n".join([self.words, *lines])
 
     def __getitem__(self, outcome: str) -> Proportion:
         """Return the share of faults with ``outcome`` (or ``critical-or-due``) under the campaign's law.
@@ -180,6 +192,10 @@ class CampaignReport:
     def measured(self) -> dict[str, Measurement]:
         """Return the shares of all outcomes as measurements of a record."""
         return {outcome.value: self[outcome].measurement() for outcome in Outcome}
+
+
+def _line(name: str, share: Proportion) -> str:
+    return f"{name:16} {share.value:9.4%}  [{share.low:.4%}, {share.high:.4%}]  n = {share.n}"
 
 
 def _known(outcome: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Dataset
-from holdfast.errors import InvalidConfig
+from holdfast.errors import InvalidConfig, UsageError
 from holdfast.execution.chips import ChipRun, Chips, Entry, Stop, is_random
 from holdfast.execution.condition import Fault
 from holdfast.execution.executors import build_executor
@@ -19,16 +19,22 @@ from holdfast.execution.over_chips import RobustError
 from holdfast.execution.run import Progress, beside, one_thread, predict
 from holdfast.execution.sequences import sequence_named
 from holdfast.execution.statistics import Proportion
+from holdfast.models.misfit import REFUSALS
 
 
 def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress: Progress | None = None) -> Proportion:
     """Return top-1 accuracy with Wilson's interval; an output with NaN counts as wrong.
 
     Raises:
-        InvalidConfig: the data has no labels, or labels that the model has no output for.
+        InvalidConfig: the data has no labels, or labels without an output, or the model does not take it.
     """
     data = beside(model, data)
-    outputs = predict(model, data, batch_size=batch_size, progress=progress)
+    try:
+        outputs = predict(model, data, batch_size=batch_size, progress=progress)
+    except REFUSALS as error:
+        if not isinstance(error, UsageError):
+            require_fit(model, data)  # which says what is wrong if one sample alone is refused as well
+        raise
     right = ~wrong_images(outputs, data)
     return Proportion.wilson(int(right.sum()), len(data))
 

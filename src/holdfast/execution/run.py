@@ -21,7 +21,8 @@ from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
 from holdfast.execution.platform import describe_platform
 from holdfast.models import manifest_of
-from holdfast.models.outputs import logits_of
+from holdfast.models.outputs import logits_of, require_scores
+from holdfast.models.subject import evaluating, require_module, require_values
 
 TRACE_TYPE = "holdfast.trace/v1"
 Progress = Callable[[int, int], None]
@@ -93,11 +94,7 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress:
     parts: list[Tensor] = []
 
     def keep(output: object) -> None:
-        scores = logits_of(output)
-        if not isinstance(scores, Tensor) or scores.dim() != 2:
-            hint = "or an object that has them under .logits"
-            raise InvalidConfig("the model must return one tensor of shape (batch, classes)", hint=hint)
-        parts.append(scores)
+        parts.append(require_scores(logits_of(output)))
 
     pass_over(model, data, keep, batch_size=batch_size, progress=progress)
     return torch.cat(parts)
@@ -130,27 +127,26 @@ def pass_over(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where ``model`` keeps its first parameter or buffer; the CPU if it has none."""
+    """Return where ``model`` keeps its first parameter or buffer; the CPU if it has none.
+
+    Raises:
+        InvalidConfig: it is no module.
+    """
+    require_module(model)
     first = next((item for items in (model.parameters(), model.buffers()) for item in items), None)
     return torch.device("cpu") if first is None else first.device
 
 
 def beside(model: nn.Module, data: Held) -> Held:
-    """Return ``data`` on the device of ``model``, where they then stay from pass to pass."""
+    """Return ``data`` on the device of ``model``, where they then stay from pass to pass.
+
+    Raises:
+        InvalidConfig: that device is meta, where tensors have no values.
+    """
     place = device_of(model)
+    if place.type == "meta":
+        require_values(model)
     return data if data.device == place else data.to(place)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode for the length of the block, and every module back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

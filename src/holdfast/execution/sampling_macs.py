@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.run import evaluating
 from holdfast.models.site import Site
+from holdfast.models.subject import evaluating
 from holdfast.models.tap import Watch
 
 

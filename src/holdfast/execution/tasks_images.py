@@ -17,7 +17,7 @@ from holdfast.execution.compare import Cause, Outcome, compare
 from holdfast.execution.fit import require_fit
 from holdfast.execution.row import Verdict
 from holdfast.execution.tasks import Again, Answer, Exam, tasks
-from holdfast.models.outputs import logits_of
+from holdfast.models.outputs import logits_of, require_scores
 
 CRITICAL = ("top-1", "top-5", "margin")
 _FLAGS = 4  # of the columns
@@ -93,11 +93,7 @@ class _Scores(Images):
         self._task = task
 
     def read(self, output: object) -> Tensor:
-        scores = logits_of(output)
-        if not isinstance(scores, Tensor) or scores.dim() != 2:
-            hint = "other outputs have tasks of their own: segmentation, regression, detection"
-            raise InvalidConfig("the model must return one tensor of shape (batch, classes)", hint=hint)
-        return scores
+        return require_scores(logits_of(output))
 
     def judge(self, numbers: Sequence[int], golden: Answer, observed: Answer) -> list[Verdict]:
         found = compare(golden.output, observed.output)

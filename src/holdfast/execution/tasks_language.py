@@ -22,10 +22,10 @@ from holdfast.execution.compare import Cause, Outcome, softmax_distance
 from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.execution.over_text import edit_distance
 from holdfast.execution.row import Verdict
-from holdfast.execution.run import evaluating
 from holdfast.execution.tasks import Again, Answer, Exam, tasks
 from holdfast.models import card
 from holdfast.models.outputs import logits_of
+from holdfast.models.subject import evaluating
 from holdfast.numerics import bits
 
 _REASON = 200  # characters of torch's own words

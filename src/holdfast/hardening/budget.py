@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidConfig
 from holdfast.execution import CampaignReport, Proportion
 from holdfast.execution.report import FAILURES
-from holdfast.execution.run import evaluating
 from holdfast.execution.trials import Row
 from holdfast.models.guard import without_guards
+from holdfast.models.subject import evaluating
 from holdfast.models.tap import Watch
 
 Bound = Literal["low", "value", "high"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
-from holdfast.execution.run import evaluating
 from holdfast.models.guard import without_guards
+from holdfast.models.subject import evaluating
 from holdfast.models.tap import Watch, is_float, operation_name
 
 

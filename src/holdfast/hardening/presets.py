@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.execution.run import evaluating
 from holdfast.hardening.activations import Followed, activation_sites, followers
 from holdfast.hardening.binding import require_same_values
 from holdfast.hardening.calibration import Calibration, calibrate
@@ -23,6 +22,7 @@ from holdfast.hardening.guards.hardened_identity import HardenedIdentityGuard, i
 from holdfast.hardening.guards.range_guard import RangeGuard
 from holdfast.hardening.guards.range_protection import RangeProtection
 from holdfast.hardening.harden import Method, methods
+from holdfast.models.subject import evaluating
 from holdfast.models.tap import Watch
 
 _PRESET = "preset:"

@@ -88,7 +88,10 @@ def load(
     data = _checked(path, expected)
     tensors = _parse(path, data)
     if arch is None:
-        raise InvalidConfig(f"{path.name} does not say which architecture it is for", hint="pass --arch NAME")
+        raise InvalidConfig(
+            f"{path.name} does not say which architecture it is for",
+            hint="pass --arch NAME, or --arch package.module:factory for a module of yours",
+        )
     model = build_architecture(arch)
     fill(model, tensors, {})
     card(model).lineage.append(Step("import", {"file": path.name}, {"file": digest_both(data).blake3}))
@@ -102,7 +105,10 @@ def _load_folder(folder: Path, arch: str | None, expected: Expected | None, *, o
     tensors = _parse(folder / WEIGHTS, _checked(folder / WEIGHTS, expected))
     spec = arch or value["architecture"]
     if spec is None:
-        raise InvalidConfig(f"{folder} does not name its architecture", hint="pass --arch NAME")
+        raise InvalidConfig(
+            f"{folder} does not name its architecture",
+            hint="pass --arch NAME, or --arch package.module:factory for a module of yours",
+        )
     if is_program(spec):
         model = _programmed(folder, spec, tensors, value, expected)
     else:

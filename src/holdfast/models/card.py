@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from holdfast.evidence.lineage import Step
+from holdfast.models.subject import require_module
 
 if TYPE_CHECKING:
     from holdfast.models.guard_kinds import AnyGuard
@@ -34,7 +35,12 @@ class Card:
 
 
 def card(model: nn.Module) -> Card:
-    """Return the card of ``model``, creating an empty one on first use."""
+    """Return the card of ``model``, creating an empty one on first use.
+
+    Raises:
+        InvalidConfig: it is no module.
+    """
+    require_module(model)
     found = model.__dict__.get(_KEY)
     if not isinstance(found, Card):
         found = model.__dict__[_KEY] = Card()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import UsageError
 from holdfast.models.cache import cached_tensors
 from holdfast.models.guard import without_guards
 from holdfast.models.guard_kinds import AnyGuard, WholeModelGuard
 from holdfast.models.internals import Unfused
+from holdfast.models.memory import is_out_of_memory
+from holdfast.models.misfit import REFUSALS, misfit
 from holdfast.models.outputs import logits_of
 from holdfast.models.site import Site
+from holdfast.models.subject import evaluating, require_eager
 from holdfast.models.tap import Watch, ends
 from holdfast.numerics import bits
 from holdfast.numerics.formats import format_of_dtype
@@ -36,8 +40,18 @@ def float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...], oute
 
 
 def flowing(model: nn.Module, example: Tensor, internals: bool, run: Run | None) -> tuple[list[Site], dict[Site, Site]]:
-    """Return the places that write values, and which steps of operators are the activation an operator returns."""
-    few, more, layouts = _seen(model, example, internals, run)
+    """Return the places that write values, and which steps of operators are the activation an operator returns.
+
+    Raises:
+        InvalidConfig: the model is compiled, or does not take the example.
+    """
+    require_eager(model)
+    try:
+        few, more, layouts = _seen(model, example, internals, run)
+    except REFUSALS as error:
+        if isinstance(error, UsageError) or is_out_of_memory(error):
+            raise
+        raise misfit(model, example, error) from error
     return _whole_samples(few, more, layouts)
 
 
@@ -66,7 +80,7 @@ def _seen(
 ) -> tuple[_Flows, _Flows, dict[Place, int]]:
     """Return what flows for a small and for a larger batch, and the pieces of a sample where several rows are one."""
     # two sizes of batch, because a first dimension that does not follow the batch holds no samples
-    with _as_evaluated(model), torch.inference_mode(False), torch.no_grad(), without_guards(model):
+    with evaluating(model), torch.inference_mode(False), torch.no_grad(), without_guards(model):
         alike = [example.unsqueeze(0).repeat(size, *[1] * example.dim()) for size in _TRACE_BATCHES]
         few, more = (_census(model, batch, internals, run) for batch in alike)
         folded = {place for place, flow in few.items() if place in more and _is_folded(flow.tensor, more[place].tensor)}
@@ -76,18 +90,6 @@ def _seen(
         one, two = (_census(model, batch, internals, run, folded) for batch in (alike[0], mixed))
     known = folded & one.keys() & two.keys()
     return few, more, {place: _pieces(one[place].tensor, two[place].tensor) for place in known}
-
-
-@contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode; afterwards each of its modules is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _another(example: Tensor) -> Tensor:

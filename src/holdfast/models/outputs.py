@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from holdfast.errors import InvalidConfig
+
 _KEYS = ("logits", "out")  # of transformers, and of torchvision's segmentation
+_WRAP = "wrap it in a module whose forward returns the scores alone; other outputs have other tasks (docs/campaigns.md)"
 
 
 def logits_of(output: Any) -> Any:
@@ -29,3 +32,26 @@ def with_logits(output: Any, scores: Tensor) -> Any:
     else:
         changed.logits = scores
     return changed
+
+
+def require_scores(output: object) -> Tensor:
+    """Return ``output``, one score for each class of each sample, shape (batch, classes).
+
+    Raises:
+        InvalidConfig: it is something else; says what.
+    """
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    raise InvalidConfig(
+        f"the model must return one tensor of shape (batch, classes), and returned {_described(output)}", hint=_WRAP
+    )
+
+
+def _described(output: object) -> str:
+    if isinstance(output, Tensor):
+        return f"one of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(map(str, output)) or 'nothing'}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    return f"a {type(output).__name__}"

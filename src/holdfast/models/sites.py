@@ -15,6 +15,7 @@ from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.models.card import card
 from holdfast.models.census import Run, float_site, flowing, stored_format
 from holdfast.models.site import KINDS, Site
+from holdfast.models.subject import require_open
 from holdfast.numerics import bits
 
 TRACED = ("activations", "inputs", "outputs", "internals")  # kinds that are found by running the model
@@ -22,6 +23,11 @@ _ELSEWHERE = {
     "cache": "holdfast.execution.inject_generation",
     "gradients": "holdfast.execution.inject_training",
     "moments": "holdfast.execution.inject_training",
+}
+_WHY_NONE = {
+    "weights": "only registered parameters count: layers in a list are found in nn.ModuleList",
+    "qparams": "holdfast.quantize stores some",
+    "offload": "a model has them inside holdfast.shield",
 }
 
 
@@ -45,6 +51,7 @@ def _known(
     model: nn.Module, example: Tensor | None, internals: bool, run: Run | None
 ) -> tuple[list[Site], dict[Site, Site]]:
     """Return all sites, and which steps of operators are the activation that the operator returns."""
+    require_open(model)
     found, twins = [*_parameters(model), *_buffers(model), *_qparams(model)], dict[Site, Site]()
     if example is not None:
         here, twins = flowing(model, example, internals, run)
@@ -88,7 +95,8 @@ def select(
 
     Raises:
         NoSuchSite: a part matches nothing; the hint shows the nearest names.
-        InvalidConfig: an unknown kind, or flowing sites asked for without an example input.
+        InvalidConfig: an unknown kind, flowing sites asked for without an example input, an example that the model does
+            not take, or a model whose parts cannot be reached.
     """
     parts = [_parse(part) for part in at.split(",")]
     if example is None and any(kind in TRACED for kind, _ in parts):
@@ -133,5 +141,9 @@ def _no_such(modules: Container[str], kind: str, glob: str, known: Sequence[Site
         return NoSuchSite(
             f"the module {glob} never computes an output of its own", hint="its parent calls it another way"
         )
+    if not names:
+        return NoSuchSite(f"no site matches {kind}:{glob}, as the model has no {kind}", hint=_WHY_NONE.get(kind, ""))
+    if not names:
+        return NoSuchSite(f"no site matches {kind}:{glob}, as the model has no {kind}", hint=_WHY_NONE.get(kind, ""))
     near = difflib.get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
-    return NoSuchSite(f"no site matches {kind}:{glob}", hint=f"nearest: {', '.join(near) or 'none of this kind'}")
+    return NoSuchSite(f"no site matches {kind}:{glob}", hint=f"nearest: {', '.join(near)}")

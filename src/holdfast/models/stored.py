@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from holdfast.errors import NoSuchSite
+from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.models.card import card
 from holdfast.models.lens import Lens
 from holdfast.models.site import Site
@@ -50,12 +50,13 @@ def stored(model: nn.Module, site: Site) -> Stored:
 
     Raises:
         NoSuchSite: the site is of another kind, or not in this model.
+        InvalidConfig: elements of it share memory, as after ``expand``, so that a flip in one would be one in others.
     """
     try:
         if site.kind == "weights":
-            return Stored(model.get_parameter(site.name), card(model).lenses.get(site.name))
+            return Stored(_own(site, model.get_parameter(site.name)), card(model).lenses.get(site.name))
         if site.kind == "buffers":
-            return Stored(model.get_buffer(site.name), None)
+            return Stored(_own(site, model.get_buffer(site.name)), None)
         if site.kind == "qparams":
             name, _, key = site.name.rpartition("/")
             lens = card(model).lenses[name]
@@ -63,3 +64,9 @@ def stored(model: nn.Module, site: Site) -> Stored:
     except (AttributeError, KeyError):
         raise NoSuchSite(f"the model has no {site.address}") from None
     raise NoSuchSite(f"{site.address} is computed, not stored", hint="tap it instead")
+
+
+def _own(site: Site, tensor: Tensor) -> Tensor:
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise InvalidConfig(f"elements of {site.address} share memory", hint="give each its own: tensor.contiguous()")
+    return tensor

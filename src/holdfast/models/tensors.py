@@ -11,15 +11,27 @@ from holdfast.errors import InvalidConfig, UnreadableArtifact
 from holdfast.evidence.digest import digest_tensor
 from holdfast.models.card import card
 from holdfast.models.lens import attach_lens
+from holdfast.models.subject import require_values
 from holdfast.numerics.formats import Encoded, Format, formats
 
 
 def resident_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the live tensors that hold what is stored, by name and uncopied: what a fault in memory would touch."""
+    """Return the live tensors that hold what is stored, by name and uncopied: what a fault in memory would touch.
+
+    Raises:
+        InvalidConfig: the model stores something else than tensors, as torch's quantised modules do, or its tensors
+            have no values.
+    """
+    require_values(model)
     result: dict[str, Tensor] = {}
     lenses = card(model).lenses
     for name, value in model.state_dict().items():
         lens = lenses.get(name)
+        if not isinstance(value, Tensor):
+            raise InvalidConfig(
+                f"{name} is stored as {type(value).__name__}, not as a tensor",
+                hint="torch's own quantised modules pack their weights: quantise with holdfast.quantize instead",
+            )
         if lens is None:
             result[name] = value
         else:

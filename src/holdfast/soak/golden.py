@@ -22,8 +22,8 @@ from holdfast._files import read_bytes, write_atomic
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.execution.run import evaluating
 from holdfast.models.identity import manifest_of
+from holdfast.models.subject import evaluating
 from holdfast.models.tensor_file import TensorSpan, tensor_spans
 from holdfast.models.tensors import resident_tensors
 from holdfast.signing.resident.repair import digest_of

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import DigestMismatch, HoldfastError, UnreadableArtifact
-from holdfast.execution.run import evaluating
+from holdfast.models.subject import evaluating
 from holdfast.signing.resident.incident import Incident
 from holdfast.soak.benches import Bench
 from holdfast.soak.devices import Device

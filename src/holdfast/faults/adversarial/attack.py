@@ -12,7 +12,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.execution.fit import require_fit
 from holdfast.execution.injection import STORED, inject
-from holdfast.execution.run import Progress, beside, evaluating
+from holdfast.execution.run import Progress, beside
 from holdfast.execution.statistics import Proportion
 from holdfast.faults.adversarial.budget import Budget, LinearMemory
 from holdfast.faults.adversarial.fixed_flips import FixedFlips, FlipList
@@ -22,6 +22,7 @@ from holdfast.faults.adversarial.victim import Victim
 from holdfast.models import select, stored
 from holdfast.models.site import Site
 from holdfast.models.stored import Stored
+from holdfast.models.subject import evaluating
 from holdfast.seeds import derive
 
 

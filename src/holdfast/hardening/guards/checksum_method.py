@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.execution.run import evaluating
 from holdfast.hardening.guards.checksum import Action, ChecksumGuard
 from holdfast.hardening.guards.checksum_linear import LinearCheck
 from holdfast.hardening.guards.checksum_operations import has_checksum
@@ -21,6 +20,7 @@ from holdfast.hardening.guards.checksum_rounding import FALSE_ALARMS
 from holdfast.hardening.harden import methods
 from holdfast.models import card, select
 from holdfast.models.guard import without_guards
+from holdfast.models.subject import evaluating
 
 _SEEN = 64  # samples
 

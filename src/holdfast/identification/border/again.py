@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from holdfast.errors import DigestMismatch, InvalidConfig
-from holdfast.execution.run import evaluating
 from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.checks import Demands, Standing, standings
 from holdfast.identification.border.inputs import BorderInput, BorderSet
 from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.border.setting import recorded_setting, without_rank
 from holdfast.models import manifest_of
+from holdfast.models.subject import evaluating
 
 
 @dataclass(frozen=True)

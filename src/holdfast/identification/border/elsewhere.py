@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from holdfast.execution.run import evaluating
 from holdfast.identification.border.again import Again, recorded_on
 from holdfast.identification.border.asking import in_full_batches
 from holdfast.identification.border.inputs import BorderSet
@@ -17,6 +16,7 @@ from holdfast.identification.border.probe_sets import ProbeSet, named_right, pro
 from holdfast.identification.border.setting import recorded_setting
 from holdfast.identification.border.votes import Transfer, transfer
 from holdfast.identification.matching_tree import probe_tree
+from holdfast.models.subject import evaluating
 
 
 def transferred(kept: BorderSet, models: Mapping[str, nn.Module]) -> Transfer:

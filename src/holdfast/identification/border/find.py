@@ -13,7 +13,6 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, VerificationError
 from holdfast.execution import Progress
 from holdfast.execution.fit import require_fit
-from holdfast.execution.run import evaluating
 from holdfast.identification.border.asking import Oracle, in_full_batches
 from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.found import Found, Search
@@ -23,6 +22,7 @@ from holdfast.identification.border.lattice_search import LatticeSearch
 from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.settings import Setting
 from holdfast.models import manifest_of
+from holdfast.models.subject import evaluating
 from holdfast.seeds import derive
 
 _COMPARED = 64  # images of either kind, before two platforms are called one class

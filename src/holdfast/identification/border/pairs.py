@@ -20,7 +20,6 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig, VerificationError
 from holdfast.evidence import canonical
 from holdfast.execution import Progress
-from holdfast.execution.run import evaluating
 from holdfast.identification.border.asking import Oracle
 from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.find import border
@@ -30,6 +29,7 @@ from holdfast.identification.border.lattice import Lattice
 from holdfast.identification.border.oracle import open_oracles
 from holdfast.identification.border.probe_sets import ProbeSet, named_right, probe_set
 from holdfast.identification.matching_tree import probe_tree
+from holdfast.models.subject import evaluating
 
 PAIRS_TYPE = "holdfast.border-pairs/v1"
 

@@ -19,7 +19,6 @@ from holdfast.data.text import Text
 from holdfast.data.tokenizer import Tokenizer
 from holdfast.errors import InvalidConfig, VerificationError
 from holdfast.execution import Progress
-from holdfast.execution.run import evaluating
 from holdfast.identification.border.asking import Oracle, in_full_batches
 from holdfast.identification.border.checks import Demands
 from holdfast.identification.border.gap import Answers, margins
@@ -34,6 +33,7 @@ from holdfast.identification.border.text_oracle import open_text_oracles
 from holdfast.identification.settings import Setting
 from holdfast.models import card, manifest_of
 from holdfast.models.outputs import logits_of
+from holdfast.models.subject import evaluating
 from holdfast.seeds import Seed, derive
 
 _WINDOWS, _LONGEST = 64, 64  # windows of a text that are looked in, and tokens of one

@@ -1,0 +1,207 @@
+"""Models that cannot be tested say so in one sentence; those that only look odd are tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import holdfast
+from holdfast.data import Dataset
+from holdfast.errors import InvalidConfig, NoSuchSite
+from holdfast.execution import accuracy, campaign, robust_error
+from holdfast.faults import BitErrors, BitFlip
+from holdfast.hardening import profile
+from holdfast.models import build_architecture, save, select
+
+Verb = Callable[[Any, Dataset], object]
+FLOWS: dict[str, Verb] = {
+    "select": lambda model, data: select(model, "activations", data.example),
+    "campaign": lambda model, data: campaign(model, data, BitFlip(), at="activations", trials=4),
+    "profile": lambda model, data: profile(model, data.take(4), at="activations"),
+}
+STORES: dict[str, Verb] = {
+    "robust_error": lambda model, data: robust_error(model, data, BitErrors(rate=1e-3), chips=1),
+    "weights": lambda model, data: campaign(model, data, BitFlip(), at="weights", trials=4),
+    "quantize": lambda model, _: holdfast.quantize(model),
+}
+RUNS: dict[str, Verb] = {"accuracy": accuracy}
+ALL = FLOWS | STORES | RUNS
+
+
+def parts(verbs: dict[str, Verb]) -> Any:
+    return pytest.mark.parametrize("verb", verbs.values(), ids=verbs.keys())
+
+
+def net() -> nn.Module:
+    return build_architecture("digits-cnn:channels=8", seed=0).eval()
+
+
+class Around(nn.Module):
+    """A net whose scores come out wrapped."""
+
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net, self._wrap = net(), wrap
+
+    def forward(self, x: Tensor) -> object:
+        return self._wrap(self.net(x))
+
+
+@parts(ALL)
+def test_what_is_no_module(digits: Dataset, verb: Verb) -> None:
+    with pytest.raises(InvalidConfig, match=r"a model is a torch\.nn\.Module, not int"):
+        verb(3, digits)
+    with pytest.raises(InvalidConfig, match="Flatten is a class of modules") as caught:
+        verb(nn.Flatten, digits)
+    assert caught.value.hint == "call it: Flatten()"
+
+
+@parts(ALL)
+def test_a_model_without_values(digits: Dataset, verb: Verb) -> None:
+    with pytest.raises(InvalidConfig, match="weight is on the device meta, where tensors have no values"):
+        verb(net().to("meta"), digits)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@parts(FLOWS | STORES)
+def test_a_script_cannot_be_looked_into_and_says_so(digits: Dataset, verb: Verb) -> None:
+    for script in (torch.jit.script(net()), torch.jit.trace(net(), digits.example[None])):  # type: ignore[no-untyped-call]
+        with pytest.raises(InvalidConfig, match="TorchScript does not let its parts be reached"):
+            verb(script, digits)
+        assert accuracy(script, digits.take(9)).n == 9  # which needs no look inside
+
+
+@parts(FLOWS)
+def test_a_compiled_model_says_that_nothing_in_it_can_be_reached(digits: Dataset, verb: Verb) -> None:
+    in_place = net()
+    in_place.compile(backend="eager")
+    for compiled in (torch.compile(net(), backend="eager"), nn.Sequential(in_place)):
+        with pytest.raises(InvalidConfig, match="compiled model fuses what flows"):
+            verb(compiled, digits)
+
+
+def test_the_weights_of_a_compiled_model_can_be_struck(digits: Dataset) -> None:
+    report = campaign(torch.compile(net(), backend="eager"), digits, BitFlip(), at="weights", trials=30, seed=0)
+    plain = campaign(net(), digits, BitFlip(), at="weights", trials=30, seed=0, engine="hooks")
+    assert [row.outcome for row in report.rows] == [row.outcome for row in plain.rows]
+
+
+@parts(FLOWS | RUNS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_than_that_of_the_samples_is_named_and_the_hint_helps(
+    digits: Dataset, verb: Verb, dtype: torch.dtype
+) -> None:
+    name, model = str(dtype), net().to(dtype)
+    with pytest.raises(InvalidConfig, match=f"computes in {name[6:]}, and the samples are float32") as caught:
+        verb(model, digits)
+    exec(caught.value.hint.partition(", or ")[2], {"model": model, "torch": torch})
+    verb(model, digits)
+
+
+@parts(FLOWS | RUNS)
+def test_a_forward_that_takes_something_else_than_one_batch(digits: Dataset, verb: Verb) -> None:
+    class Two(nn.Linear):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x) + y
+
+    with pytest.raises(InvalidConfig, match=r"called with one batch, and nothing else .*missing 1 required"):
+        verb(Two(4, 4), digits)
+
+
+@parts(FLOWS | RUNS)
+def test_samples_of_another_size(digits: Dataset, verb: Verb) -> None:
+    with pytest.raises(InvalidConfig, match=r"samples are 1x8x8 \(.*cannot be multiplied"):
+        verb(nn.Sequential(nn.Flatten(), nn.Linear(5, 10)), digits)
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+@pytest.mark.parametrize("wrap", [Output, lambda x: {"logits": x, "other": x.sum()}], ids=["object", "dictionary"])
+def test_scores_called_logits_are_found(digits: Dataset, wrap: Callable[[Tensor], object]) -> None:
+    wrapped, plain = Around(wrap), Around(lambda x: x)
+    assert accuracy(wrapped, digits) == accuracy(plain, digits)
+    rows = [campaign(m, digits, BitFlip(), at="weights,activations", trials=40, seed=0).rows for m in (wrapped, plain)]
+    assert [row.outcome for row in rows[0]] == [row.outcome for row in rows[1]]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda x: (x, x), "returned a tuple of 2"),
+        (lambda x: {"scores": x, "mean": x.mean()}, "returned a dict of scores, mean"),
+        (lambda x: x.argmax(1), r"returned one of shape \(\d+,\)"),
+        (lambda x: None, "returned a NoneType"),
+    ],
+)
+def test_an_answer_without_scores_is_described(digits: Dataset, wrap: Callable[[Tensor], object], said: str) -> None:
+    for verb in (accuracy, STORES["weights"], FLOWS["campaign"]):
+        with pytest.raises(InvalidConfig, match=said) as caught:
+            verb(Around(wrap), digits)
+        assert "wrap it" in caught.value.hint
+
+
+def test_elements_that_share_memory_are_no_crash_of_the_model(digits: Dataset) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model[1].weight = nn.Parameter(torch.randn(10, 1).expand(10, 64))
+    for verb in (STORES["robust_error"], STORES["weights"]):
+        with pytest.raises(InvalidConfig, match=r"elements of weights:1\.weight share memory"):
+            verb(model, digits)
+
+
+def test_layers_in_a_plain_list_are_not_found_and_the_hint_says_why(digits: Dataset) -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(64, 10)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.layers[0](x.flatten(1))
+            return result
+
+    with pytest.raises(NoSuchSite, match=r"weights:\*\*, as the model has no weights") as caught:
+        select(Listed(), "weights")
+    assert "nn.ModuleList" in caught.value.hint
+
+
+def test_what_torch_packed_is_named(digits: Dataset, tmp_path: Any) -> None:
+    class Packed(nn.Module):
+        def get_extra_state(self) -> Any:
+            return 1, 2
+
+    with pytest.raises(InvalidConfig, match="stored as tuple, not as a tensor"):
+        save(nn.Sequential(Packed()), tmp_path / "model")
+
+
+def test_modes_of_single_modules_survive_a_look(digits: Dataset) -> None:
+    """Frozen norms in training, or dropout that samples in evaluation: both are set module by module."""
+    for training in (True, False):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), nn.Dropout(0.5)).train(training)
+        model[2].train(not training)
+        before = [module.training for module in model.modules()]
+        for verb in ALL.values():
+            verb(model, digits)
+            assert [module.training for module in model.modules()] == before
+
+
+def test_what_a_prompt_shows_of_a_result_is_short_and_says_the_numbers(digits: Dataset) -> None:
+    model = net()
+    report = campaign(model, digits, BitFlip(), at="weights", trials=50, seed=0)
+    share = report["masked"]
+    assert f"masked {report.counts['masked']}" in repr(report)
+    assert len(repr(report)) < 200
+    assert (
+        f"masked           {share.value:9.4%}  [{share.low:.4%}, {share.high:.4%}]  n = 50" in str(report).splitlines()
+    )
+    assert str(report).startswith("Population: 65,088 bits")
+    found = robust_error(model, digits, BitErrors(rate=1e-4), chips=3)
+    assert f"on 3 chips: mean {found.mean.value:.2%} [{found.mean.low:.2%}" in repr(found)
+    assert len(repr(found)) < 200
+    assert repr(digits) == "<Dataset 'digits/test': 500 images of 1x8x8, 10 classes>"
