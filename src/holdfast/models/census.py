@@ -115,7 +115,7 @@ def _pieces(alike: Tensor, mixed: Tensor) -> int:
     if alike.shape != mixed.shape:
         return 1
     differs = bits.int_view(alike.contiguous()) != bits.int_view(mixed.contiguous())
-    changed = differs.flatten(1).any(1).nonzero().flatten()
+    changed = differs.reshape(len(alike), -1).any(1).nonzero().flatten()
     rows = len(alike) // 2
     found = (
         rows // inner for inner in range(rows, 0, -1) if rows % inner == 0 and bool((changed // inner % 2 == 1).all())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import holdfast
 from holdfast.data import Dataset
 from holdfast.execution.condition import Flips
-from holdfast.execution.engines import build_engine
+from holdfast.execution.engines import Engine, build_engine
 from holdfast.execution.plan import Trial
 from holdfast.execution.trials import TrialRunner
 from holdfast.hardening.evaluate import false_positives
@@ -54,6 +54,20 @@ class Between(nn.Module):
         split = x.view(len(x), 2, TOKENS // 2, FEATURES).transpose(0, 1)  # (2, batch, tokens / 2, features)
         hidden = torch.tanh(self.first(split.reshape(-1, FEATURES)))
         return hidden.view(2, len(x), TOKENS // 2, HIDDEN).sum((0, 2))[:, :CLASSES]
+
+
+class Scored(nn.Module):
+    """One number per token, (tokens * batch,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LayerNorm(FEATURES)
+        self.score = nn.Hardtanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x[:, 0].transpose(0, 1).reshape(-1, FEATURES))
+        score = self.score(rows[:, 0] * rows[:, 1])
+        return (rows * score[:, None]).view(TOKENS, len(x), FEATURES).sum(0)[:, :CLASSES]
 
 
 @pytest.fixture(params=["tokens first", "batch first", "between"])
@@ -105,6 +119,25 @@ def test_each_row_of_a_batch_meets_its_own_fault(net, images, engine, bit):
             found = built.faulty(block)
         expected = torch.stack([by_hand(net, images[t.input], int(t.flips[0].index[0]), bit) for t in block])
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("engine", ["hooks", "suffix", "lockstep:rows=4"])
+@pytest.mark.parametrize("place", ["first", "score"])
+def test_engines_agree_where_a_sample_lies_in_pieces(images, engine, place):
+    net = Scored().eval()
+    site = holdfast.select(net, f"activations:{place}", images[0])[0]
+    built = build_engine(engine, net, lambda numbers: images[list(numbers)])
+    for element in range(site.numel):
+        block = tuple(trial(site, row, (element + 5 * row) % site.numel, 29) for row in range(ROWS))
+        with torch.no_grad():
+            together, alone = built.faulty(block), torch.cat([build_alone(net, images).faulty((t,)) for t in block])
+            clean = net(images)
+        assert torch.allclose(together, alone, rtol=1e-5, atol=1e-6, equal_nan=True)
+        assert not torch.allclose(together, clean)
+
+
+def build_alone(net: nn.Module, images: Tensor) -> Engine:
+    return build_engine("hooks", net, lambda numbers: images[list(numbers)])
 
 
 def test_an_injected_fault_is_at_the_same_element_of_every_sample(net, images):
