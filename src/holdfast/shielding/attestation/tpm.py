@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -43,6 +44,7 @@ from holdfast.shielding.attestation.verify import verifiers
 BANK = "sha256"  # of event logs, and of registers named without a bank
 EVENTS = 12  # the register of worlds' own list; what another one holds anybody may have extended afterwards
 MAX_EVENTS = 4096
+_ATTESTATION_KEY = x509.ObjectIdentifier("2.23.133.8.3")  # TCG, tcg-kp-AIKCertificate
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -77,7 +79,18 @@ def _require_trusted(key: AttestationKey, evidence: Evidence, policy: Policy, at
     root = chains.require_chain(chain, chains.trusted(policy, ()), at)
     if _encoded(chain[0].public_key()) != _encoded(key.key):
         raise SignerUntrusted("the certificate that comes along is for another attestation key")
+    _require_purpose(chain[0])
     return root
+
+
+def _require_purpose(leaf: x509.Certificate) -> None:
+    """Refuse a certificate that says it is for something else: what else a key is for, such as TLS, is in no TPM.
+
+    Who holds a key of his own could call it what he likes: a certificate does not cover what a TPM says of a key.
+    """
+    usages = next((item.value for item in leaf.extensions if isinstance(item.value, x509.ExtendedKeyUsage)), None)
+    if usages is not None and _ATTESTATION_KEY not in usages:
+        raise SignerUntrusted("the certificate that comes along is not for an attestation key (extendedKeyUsage)")
 
 
 def _encoded(key: Any) -> bytes:

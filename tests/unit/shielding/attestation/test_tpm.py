@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +89,20 @@ def test_a_key_that_a_certificate_vouches_for_is_accepted():
         verify(with_part(evidence, "chain", issue("other", root).pem + root.pem), policy, nonce=NONCE, at=NOW)
     with pytest.raises(UnreadableArtifact, match="without its chain"):
         verify(tpm_evidence(), policy, nonce=NONCE, at=NOW)
+
+
+def test_a_certificate_for_something_else_vouches_for_no_attestation_key():
+    """The attack: a key of one's own, certified for TLS by an authority that certifies attestation keys as well."""
+    root, key = authority("house"), tpm_attestation_key()
+    policy = tpm_policy(keys=(), roots=(root.pem,))
+    for usages, good in (([ExtendedKeyUsageOID.SERVER_AUTH], False), ([x509.ObjectIdentifier("2.23.133.8.3")], True)):
+        leaf = issue("key", root, key=key, extensions=((x509.ExtendedKeyUsage(usages), False),))
+        evidence = with_part(tpm_evidence(), "chain", leaf.pem + root.pem)
+        if good:
+            verify(evidence, policy, nonce=NONCE, at=NOW)
+        else:
+            with pytest.raises(SignerUntrusted, match="not for an attestation key"):
+                verify(evidence, policy, nonce=NONCE, at=NOW)
 
 
 @pytest.mark.parametrize(
