@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig
+
+_PLAIN = (Tensor, nn.Parameter)  # what is derived from them may keep values of its own behind any device
 
 
 def require_module(model: object) -> None:
@@ -46,7 +48,7 @@ def require_values(model: nn.Module) -> None:
         InvalidConfig: there is one; the first is named.
     """
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if value.is_meta:
+        if value.is_meta and type(value) in _PLAIN:
             hint = "give it weights: model.to_empty(device='cpu'), then load_state_dict"
             raise InvalidConfig(f"{name} is on the device meta, where tensors have no values", hint=hint)
 
