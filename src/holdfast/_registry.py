@@ -60,6 +60,8 @@ class Registry(Generic[T]):
 
     def build(self, spec: str, **overrides: object) -> T:
         """Build ``name:key=value,...``; ``overrides`` win over the specification's own keys."""
+        if not isinstance(spec, str):
+            raise InvalidConfig(f"a {self.kind} is named by a text, not {spec!r}", hint="for example 'name:key=value'")
         name, options = parse_spec(spec)
         factory, what = self.get(name), f"{self.kind} {name!r}"
         given = coerce(factory, options, what=what) | overrides

@@ -4,6 +4,7 @@ from holdfast.data import autoaugment, cifar, digits, idx, image_folder, synthet
 from holdfast.data.augmentation import Augmentation, augmentation, augmentations
 from holdfast.data.catalogue import dataset, datasets
 from holdfast.data.dataset import UNLABELLED, Dataset, Preprocessing
+from holdfast.data.kinds import require_data, require_images
 from holdfast.data.probes import probes
 from holdfast.data.text import Text, is_text, text
 from holdfast.data.tokenizer import Tokenizer, read_tokenizer
@@ -22,5 +23,7 @@ __all__ = [
     "is_text",
     "probes",
     "read_tokenizer",
+    "require_data",
+    "require_images",
     "text",
 ]

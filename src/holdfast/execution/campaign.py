@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from holdfast.data import Dataset, Text
+from holdfast.data import Dataset, Text, require_data
 from holdfast.errors import InvalidConfig
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
-from holdfast.execution.condition import Fault, require_untimed
+from holdfast.execution.condition import Fault, require_fault, require_untimed
 from holdfast.execution.executors import Executor, build_executor
 from holdfast.execution.injection import computed_alike
 from holdfast.execution.knobs import knobs_of
@@ -123,8 +123,10 @@ def campaign(
         TrialError: a trial crashed in strict mode, or not even one input fits in memory.
     """
     require_open(model)
+    require_data(data)
     if batch < 1:
         raise InvalidConfig("a campaign needs at least one trial per block")
+    require_fault(fault)
     require_untimed(fault, "a trial of a campaign")
     wish = Wish(
         trials=trials,

@@ -163,6 +163,22 @@ class Fault(Protocol):
         ...
 
 
+def require_fault(fault: object) -> None:
+    """Refuse what draws no flips.
+
+    Raises:
+        InvalidConfig: a name, a class or anything else instead of a law.
+    """
+    if isinstance(fault, Fault) and not isinstance(fault, type):
+        return
+    hint = "for example holdfast.BitFlip() or holdfast.BitErrors(rate=0.01)"
+    raise InvalidConfig(f"a fault is a law, not {_called(fault)}", hint=hint)
+
+
+def _called(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def by_pass(fault: Fault) -> bool:
     """Say whether what is present differs from one forward pass to the next."""
     return bool(getattr(fault, "each_read", False)) or hasattr(fault, "in_pass")

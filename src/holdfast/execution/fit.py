@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
+from holdfast.data import Dataset, require_images
 from holdfast.errors import InvalidConfig
 from holdfast.execution.memory import is_out_of_memory, too_small
 from holdfast.models import card
@@ -29,6 +29,7 @@ def require_fit(model: nn.Module, data: Dataset, *, labels: bool = True) -> None
             model has no output for.
         TrialError: one sample does not fit in memory.
     """
+    require_images(data)
     require_module(model)
     require_values(model)
     sample = data.example

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, NoSuchSite
-from holdfast.execution.condition import Fault, Flips, Population, by_pass
+from holdfast.execution.condition import Fault, Flips, Population, by_pass, require_fault
 from holdfast.models import Stored, select, stored, tap
 from holdfast.models.cache import cached_tensors
 from holdfast.models.internals import Unfused, no_fast_path, replacing
@@ -50,7 +50,9 @@ def inject(
 
     Raises:
         NoSuchSite: nothing matches ``at``, or, when a pass ends, what the fault was to strike did not compute in it.
+        InvalidConfig: no fault, or no module.
     """
+    require_fault(fault)
     population, own = population_of(model, at, example), derive(seed, "inject")
     if by_pass(fault):
         faulty = changed_by_pass(model, fault, population, own)

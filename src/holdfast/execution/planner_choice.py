@@ -116,6 +116,9 @@ def _check(wish: Wish, fault: Fault) -> None:
         raise InvalidConfig(f"a margin lies between 0 and 1, not {wish.margin}", hint="write 0.01 for one per cent")
     if wish.relative and wish.margin is None:
         raise InvalidConfig("relative=True says how margin= is meant", hint="for example margin=0.1, relative=True")
+    for name, count in (("trials", wish.trials), ("max_trials", wish.max_trials)):
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool)):
+            raise InvalidConfig(f"{name} is a whole number, not {count!r}", hint=f"for example {name}=1000")
     if wish.max_trials < 1:
         raise InvalidConfig(f"a campaign takes at least one trial, not {wish.max_trials}")
     needed = [name for name, given in (("exhaustive", wish.exhaustive), ("bits", wish.bits is not None)) if given]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
+from holdfast.data import Dataset, require_images
 from holdfast.errors import InvalidConfig, UsageError
 from holdfast.execution.chips import ChipRun, Chips, Entry, Stop, is_random
-from holdfast.execution.condition import Fault
+from holdfast.execution.condition import Fault, require_fault
 from holdfast.execution.executors import build_executor
 from holdfast.execution.fit import require_fit
 from holdfast.execution.over_chips import RobustError
@@ -28,6 +28,7 @@ def accuracy(model: nn.Module, data: Dataset, *, batch_size: int = 128, progress
     Raises:
         InvalidConfig: the data has no labels, or labels without an output, or the model does not take it.
     """
+    require_images(data)
     data = beside(model, data)
     try:
         outputs = predict(model, data, batch_size=batch_size, progress=progress)
@@ -86,6 +87,8 @@ def robust_error(
         NoSuchSite: nothing matches ``at``.
         StorageError: the store cannot be written.
     """
+    require_fault(fault)
+    require_images(data)
     stop, workers = Stop.of(fault, chips, half_width, max_chips), build_executor(executor)
     sequence, found = sequence_named(method, confidence), list[Entry]()
     here = beside(model, data)

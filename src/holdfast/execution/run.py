@@ -15,7 +15,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from holdfast._files import read_bytes, write_atomic
-from holdfast.data import Dataset, Text
+from holdfast.data import Dataset, Text, require_data
 from holdfast.errors import DigestMismatch, InvalidConfig, UnreadableArtifact, UnsupportedVersion
 from holdfast.evidence import canonical
 from holdfast.evidence.digest import digest_bytes
@@ -141,8 +141,9 @@ def beside(model: nn.Module, data: Held) -> Held:
     """Return ``data`` on the device of ``model``, where they then stay from pass to pass.
 
     Raises:
-        InvalidConfig: that device is meta, where tensors have no values.
+        InvalidConfig: these are no data, or that device is meta, where tensors have no values.
     """
+    require_data(data)
     place = device_of(model)
     if place.type == "meta":
         require_values(model)

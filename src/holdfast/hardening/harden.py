@@ -57,6 +57,10 @@ def harden(model: nn.Module, *hardenings: Hardening) -> nn.Module:
     """
     if not hardenings:
         raise InvalidConfig("there is nothing to harden with", hint="pass for example a RangeRestriction")
+    for hardening in hardenings:
+        if not isinstance(hardening, Hardening) or isinstance(hardening, type):
+            hint = "for example RangeRestriction(holdfast.profile(model, data, at='activations:**'))"
+            raise InvalidConfig(f"{hardening!r} is no calibrated hardening", hint=hint)
     installed = [(hardening, hardening.guards(model)) for hardening in hardenings]
     hardened = copy.deepcopy(model)
     for hardening, found in installed:

@@ -68,6 +68,10 @@ def train(
         UsageError: the loss, a weight or a running statistic became NaN or infinite; says in which epoch and batch.
             Snapshots stay.
     """
+    if not isinstance(recipe, Recipe) or isinstance(recipe, type):
+        raise InvalidConfig(
+            f"{recipe!r} is no recipe", hint="for example holdfast.Standard(schedule=Schedule(epochs=20))"
+        )
     if recipe.schedule.epochs < 1 or card(model).lenses:
         raise InvalidConfig("training takes a float model and at least one epoch")
     require_fit(model, data)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import holdfast
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Text
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution import accuracy, campaign, robust_error
 from holdfast.faults import BitErrors, BitFlip
+from holdfast.faults.adversarial import Budget, ProgressiveBitSearch
 from holdfast.hardening import profile
 from holdfast.models import build_architecture, save, select
 
@@ -39,6 +41,13 @@ def parts(verbs: dict[str, Verb]) -> Any:
 
 def net() -> nn.Module:
     return build_architecture("digits-cnn:channels=8", seed=0).eval()
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """Leave no compiled code behind: others count theirs."""
+    yield
+    torch.compiler.reset()
 
 
 class Around(nn.Module):
@@ -76,6 +85,7 @@ def test_a_script_cannot_be_looked_into_and_says_so(digits: Dataset, verb: Verb)
         assert accuracy(script, digits.take(9)).n == 9  # which needs no look inside
 
 
+@pytest.mark.usefixtures("compiler")
 @parts(FLOWS)
 def test_a_compiled_model_says_that_nothing_in_it_can_be_reached(digits: Dataset, verb: Verb) -> None:
     in_place = net()
@@ -85,6 +95,8 @@ def test_a_compiled_model_says_that_nothing_in_it_can_be_reached(digits: Dataset
             verb(compiled, digits)
 
 
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
 def test_the_weights_of_a_compiled_model_can_be_struck(digits: Dataset) -> None:
     report = campaign(torch.compile(net(), backend="eager"), digits, BitFlip(), at="weights", trials=30, seed=0)
     plain = campaign(net(), digits, BitFlip(), at="weights", trials=30, seed=0, engine="hooks")
@@ -130,6 +142,12 @@ def test_scores_called_logits_are_found(digits: Dataset, wrap: Callable[[Tensor]
     assert accuracy(wrapped, digits) == accuracy(plain, digits)
     rows = [campaign(m, digits, BitFlip(), at="weights,activations", trials=40, seed=0).rows for m in (wrapped, plain)]
     assert [row.outcome for row in rows[0]] == [row.outcome for row in rows[1]]
+    recipe = holdfast.Standard(schedule=holdfast.Schedule(epochs=1))
+    learnt = [holdfast.train(m, digits, recipe, seed=0).state_dict() for m in (wrapped, plain)]
+    assert all(torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
+    budget, method = Budget(bits=2), ProgressiveBitSearch(top=2)
+    found = [holdfast.attack(m, digits, method, budget, at="weights:net.fc*", images=8) for m in (wrapped, plain)]
+    assert found[0].attacked == found[1].attacked
 
 
 @pytest.mark.parametrize(
@@ -205,3 +223,44 @@ def test_what_a_prompt_shows_of_a_result_is_short_and_says_the_numbers(digits: D
     assert f"on 3 chips: mean {found.mean.value:.2%} [{found.mean.low:.2%}" in repr(found)
     assert len(repr(found)) < 200
     assert repr(digits) == "<Dataset 'digits/test': 500 images of 1x8x8, 10 classes>"
+
+
+def test_a_loader_of_torch_is_told_how_to_become_data(digits: Dataset) -> None:
+    images, labels = digits.take(8).all()
+    pairs = TensorDataset(images, labels)
+    for data in (pairs, DataLoader(pairs), (images, labels), None):
+        for verb in (accuracy, FLOWS["campaign"], STORES["robust_error"]):
+            with pytest.raises(InvalidConfig, match=f"not {type(data).__name__}") as caught:
+                verb(net(), data)  # type: ignore[arg-type]
+            assert "Dataset('mine', images, labels, classes)" in caught.value.hint
+    with pytest.raises(InvalidConfig) as caught:
+        holdfast.train(net(), "digits", holdfast.Standard())  # type: ignore[arg-type]
+    assert "holdfast.dataset('digits') reads it" in caught.value.hint
+    with pytest.raises(InvalidConfig, match="is a text, and images with labels are needed"):
+        accuracy(net(), Text("words", torch.arange(9), 9))  # type: ignore[arg-type]
+    mine = Dataset("mine", images, labels, tuple("0123456789"))
+    assert accuracy(net(), mine).n == 8
+
+
+def test_names_and_classes_where_things_are_wanted(digits: Dataset) -> None:
+    for fault, said in (("bit-flip", "not str"), (BitFlip, "not the class BitFlip")):
+        calls: list[Callable[[], object]] = [
+            lambda fault=fault: campaign(net(), digits, fault, at="weights", trials=2),  # type: ignore[misc]
+            lambda fault=fault: robust_error(net(), digits, fault),  # type: ignore[misc]
+            lambda fault=fault: holdfast.inject(net(), fault).__enter__(),  # type: ignore[misc]
+        ]
+        for call in calls:
+            with pytest.raises(InvalidConfig, match=said):
+                call()
+    with pytest.raises(InvalidConfig, match="'range' is no calibrated hardening"):
+        holdfast.harden(net(), "range")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="'standard' is no recipe"):
+        holdfast.train(net(), digits, "standard")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="named by a text, not 8"):
+        holdfast.quantize(net(), 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trials", [3.5, "10", True])
+def test_a_number_of_trials_is_whole(digits: Dataset, trials: Any) -> None:
+    with pytest.raises(InvalidConfig, match="trials is a whole number"):
+        campaign(net(), digits, BitFlip(), at="weights", trials=trials)

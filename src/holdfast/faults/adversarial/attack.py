@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
@@ -20,6 +20,7 @@ from holdfast.faults.adversarial.objective import Objective, Untargeted, evaluat
 from holdfast.faults.adversarial.protocol import Attack
 from holdfast.faults.adversarial.victim import Victim
 from holdfast.models import select, stored
+from holdfast.models.outputs import logits_of, require_scores
 from holdfast.models.site import Site
 from holdfast.models.stored import Stored
 from holdfast.models.subject import evaluating
@@ -118,9 +119,9 @@ def attack(
         if broken := budget.exceeded(memory, flips):
             raise InvalidConfig(f"{method!r} went beyond its budget: {broken}")
         fault = FixedFlips(listed=FlipList.of(flips))
-        clean, success_before = evaluate(model, unseen, victim.objective, batch_size)
+        clean, success_before = evaluate(_scores(model), unseen, victim.objective, batch_size)
         with inject(model, fault, at=at) as faulty:
-            attacked, success = evaluate(faulty, unseen, victim.objective, batch_size)
+            attacked, success = evaluate(_scores(faulty), unseen, victim.objective, batch_size)
     return AttackReport(
         fault,
         len(memory.rows_of(flips)),
@@ -152,6 +153,10 @@ def split_images(data: Dataset, images: int, seed: int) -> tuple[Dataset, Datase
         raise InvalidConfig(f"{data.name} has no labels to attack", hint="an attack takes labelled images")
     order = torch.from_numpy(derive(seed, "attack", "images").numpy().permutation(len(data)))
     return data.subset(order[:images].sort().values), data.subset(order[images:].sort().values)
+
+
+def _scores(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda images: require_scores(logits_of(model(images)))
 
 
 def attackable(model: nn.Module, at: str) -> Mapping[Site, Stored]:

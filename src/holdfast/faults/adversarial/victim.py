@@ -16,6 +16,7 @@ from holdfast.execution.run import Progress
 from holdfast.faults.adversarial.budget import LinearMemory
 from holdfast.faults.adversarial.changes import bits_of, united
 from holdfast.faults.adversarial.objective import Objective
+from holdfast.models.outputs import logits_of, require_scores
 from holdfast.models.site import Site
 from holdfast.models.stored import Stored
 from holdfast.numerics import bits
@@ -99,7 +100,7 @@ class Victim:
             self.forwards += 1
             # fresh buffers for each pass, since a pass in training mode writes into them
             buffers = {name: value.clone() for name, value in self._buffers.items()}
-            return functional_call(self.model, {**buffers, **tensors}, (images,))  # type: ignore[no-any-return]
+            return require_scores(logits_of(functional_call(self.model, {**buffers, **tensors}, (images,))))
 
         return forward
 
