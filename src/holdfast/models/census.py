@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from holdfast.numerics.formats import format_of_dtype
 Run = Callable[[nn.Module, Tensor], object]  # computes the model on a batch
 Place = tuple[str, str]  # kind and name
 _TRACE_BATCHES = (2, 3)
+_NAMED = 8  # places in a warning
+_log = logging.getLogger(__name__)
 
 
 def stored_format(dtype: torch.dtype) -> str:
@@ -192,7 +195,40 @@ def _whole_samples(few: _Flows, more: _Flows, layouts: Mapping[Place, int]) -> t
             if twin is not None:
                 twins[result[-1]] = twin
             writers.setdefault(flow.state, result[-1])
+    stored = (flow for (kind, _), flow in few.items() if kind == "stored")
+    seen = {flow.state: flow.tensor.untyped_storage().nbytes() for flow in stored}
+    for site in result:
+        flow = few[site.kind, site.name]
+        seen[flow.state] = max(flow.tensor.nbytes, seen.get(flow.state, 0))
+    _tell_left_out(few, more, seen)
     return result, twins
+
+
+def _tell_left_out(few: _Flows, more: _Flows, seen: Mapping[tuple[int, int] | None, int]) -> None:
+    """Log the places that hold samples, but along another dimension than the first: no fault can be put there.
+
+    Recurrent and transformer layers of torch compute (tokens, batch, features) unless told otherwise. A selection of
+    all activations would pass them over without a word, or take the last token for all of them. ``seen`` says how many
+    bytes of each state of a storage are a site.
+    """
+    found = [
+        name
+        for (kind, name), flow in few.items()
+        if kind == "activations" and flow.tensor.nbytes > seen.get(flow.state, 0) and (kind, name) in more
+        if _follows_elsewhere(tuple(flow.tensor.shape), tuple(more[kind, name].tensor.shape))
+    ]
+    if found:
+        some = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+        what = "1 place holds its" if len(found) == 1 else f"{len(found)} places hold their"
+        _log.warning("%s samples along another dimension than the first, and cannot be struck: %s", what, some)
+
+
+def _follows_elsewhere(few: tuple[int, ...], more: tuple[int, ...]) -> bool:
+    small, large = _TRACE_BATCHES
+    if len(few) != len(more):
+        return False
+    unlike = [place for place, (a, b) in enumerate(zip(few, more, strict=True)) if a != b]
+    return len(unlike) == 1 and unlike[0] > 0 and few[unlike[0]] * large == more[unlike[0]] * small
 
 
 def _sample_shape(few: Tensor, more: Tensor) -> tuple[int, ...] | None:

@@ -212,3 +212,29 @@ def test_finding_places_leaves_every_module_in_its_mode(net, images):
     holdfast.sites(net, images[0])
     assert net.training
     assert not net.first.training
+
+
+def test_places_that_no_fault_can_strike_are_named(images, caplog):
+    holdfast.sites(TokensFirst().eval(), torch.randn(1, TOKENS, FEATURES))
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 places hold their samples along another dimension than the first, and cannot be struck: first, /tanh"
+    ]
+
+
+def test_a_last_token_is_not_taken_for_all_of_them(caplog):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = nn.GRU(FEATURES, HIDDEN)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.steps(x[:, 0].transpose(0, 1))[0][-1] * 2
+
+    found = holdfast.select(Recurrent().eval(), "activations:*getitem*", torch.randn(1, TOKENS, FEATURES))
+    assert [site.shape for site in found] == [(HIDDEN,)]
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["steps#0.0, steps#0.1"]
+
+
+def test_models_that_keep_samples_first_say_nothing(net, images, caplog):
+    holdfast.sites(net, images[0])
+    assert not caplog.records
