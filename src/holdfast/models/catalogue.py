@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from holdfast._registry import Registry, unknown
 from holdfast.errors import InvalidConfig, UnknownName, UnsafeArtifact
 from holdfast.models.card import card
 from holdfast.seeds import derive
+
+_NOT_OF_CALLERS = frozenset((*sys.stdlib_module_names, "holdfast", "torch", "numpy"))
 
 architectures: Registry[nn.Module] = Registry("architecture", "holdfast.architectures")
 
@@ -55,15 +58,17 @@ def build_named_in_file(spec: str, what: str, *, signed: bool) -> nn.Module:
     name, _, attribute = spec.partition(":")
     if _is_factory(name, attribute):
         factory = getattr(sys.modules.get(name), attribute, None)
-        if not signed and not _makes_modules(factory):
-            raise UnsafeArtifact(
-                f"{what} names the code {spec!r}, which would run", hint=f"if you know it: --arch {spec}"
-            )
+        if not signed and not _makes_modules(name, factory):
+            hint = f"if you know it: --arch {shlex.quote(spec)}"  # which somebody may copy into a shell
+            raise UnsafeArtifact(f"{what} names the code {spec!r}, which would run", hint=hint)
     return build_architecture(spec, here=False)
 
 
-def _makes_modules(factory: object) -> bool:
-    return inspect.isfunction(factory) or (isinstance(factory, type) and issubclass(factory, nn.Module))
+def _makes_modules(module_name: str, factory: object) -> bool:
+    """Say whether ``factory`` is a network, or a function of the caller's: those of libraries may start servers."""
+    if isinstance(factory, type):
+        return issubclass(factory, nn.Module)
+    return inspect.isfunction(factory) and module_name.partition(".")[0] not in _NOT_OF_CALLERS
 
 
 def _is_factory(name: str, tail: str) -> bool:

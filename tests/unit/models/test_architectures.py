@@ -111,7 +111,9 @@ def test_a_signed_file_may_name_what_is_installed_and_nothing_in_the_current_fol
 
 
 def test_a_file_calls_nothing_but_what_makes_modules(tmp_path):
-    for target in ("os:abort", "gc:disable", "builtins:breakpoint"):
+    import holdfast.cli  # noqa: F401  (imported, and no factory all the same)
+
+    for target in ("os:abort", "gc:disable", "builtins:breakpoint", "tempfile:mkdtemp", "holdfast.cli:main"):
         with pytest.raises(UnsafeArtifact, match="would run"):
             load(named(build_architecture("digits-cnn"), tmp_path / "m", target))
 
