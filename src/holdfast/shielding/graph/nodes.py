@@ -60,7 +60,7 @@ def build_module(path: str, value: Any, tensors: Mapping[str, Tensor], table: Te
             one.
     """
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in _BUILDERS or value.keys() != {"kind", *_BUILDERS[kind][0]}:
+    if not isinstance(kind, str) or kind not in _BUILDERS or value.keys() != {"kind", *_BUILDERS[kind][0]}:
         raise UnreadableArtifact(f"node {path!r} is described by other fields")
     try:
         module: nn.Module = _BUILDERS[kind][1](path, value, tensors, table)

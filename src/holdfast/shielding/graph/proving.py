@@ -20,7 +20,8 @@ from holdfast.shielding.kernels import kernel
 
 _SOFTMAX_ONE = 2**30
 # what torch and Python raise where shapes or types do not fit
-_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, LookupError, ArithmeticError, AttributeError, MemoryError)
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, LookupError, ArithmeticError, AttributeError, MemoryError,
+            AssertionError)  # fmt: skip
 
 
 def prove(model: IntegerModel) -> None:

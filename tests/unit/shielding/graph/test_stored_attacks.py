@@ -180,7 +180,17 @@ def telling(program: Program, _: Tensors) -> None:
     add(program, "seen", "aten.eq.Tensor_list", [ref("most")], [ref("most")])
 
 
+def kinds(program: Program, _: Tensors) -> None:
+    program["modules"]["q"]["kind"] = ["integer"]
+
+
+def looking_up(program: Program, _: Tensors) -> None:
+    add(program, "words", "aten.embedding.default", ref(program["output"]), ref(program["output"]))  # torch asserts
+
+
 ATTACKS: dict[str, tuple[Change, str]] = {
+    "kind that is a list": (kinds, "node 'q' is described by other fields"),
+    "table of three dimensions": (looking_up, "step 'words' does not compute"),
     "type by number": (naming(-1, "dtype"), "step 'made': dtype is -1"),
     "type by a great number": (naming(2**31, "dtype"), "step 'made': dtype is 2147483648"),
     "layout by number": (naming(77, "layout"), "step 'made': layout is 77"),
