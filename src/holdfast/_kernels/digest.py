@@ -75,7 +75,7 @@ class Plan:
         if not self.tensors:
             return torch.empty(0, 32, dtype=torch.uint8)
         where = self._tables
-        if [item.data_ptr() for item in self.tensors] != where.addresses:
+        if list(map(Tensor.data_ptr, self.tensors)) != where.addresses:
             raise InvalidConfig("a tensor has moved since the plan was made", hint="make the plan again")
         with torch.cuda.device_of(self.tensors[0]):  # kernels go to the current device
             return self._launched(where)

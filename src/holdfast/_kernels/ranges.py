@@ -45,7 +45,7 @@ def restrict(
     Args:
         values: any float, (samples, size), in and out; only what is replaced is written.
         table: of the same dtype, (3, bounds): least, greatest, mean.
-        events: int64 (samples,), out, to be zero: replaced values of each sample.
+        events: int32 (samples, parts), out: replaced values of each program.
         size: values of a sample.
         inner: neighbouring values that share a bound.
         bounds: how many there are; they repeat.
@@ -81,13 +81,14 @@ def restrict(
         else:
             fixed = tl.load(table + 2 * bounds + which)
         tl.store(where, fixed, mask=wrong)
-        tl.atomic_add(events + sample, count.to(tl.int64), sem="relaxed")
+    tl.store(events + program, count)
 
 
 def restrict_(values: Tensor, table: Tensor, *, samples: int, inner: int, action: int, keep: bool) -> Tensor:
-    """Replace, in place, what lies outside its range; return the replaced values of each sample, int64 (samples,).
+    """Replace, in place, what lies outside its range; return how many values did, int32, shape (samples, parts).
 
-    Nothing is waited for, and where all is well nothing but ``events`` is written.
+    A sample's are the sum over its parts, which is left to whoever asks. Nothing is waited for, and where all is well
+    nothing but these counts is written.
 
     Args:
         values: any float dtype, contiguous, the samples first.
@@ -97,9 +98,9 @@ def restrict_(values: Tensor, table: Tensor, *, samples: int, inner: int, action
         action: ``CLIP``, ``ZERO`` or ``RESAMPLE``.
         keep: whether NaN is left alone and not counted.
     """
-    events = torch.zeros(samples, dtype=torch.int64, device=values.device)
     size = values.numel() // max(samples, 1)
     parts = -(-size // _LANES)
+    events = torch.empty(samples, parts, dtype=torch.int32, device=values.device)
     if samples * parts:
         with torch.cuda.device_of(values):
             restrict[(samples * parts,)](

@@ -74,7 +74,7 @@ for _kind in ("*u8", "*i32"):
         (flips.xor_map, _OCTETS | {"octets": _kind, "flags": _kind}, {"LANES": 2048}, 4),
         (flips.count_bits, _TWO | {"left": _kind, "right": _kind}, {"LANES": 2048, "TWO": True}, 4),
     ]
-_RANGES = {"table": "*bf16", "events": _TABLE, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
+_RANGES = {"table": "*bf16", "events": _NODES, "size": _LONG, "inner": _LONG, "bounds": _LONG, "parts": _LONG}
 KERNELS += [
     (
         ranges.restrict,

@@ -25,7 +25,7 @@ def table_of(low: Tensor | float, high: Tensor | float, mean: Tensor | float, li
 
 
 def restricted_(x: Tensor, table: Tensor, dim: int | str | None, *, action: str, nan: str) -> Tensor | None:
-    """Replace, in place, what lies outside its range; return how many values of each sample did, int64 (batch,).
+    """Replace, in place, what lies outside its range; return how many values did, int32 (batch, parts of a sample).
 
     None, with nothing done, where the kernel does not compile; that is logged.
 
