@@ -41,7 +41,7 @@ class RowLaw:
 @kernel("rows")  # the others are compiled for on whether 16 divides them: else values would be read one by one
 def check_rows(
     x: tl.tensor, y: tl.tensor, signs: tl.tensor, column: tl.tensor, gram: tl.tensor, law: tl.tensor,
-    wrong: tl.tensor, total: tl.tensor, rows: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
+    wrong: tl.tensor, rows: tl.tensor, inputs: tl.tensor, outputs: tl.tensor,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     """Check a few rows per program, which meet what is the same for all rows together.
@@ -54,7 +54,6 @@ def check_rows(
         gram: fp64 (inputs,).
         law: fp64 (6,): bias, terms, outputs, limit, floor, quick.
         wrong: int8 (rows,), out.
-        total: int64 (1,), out, to be zero: wrong rows.
         rows: how many there are.
         inputs: K.
         outputs: N.
@@ -76,11 +75,8 @@ def check_rows(
     off = tl.sum(residual, 1) - tl.load(law)
     allowed = tl.load(law + 1) * tl.sum(power, 1) + tl.load(law + 2) * tl.sum(squares, 1)
     fine = off * off < tl.load(law + 3) * allowed + tl.load(law + 4)  # NaN is below nothing, nor infinity below itself
-    bad = tl.where((fine | (tl.abs(off) < tl.load(law + 5))) | (real == 0), 0, 1)
-    tl.store(wrong + row, bad.to(tl.int8), mask=real)
-    count = tl.sum(bad, 0)
-    if count > 0:  # rare
-        tl.atomic_add(total, count.to(tl.int64), sem="relaxed")
+    fine = fine | (tl.abs(off) < tl.load(law + 5))
+    tl.store(wrong + row, tl.where(fine, 0, 1).to(tl.int8), mask=real)
 
 
 @kernel()
@@ -133,7 +129,14 @@ def row_flags(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
         y: outputs, likewise, shape (rows, N).
         law: what the sums are held against.
     """
-    return _checked(x, y, law)[0]
+    wrong = torch.empty(len(y), dtype=torch.int8, device=y.device)
+    with torch.cuda.device_of(y):
+        if len(y):
+            check_rows[(-(-len(y) // _CHECKED),)](
+                x, y, law.signs, law.column, law.gram, law.numbers, wrong, len(y), x.shape[1], y.shape[1],
+                ROWS=_CHECKED, COLUMNS=_COLUMNS,
+            )  # fmt: skip
+    return wrong
 
 
 def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
@@ -141,22 +144,10 @@ def wrong_rows(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
 
     The arguments are those of :func:`row_flags`.
     """
-    wrong, total = _checked(x, y, law)
-    if not int(total):
+    wrong = row_flags(x, y, law)
+    if not bool(wrong.any()):
         return torch.empty(0, dtype=torch.int64, device=y.device)
     return wrong.nonzero().flatten()
-
-
-def _checked(x: Tensor, y: Tensor, law: RowLaw) -> tuple[Tensor, Tensor]:
-    wrong = torch.zeros(len(y), dtype=torch.int8, device=y.device)
-    total = torch.zeros(1, dtype=torch.int64, device=y.device)
-    with torch.cuda.device_of(y):
-        if len(y):
-            check_rows[(-(-len(y) // _CHECKED),)](
-                x, y, law.signs, law.column, law.gram, law.numbers, wrong, total, len(y), x.shape[1], y.shape[1],
-                ROWS=_CHECKED, COLUMNS=_COLUMNS,
-            )  # fmt: skip
-    return wrong, total
 
 
 def column_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:

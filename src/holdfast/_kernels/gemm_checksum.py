@@ -182,7 +182,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, law: FusedLaw, *, co
 def wrong_flags(found: Product, law: FusedLaw) -> Tensor:
     """Return 1 for every row of a product that its inputs do not explain, int8 (rows,), without waiting for it."""
     _, tiles, rows = found.parts.shape
-    wrong = torch.zeros(rows, dtype=torch.int8, device=found.parts.device)
+    wrong = torch.empty(rows, dtype=torch.int8, device=found.parts.device)
     with torch.cuda.device_of(found.parts):
         if rows:
             judge_rows[(-(-rows // _JUDGED),)](found.parts, law.numbers, wrong, rows, tiles, ROWS=_JUDGED)

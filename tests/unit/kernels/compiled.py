@@ -85,7 +85,7 @@ KERNELS += [
     for action in range(3)
     for keep in (False, True)
 ]
-_ROWS = dict.fromkeys(("signs", "column", "gram", "law"), "*fp64") | {"wrong": "*i8", "total": _TABLE}
+_ROWS = dict.fromkeys(("signs", "column", "gram", "law"), "*fp64") | {"wrong": "*i8"}
 _SUMS = {"sums": "*fp64", "squares": "*fp64", "rows": _COUNT, "columns": _COUNT, "part": _COUNT}
 KERNELS += [
     (
