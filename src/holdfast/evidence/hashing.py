@@ -207,7 +207,8 @@ def _own_buffer() -> memoryview:
 
 
 def _page_buffer() -> memoryview:
-    return memoryview(mmap.mmap(-1, CHUNK))
+    """Return memory of this process alone: what mmap gives by default a forked process would write to as well."""
+    return memoryview(mmap.mmap(-1, CHUNK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _pipelined(descriptor: int, groups: list[list[Sink]], size: int) -> int:

@@ -143,3 +143,15 @@ def test_more_can_listen_to_the_same_pass(tmp_path: Path):
 def test_unknown_hashes_and_empty_shards_are_refused(options: dict):
     with pytest.raises(InvalidConfig):
         Wanted(**options)
+
+
+def test_a_process_that_was_forked_off_reads_into_memory_of_its_own(tmp_path: Path):
+    """The attack: while a changed file is hashed here, a forked worker hashes the genuine one into the same memory."""
+    (tmp_path / "f").write_bytes(content(1000))
+    digest_file(tmp_path / "f")  # this thread has its buffer from now on
+    before = bytes(hashing._own_buffer()[:1000])
+    if (child := os.fork()) == 0:
+        hashing._own_buffer()[:1000] = bytes(1000)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert bytes(hashing._own_buffer()[:1000]) == before == content(1000)
