@@ -112,6 +112,19 @@ class _Recorder(Watch):
         self._kept: list[Any] = [inputs]
         self._names: dict[str, int] = {}
 
+    def __enter__(self) -> _Recorder:
+        super().__enter__()
+        # after the hooks of the model itself: one that casts or moves the input makes the tensor that forward gets
+        self._handles.append(self._model.register_forward_pre_hook(self._given, with_kwargs=True))
+        return self
+
+    def _given(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Count what forward gets as the input."""
+        for item in tensors_in((*args, *kwargs.values())):
+            self._kept.append(item)
+            self.maker.setdefault(id(item), 0)
+            self._writers.setdefault(_state(item), 0)
+
     def see(self, place: str, call: Callable[..., Any], args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Add a node for each tensor of ``output``."""
         found = list(tensors_in(output)) if isinstance(output, tuple | list) else [output]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.hardening import RangeGuard, place
+from holdfast.data import dataset
+from holdfast.hardening import RangeGuard, harden, method_of, place
 from holdfast.hardening.capture import capture
 from holdfast.models import attach_guard, build_architecture, card, sites, tap
 from tests.unit.hardening.families import FAMILIES
@@ -120,3 +121,36 @@ def test_what_an_in_place_addition_made_is_a_node_of_its_own():
     assert add.written == add.number
     assert add.number in relu.parents
     assert [found.nodes[number].site for number in found.outputs] == ["fc"]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.fc = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x += self.branch(x)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_hook_makes_of_the_input_is_the_input(dtype: torch.dtype) -> None:
+    """A model of another precision casts on the way in: its sums are sums all the same."""
+    model = Residual().to(dtype).eval()
+    model.register_forward_pre_hook(lambda _, args: (args[0].to(dtype) * 2,))
+    found = place(model, torch.rand(6))
+    assert (found.branches, found.sums, found.logits) == (("branch",), ("/add",), ("fc",))
+
+
+def test_a_net_without_branches_says_that_its_logits_alone_are_guarded(caplog: pytest.LogCaptureFixture) -> None:
+    data, method = dataset("digits").take(8), method_of("range")
+    for model, words in (
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)), "only the logits are guarded"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 6), Residual(), nn.Linear(2, 10)), ""),
+    ):
+        caplog.clear()
+        hardened = harden(model.eval(), method.calibrated(model, data))
+        assert words in caplog.text
+        assert (len(card(hardened).guards) == 1) == bool(words)
+        assert bool(caplog.text) == bool(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from holdfast.hardening.harden import methods
 from holdfast.hardening.placement import place
 from holdfast.models import select
 from holdfast.models.tap import require_place
+
+_log = logging.getLogger(__name__)
 
 Action = Literal["clip", "zero", "resample", "recompute"]
 PLACED, BRANCHES = "placed", "branches"
@@ -111,6 +114,8 @@ def guarded_sites(model: nn.Module, data: Dataset, at: str) -> tuple[str, ...]:
     """
     if at in (PLACED, BRANCHES):
         found = place(model, data.example)
+        if not found.branches:
+            _log.warning("no residual sum was found, so only the logits are guarded: range:at=activations guards all")
         return found.sites if at == PLACED else tuple(dict.fromkeys((*found.branches, *found.logits)))
     selected = select(model, at, data.example)
     if wrong := [site.address for site in selected if site.kind != "activations"]:
