@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from holdfast.numerics.formats import format_of_dtype
 Run = Callable[[nn.Module, Tensor], object]  # computes the model on a batch
 Place = tuple[str, str]  # kind and name
 _TRACE_BATCHES = (2, 3)
-_NAMED = 8  # places in a warning
-_log = logging.getLogger(__name__)
 
 
 def stored_format(dtype: torch.dtype) -> str:
@@ -42,8 +39,23 @@ def float_site(kind: str, name: str, value: Tensor, shape: tuple[int, ...], oute
     return Site(kind, name, shape, stored_format(value.dtype), bits.bit_width(value.dtype), outer)
 
 
-def flowing(model: nn.Module, example: Tensor, internals: bool, run: Run | None) -> tuple[list[Site], dict[Site, Site]]:
-    """Return the places that write values, and which steps of operators are the activation an operator returns.
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """What flows through a model.
+
+    Attributes:
+        sites: places that write values, in order of computation.
+        twins: which steps of fused operators are the activation that the operator returns.
+        left_out: names of places whose samples lie along another dimension than the first; no fault can be put there.
+    """
+
+    sites: list[Site]
+    twins: dict[Site, Site]
+    left_out: list[str]
+
+
+def flowing(model: nn.Module, example: Tensor, internals: bool, run: Run | None) -> Flowing:
+    """Return the places that write values.
 
     Raises:
         InvalidConfig: the model is compiled, or does not take the example.
@@ -175,7 +187,7 @@ def _state(tensor: Tensor) -> tuple[int, int]:
     return tensor.untyped_storage().data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
-def _whole_samples(few: _Flows, more: _Flows, layouts: Mapping[Place, int]) -> tuple[list[Site], dict[Site, Site]]:
+def _whole_samples(few: _Flows, more: _Flows, layouts: Mapping[Place, int]) -> Flowing:
     """Return the places that write values: a storage, or a version of it, that no place before them holds.
 
     Also returns which steps of fused operators write what an activation counts already. A tensor not made of samples,
@@ -200,27 +212,20 @@ def _whole_samples(few: _Flows, more: _Flows, layouts: Mapping[Place, int]) -> t
     for site in result:
         flow = few[site.kind, site.name]
         seen[flow.state] = max(flow.tensor.nbytes, seen.get(flow.state, 0))
-    _tell_left_out(few, more, seen)
-    return result, twins
+    return Flowing(result, twins, _left_out(few, more, seen))
 
 
-def _tell_left_out(few: _Flows, more: _Flows, seen: Mapping[tuple[int, int] | None, int]) -> None:
-    """Log the places that hold samples, but along another dimension than the first: no fault can be put there.
+def _left_out(few: _Flows, more: _Flows, seen: Mapping[tuple[int, int] | None, int]) -> list[str]:
+    """Return the places that hold samples, but along another dimension than the first, so that none of them is a site.
 
-    Recurrent and transformer layers of torch compute (tokens, batch, features) unless told otherwise. A selection of
-    all activations would pass them over without a word, or take the last token for all of them. ``seen`` says how many
-    bytes of each state of a storage are a site.
+    ``seen`` says how many bytes of each state of a storage are one: a view of the last token is not all tokens.
     """
-    found = [
+    return [
         name
         for (kind, name), flow in few.items()
         if kind == "activations" and flow.tensor.nbytes > seen.get(flow.state, 0) and (kind, name) in more
         if _follows_elsewhere(tuple(flow.tensor.shape), tuple(more[kind, name].tensor.shape))
     ]
-    if found:
-        some = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
-        what = "1 place holds its" if len(found) == 1 else f"{len(found)} places hold their"
-        _log.warning("%s samples along another dimension than the first, and cannot be struck: %s", what, some)
 
 
 def _follows_elsewhere(few: tuple[int, ...], more: tuple[int, ...]) -> bool:

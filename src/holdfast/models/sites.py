@@ -6,6 +6,7 @@ A place is found by running the model, not by listing its modules: what never co
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Container, Sequence
 from fnmatch import fnmatchcase
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.models.card import card
-from holdfast.models.census import Run, float_site, flowing, stored_format
+from holdfast.models.census import Flowing, Run, float_site, flowing, stored_format
 from holdfast.models.site import KINDS, Site
 from holdfast.models.subject import require_open
 from holdfast.numerics import bits
 
+_NAMED = 8  # places in a warning
+_log = logging.getLogger(__name__)
 TRACED = ("activations", "inputs", "outputs", "internals")  # kinds that are found by running the model
 _ELSEWHERE = {
     "cache": "holdfast.execution.inject_generation",
@@ -43,22 +46,19 @@ def sites(
         run: what one computation is, where it is not ``model(batch)``. Of several forward passes, such as those that
             make a text, the last one counts, and the cache it starts from.
     """
-    found, twins = _known(model, example, internals, run)
-    return tuple(site for site in found if site not in twins)
+    found, flows = _known(model, example, internals, run)
+    return tuple(site for site in found if site not in flows.twins)
 
 
-def _known(
-    model: nn.Module, example: Tensor | None, internals: bool, run: Run | None
-) -> tuple[list[Site], dict[Site, Site]]:
-    """Return all sites, and which steps of operators are the activation that the operator returns."""
+def _known(model: nn.Module, example: Tensor | None, internals: bool, run: Run | None) -> tuple[list[Site], Flowing]:
+    """Return all sites, and what flows."""
     require_open(model)
-    found, twins = [*_parameters(model), *_buffers(model), *_qparams(model)], dict[Site, Site]()
-    if example is not None:
-        here, twins = flowing(model, example, internals, run)
-        found += here
+    found = [*_parameters(model), *_buffers(model), *_qparams(model)]
+    flows = Flowing([], {}, []) if example is None else flowing(model, example, internals, run)
+    found += flows.sites
     if (offload := getattr(model, "offload_sites", None)) is not None:
         found += offload()
-    return found, twins
+    return found, flows
 
 
 def _parameters(model: nn.Module) -> list[Site]:
@@ -103,9 +103,21 @@ def select(
         raise InvalidConfig(f"finding {at!r} takes a forward pass", hint="pass example=, one input sample")
     if special := [kind for kind, _ in parts if kind in _ELSEWHERE and not (kind == "cache" and run)]:
         raise InvalidConfig(f"a forward pass of one input has no {special[0]}", hint=_ELSEWHERE[special[0]])
-    known, twins = _known(model, example, any(kind == "internals" for kind, _ in parts), run)
+    known, flows = _known(model, example, any(kind == "internals" for kind, _ in parts), run)
     found = chosen(known, at, dict(model.named_modules()))
-    return tuple(site for site in found if twins.get(site) not in found)  # no bit twice
+    _tell([name for name in flows.left_out if any(k == "activations" and fnmatchcase(name, g) for k, g in parts)])
+    return tuple(site for site in found if flows.twins.get(site) not in found)  # no bit twice
+
+
+def _tell(left_out: Sequence[str]) -> None:
+    """Log the places that a selection asks for and does not get: it would pass them over without a word.
+
+    Recurrent and transformer layers of torch compute (tokens, batch, features) unless told otherwise.
+    """
+    if left_out:
+        some = ", ".join(left_out[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
+        what = "1 place holds its" if len(left_out) == 1 else f"{len(left_out)} places hold their"
+        _log.warning("%s samples along another dimension than the first, and cannot be struck: %s", what, some)
 
 
 def chosen(known: Sequence[Site], at: str, modules: Container[str] = ()) -> tuple[Site, ...]:
