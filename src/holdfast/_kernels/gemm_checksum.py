@@ -21,6 +21,7 @@ from holdfast._kernels.compiling import kernel
 
 BLOCK_ROWS, BLOCK_OUTPUTS, BLOCK_INPUTS = 128, 128, 64
 _JUDGED = 128  # rows of one program
+_REGISTERS = 128  # of a thread, so that two programs share a multiprocessor; of fp32, one fills its shared memory
 SUMS, SQUARES, EXPECTED, POWER = range(4)
 
 
@@ -175,6 +176,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, law: FusedLaw, *, co
                 x, weight, weight if bias is None else bias, y, law.signs, law.column, law.gram, parts, sums,
                 rows, outputs, x.shape[1], BIAS=bias is not None, COLUMNS=columns, PRECISION=law.precision,
                 ROWS=BLOCK_ROWS, OUTPUTS=BLOCK_OUTPUTS, INPUTS=BLOCK_INPUTS, num_warps=8, num_stages=3,
+                maxnreg=_REGISTERS if x.element_size() == 2 else None,
             )  # fmt: skip
     return Product(y, parts, sums)
 
