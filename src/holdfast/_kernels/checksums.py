@@ -134,7 +134,7 @@ def row_flags(x: Tensor, y: Tensor, law: RowLaw) -> Tensor:
         if len(y):
             check_rows[(-(-len(y) // _CHECKED),)](
                 x, y, law.signs, law.column, law.gram, law.numbers, wrong, len(y), x.shape[1], y.shape[1],
-                ROWS=_CHECKED, COLUMNS=_COLUMNS,
+                ROWS=_CHECKED, COLUMNS=_COLUMNS, enable_fp_fusion=True,
             )  # fmt: skip
     return wrong
 
