@@ -113,6 +113,7 @@ def test_a_map_larger_than_a_window_is_drawn_window_by_window(
 
     monkeypatch.setattr(chips, "WINDOW", 8192)
     monkeypatch.setattr(chips, "_SLAB", 4096 + 24)
+    monkeypatch.setattr(chips, "_WORDS", 64)  # of which a window has four blocks
     found = torch.zeros(2500, dtype=torch.uint8, device=resident)
     xor_chip_on_device_(found, 0.05, derive(5, "windows"), first=3)
     assert np.array_equal(found.cpu().numpy(), reference(2500, 0.05, derive(5, "windows"), 3)[0])
