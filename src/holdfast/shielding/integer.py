@@ -18,6 +18,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.evidence.lineage import Step
 from holdfast.models import Lens, card, manifest_of
+from holdfast.models.subject import require_open
 from holdfast.numerics.formats import Encoded
 from holdfast.numerics.formats.fixed_point import FixedPoint
 from holdfast.shielding.product import CODE_MAX, Geometry, integer_product
@@ -155,9 +156,13 @@ def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
         calibration: a Dataset, one batch (batch, *sample), or an iterable of such batches.
 
     Raises:
-        InvalidConfig: no layer qualifies, calibration is empty or not finite, or an accumulator could overflow.
+        InvalidConfig: no layer qualifies, calibration is empty or not finite, an accumulator could overflow, or weights
+            are of another precision than float32.
     """
+    require_open(model)
+    _require_float32(model)
     result = copy.deepcopy(model).eval()
+    _leave_fast_path(result)
     layers = {name: layer for name, layer in result.named_modules() if geometry_of(layer) is not None}
     seen = _calibrate(result, layers, batches_of(calibration))
     for name, (peak, shape) in seen.items():
@@ -170,6 +175,24 @@ def int8_model(model: nn.Module, calibration: Calibration) -> nn.Module:
     made = {"format": "int8", "activations": "static-max", "layers": len(seen)}
     card(result).lineage.append(Step("quantize", made, inputs))
     return result
+
+
+def _require_float32(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            found = str(value.dtype).removeprefix("torch.")
+            raise InvalidConfig(
+                f"integer layers stand between float32 ones, and {name} is {found}", hint="model.float()"
+            )
+
+
+def _leave_fast_path(model: nn.Module) -> None:
+    """Have torch's transformer layers call their parts: its fused kernel would compute with float weights."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def geometry_of(layer: nn.Module) -> Geometry | None:

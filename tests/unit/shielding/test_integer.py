@@ -10,7 +10,7 @@ from torch import nn
 from holdfast.data import dataset
 from holdfast.errors import InvalidConfig
 from holdfast.models import card
-from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers
+from holdfast.shielding import Int8Conv2d, Int8Linear, int8_model, integer_layers, shield
 from holdfast.shielding.graph import export
 from holdfast.shielding.integer import accumulator_bound, geometry_of
 from holdfast.shielding.product import Geometry, integer_product, ring_product
@@ -157,3 +157,34 @@ def test_stored_codes_are_kept() -> None:
     assert torch.equal(model.head.codes, codes(small, "head.weight"))
     assert "head.weight" not in card(model).lenses
     assert "head.weight" in card(small).lenses
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_layers_of_torchs_transformer_are_called_and_not_fused(masked: bool) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.fc = nn.TransformerEncoder(layer, 2), nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padding = torch.zeros(len(x), 8, dtype=torch.bool) if masked else None
+            out: torch.Tensor = self.fc(
+                self.encoder(x.flatten(1).unflatten(1, (8, 8)), src_key_padding_mask=padding).mean(1)
+            )
+            return out
+
+    torch.manual_seed(0)
+    model, inputs = Encoder().eval(), dataset("digits").take(64).all()[0]
+    integer = int8_model(model, inputs)
+    assert len(integer_layers(integer)) == 5
+    with torch.no_grad():
+        assert (integer(inputs) - model(inputs)).abs().max() < 0.1
+        with shield(integer) as session:
+            assert session(inputs[:4]).equal(integer(inputs[:4]))
+
+
+def test_another_precision_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).bfloat16()
+    with pytest.raises(InvalidConfig, match=r"1\.weight is bfloat16"):
+        int8_model(model, torch.rand(4, 1, 8, 8))
