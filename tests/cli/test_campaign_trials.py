@@ -173,6 +173,16 @@ def test_cross_sections_of_what_no_fault_strikes_are_refused_before_the_first_tr
     assert not (tmp_path / "run").exists()
 
 
+def test_a_law_that_no_beam_follows_gives_no_rate_and_loses_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "machine.toml").write_text(MACHINE)
+    options = ("--at", "weights,activations", "--cross-sections", str(tmp_path / "machine.toml"))
+    _run(model, tmp_path / "run", "--trials", "40", "--sampling", "layer-uniform", *options)
+    assert "no FIT: memory: an upset strikes every bit alike" in capsys.readouterr().err
+    assert _record(tmp_path / "run")["measured"]["critical"]["n"] == 40
+
+
 def test_too_few_trials_for_a_structure_lose_nothing(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

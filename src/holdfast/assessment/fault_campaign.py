@@ -154,7 +154,7 @@ def _reliability(report: CampaignReport, machine: Sequence[Structure]) -> dict[s
     """Return FIT and MTTF, of silent failures alone as well; or why there are none: the trials are not lost for it."""
     try:
         found = {name: reliability_of(report, machine, outcome=name) for name in ("critical-or-due", "critical", "due")}
-    except NoSuchSite as error:
+    except (NoSuchSite, InvalidConfig) as error:
         return {"missing": f"{error}: {error.hint}"}
     return {"flux": FLUX, **{name: describe_reliability(item) for name, item in found.items()}}
 

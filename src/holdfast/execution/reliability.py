@@ -23,6 +23,7 @@ from holdfast._registry import unknown
 from holdfast.errors import InvalidConfig, NoSuchSite
 from holdfast.execution.planner import MEASURES
 from holdfast.execution.report import FAILURES, CampaignReport
+from holdfast.execution.report_weights import chances
 from holdfast.execution.row import Row
 from holdfast.execution.statistics import Estimate, Proportion, check_confidence
 from holdfast.execution.structures import Structure
@@ -148,15 +149,32 @@ def reliability_of(
         seed: of the draws.
 
     Raises:
-        InvalidConfig: no structures, two of one name, or a flux that is not positive.
+        InvalidConfig: no structures, two of one name, a flux that is not positive, or a cross-section per bit where the
+            campaign's law does not draw every bit alike.
         NoSuchSite: a structure names sites that no trial hit.
         UnknownName: another method or outcome.
     """
     if outcome not in MEASURES:
         raise unknown("outcome", outcome, MEASURES)
     level = report.confidence if confidence is None else confidence
+    for item in structures:
+        _require_bits_alike(report, item)
     own = replace(report, confidence=level)
     return _rates(structures, lambda at: _of_report(own, at, outcome), MEASURES[outcome], flux, level, method, seed)
+
+
+def _require_bits_alike(report: CampaignReport, item: Structure) -> None:
+    """Refuse a cross-section per bit where faults did not strike every bit alike: its share is that of another beam."""
+    if item.bits is None or item.sites is None:
+        return
+    inside = selector(item.sites)
+    found = [chance for site, chance in chances(report.plan).items() if inside(site)]
+    if found and max(found) > min(found) * (1 + _ROUNDING):
+        law = report.plan.get("target", report.plan["sampling"])
+        raise InvalidConfig(
+            f"{item.name}: an upset strikes every bit alike, and a fault of this campaign, {law}, does not",
+            hint="ask report.under('bit-uniform'), or sample bit-uniform",
+        )
 
 
 def require_hit(structures: Iterable[Structure], addresses: Collection[str]) -> None:

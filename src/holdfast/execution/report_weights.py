@@ -38,6 +38,19 @@ def reweighted(plan: Mapping[str, Any], design: Design, law: str) -> dict[str, A
     return dict(plan) | {"target": law, "design": fresh.to_json()}
 
 
+def chances(plan: Mapping[str, Any]) -> dict[str, float]:
+    """Return the chance of one bit of each site under the law that a campaign's shares are about.
+
+    Of a plan that is older than populations, nothing is returned: it drew every bit alike.
+    """
+    sites = [_site(address, numel, bits) for address, numel, bits in plan.get("population", ())]
+    if not sites:
+        return {}
+    law = plan.get("target", plan["sampling"])
+    pairs = zip(sites, masses(sites, law, plan.get("macs")), strict=True)
+    return {site.address: mass / site.population for site, mass in pairs if site.population}
+
+
 def ratios_of(drawn: Mapping[str, float], wanted: Mapping[str, float]) -> dict[str, float]:
     """Return target over sampling probability of each site.
 

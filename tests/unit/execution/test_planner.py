@@ -187,7 +187,7 @@ def test_the_value_is_right_on_average_although_failures_decide_what_is_tried_ne
     """Strata that show no failure are hardly tried again: the pooled share of each would be 5 to 20 % too low here."""
     mean, error = mean_values(RARE, margin, budget, range(90))
     assert abs(mean - 1) < 3.5 * error + 0.01
-    assert error < 0.03  # or the line above would say little
+    assert error < 0.04  # or the line above would say little
 
 
 def test_what_trials_count_adds_up_to_the_value() -> None:

@@ -296,6 +296,20 @@ def test_strata_are_weighted_and_their_interval_is_no_narrower_than_the_sequence
     assert fit.high >= share.high * per_share * (1 - 1e-9)
 
 
+def test_a_cross_section_per_bit_takes_faults_that_strike_every_bit_alike() -> None:
+    """Layers alike, PyTorchFI's law, hits a small layer far too often for a beam."""
+    report = weights_of_a_net(trials=120, sampling="layer-uniform")
+    with pytest.raises(InvalidConfig, match="every bit alike, and a fault of this campaign, layer-uniform"):
+        reliability_of(report, dram("weights"))
+    weighted = report.under("bit-uniform")
+    per_share = 13 * 1e9 * 1e-14 * 1e9
+    fit = reliability_of(weighted, dram("weights")).total
+    assert fit.value == pytest.approx(weighted.share_among(lambda _: True).value * per_share)
+    assert reliability_of(report, dram("weights:fc.weight")).total.value >= 0  # of one site, all bits are alike
+    whole = [Structure(name="core", kind="logic", section=CrossSection(known=1e-14), sites="weights")]
+    assert reliability_of(report, whole).total.value >= 0  # what strikes logic is for the user to say
+
+
 @pytest.mark.slow
 def test_every_case_tried_leaves_no_interval() -> None:
     report = weights_of_a_net(exhaustive=True, bits="sign")
