@@ -110,7 +110,9 @@ def _seen(
 def _another(example: Tensor) -> Tensor:
     """Return a sample that a model which takes ``example`` takes as well, with other values."""
     if example.is_floating_point():
-        noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        noise = torch.randn(
+            example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu"
+        )
         return example * 0.75 + noise.to(example) * 0.5
     rolled = example.roll(1)
     return (example == 0).to(example.dtype) if torch.equal(rolled, example) else rolled
