@@ -111,7 +111,7 @@ def _another(example: Tensor) -> Tensor:
     """Return a sample that a model which takes ``example`` takes as well, with other values."""
     if example.is_floating_point():
         noise = torch.randn(
-            example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu"
+            example.shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64, device="cpu"
         )
         return example * 0.75 + noise.to(example) * 0.5
     rolled = example.roll(1)
