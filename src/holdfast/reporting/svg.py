@@ -75,12 +75,17 @@ def figure(title: str, description: str, parts: Iterable[str], *, height: float 
 
 def percent_axis(y: Scale, top: float) -> list[str]:
     """Return horizontal grid lines with percent labels from zero to ``top``."""
-    step = next(s for s in (0.0002, 0.0005, 0.001, 0.002, *_STEPS) if top / s <= 5.01)
     parts = []
-    for k in range(int(top / step + 1e-9) + 1):
-        parts.append(line(LEFT, y(k * step), WIDTH - RIGHT, y(k * step)))
-        parts.append(text(LEFT - 8, y(k * step) + 4, f"{k * step * 100:.3g}%", anchor="end"))
+    for share in ticks(top):
+        parts.append(line(LEFT, y(share), WIDTH - RIGHT, y(share)))
+        parts.append(text(LEFT - 8, y(share) + 4, f"{share * 100:.3g}%", anchor="end"))
     return parts
+
+
+def ticks(top: float) -> list[float]:
+    """Return round shares from zero to ``top``, six at most."""
+    step = next(s for s in (0.0002, 0.0005, 0.001, 0.002, *_STEPS) if top / s <= 5.01)
+    return [k * step for k in range(int(top / step + 1e-9) + 1)]
 
 
 def nice_top(value: float) -> float:

@@ -82,3 +82,10 @@ def test_the_places_that_pay_are_named(count: int) -> None:
     chart = vulnerability_against_cost(sites)
     assert chart.count("<circle") == count
     assert f"first to protect: s{count - 1}" in chart
+
+
+@pytest.mark.parametrize(("share", "labels"), [(0.6, ["0", "20", "40", "60"]), (0.015, ["0", "0.5", "1", "1.5", "2"])])
+def test_the_axis_of_the_forest_has_round_numbers(share: float, labels: list[str]) -> None:
+    measured = {"sdc": Measurement(share, share, share, 100, "proportion")}
+    chart = forest([Arm(name="a", measured=measured)], ("sdc",))
+    assert re.findall(r">([\d.]+)%<", chart) == labels

@@ -38,9 +38,8 @@ def forest(arms: Sequence[Arm], outcomes: Sequence[str]) -> str:
     top = svg.nice_top(max(arm.measured[name].high for arm in arms for name in shown if name in arm.measured))
     x = svg.linear(0, top, _LEFT, svg.WIDTH - 130)
     height = 20 + len(shown) * (_ROW * len(arms) + 14)
-    parts = [svg.line(x(top * k / 4), 4, x(top * k / 4), height) for k in range(5)]
-    parts += [svg.text(x(top * k / 4), height + 14, f"{top * k * 25:.3g}%", anchor="middle")
-              for k in range(5)]  # fmt: skip
+    parts = [svg.line(x(share), 4, x(share), height) for share in svg.ticks(top)]
+    parts += [svg.text(x(share), height + 14, f"{share * 100:.3g}%", anchor="middle") for share in svg.ticks(top)]
     for number, name in enumerate(shown):
         parts += _group(name, arms, x, 14 + number * (_ROW * len(arms) + 14))
     return svg.figure("Outcomes, arm against arm", _said(arms), parts, height=height + 22)
