@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say, stages
+from holdfast.cli._common import (
+    Architecture,
+    Json,
+    counted,
+    emit,
+    make_app,
+    require_other,
+    require_writable,
+    say,
+    stages,
+)
 from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 from holdfast.errors import UsageError
 
@@ -61,7 +71,7 @@ def harden(
     save(result, out)
     recorder.record(out, model, data)
     digest, count = manifest_of(result).digest, len(card(result).guards)
-    say(f"wrote {out}: {count} guards\nmodel {digest}")
+    say(f"wrote {out}: {counted(count, 'guard')}\nmodel {digest}")
     if json:
         emit({"model": digest, "folder": str(out), "guards": count})
 

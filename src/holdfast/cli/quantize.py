@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Architecture, Json, emit, make_app, require_other, require_writable, say
+from holdfast.cli._common import Architecture, Json, counted, emit, make_app, require_other, require_writable, say
 from holdfast.cli._lineage import PasswordFile, Recorder, StepKey
 
 app = make_app()
@@ -38,7 +38,7 @@ def quantize(
     _copy_tokenizer(model, out)
     recorder.record(out, model)
     digest, count = manifest_of(result).digest, len(card(result).lenses)
-    say(f"wrote {out}: {count} tensors as {format}\nmodel {digest}")
+    say(f"wrote {out}: {counted(count, 'tensor')} as {format}\nmodel {digest}")
     if json:
         emit({"model": digest, "folder": str(out), "tensors": count})
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._common import Json, emit, make_app, password_for, say
+from holdfast.cli._common import Json, counted, emit, make_app, password_for, say
 from holdfast.errors import UsageError
 from holdfast.evidence.tree import Links
 from holdfast.signing import load_signer
@@ -48,7 +48,7 @@ def resign(
         signature=signature, links=links,
     )  # fmt: skip
     say(
-        f"signed {model} as {done.path}, version {done.manifest.version}: {len(done.hashed)} files read, "
+        f"signed {model} as {done.path}, version {done.manifest.version}: {counted(len(done.hashed), 'file')} read, "
         f"{len(done.reused)} as signed before, {done.sampled:,} bytes of these read again"
     )
     if json:

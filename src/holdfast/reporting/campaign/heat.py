@@ -12,7 +12,7 @@ Counts = Sequence[int]  # failures, trials
 Heat = Mapping[str, Mapping[str, Counts]]  # site -> bit position -> counts
 
 _LEFT, _ROW = 190.0, 17.0
-_WIDE, _TALL = 110.0, 15.0  # of a label
+_WIDE, _TALL = 150.0, 15.0  # of a label of twenty letters
 
 
 def heat_map(table: Heat, fields: Mapping[str, str] | None = None) -> str:
