@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.errors import PolicyError, SignerUntrusted, UnreadableArtifact
-from holdfast.policy.case import Bundle, Case
+from holdfast.policy.bundles import Bundle
+from holdfast.policy.case import Case
 from holdfast.policy.history import lineage_data, lineage_of
 from holdfast.policy.model import DatasetsRule, ProvenanceRule
 from holdfast.policy.records import Found

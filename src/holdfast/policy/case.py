@@ -5,8 +5,7 @@ Answers that fail raise, each time they are asked; the judges turn that into a v
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -14,50 +13,25 @@ from functools import cached_property
 from pathlib import Path
 
 from holdfast._files import read_bytes
-from holdfast._registry import parse_spec
-from holdfast.errors import (
-    HoldfastError,
-    InvalidConfig,
-    PolicyError,
-    RecordMissing,
-    SignerUntrusted,
-    UnreadableArtifact,
-)
+from holdfast.errors import RecordMissing, SignerUntrusted, UnreadableArtifact
 from holdfast.evidence.beside import GIT_NAMES, default_manifest, default_signature
 from holdfast.evidence.model_manifest import ModelManifest
 from holdfast.evidence.statement import Statement
+from holdfast.policy.bundles import LIMIT, Bundle, bundles_in
 from holdfast.policy.identity import Identity, evidence_beside, identify, model_ids
 from holdfast.policy.model import Policy
-from holdfast.signing import Threshold, Verified, load_trust, verify_bundle
+from holdfast.policy.trusted import Trusted
+from holdfast.signing import Threshold, Verified, verify_bundle
 from holdfast.signing.envelope import read_envelope
 from holdfast.signing.manifests import read_manifest
-from holdfast.signing.marks import Mark, Marks
 from holdfast.signing.oms import read_statement
 from holdfast.signing.oms.scope import verifying_skip
 from holdfast.signing.passport import BUNDLE as PASSPORT
-from holdfast.signing.revocation import RevocationList, bundle_names, verify_revocations
-from holdfast.signing.trust import Trust
-from holdfast.signing.trusts import require_threshold, trusts
-from holdfast.signing.trusts.keyset import KeySetTrust, read_key_set_trust, read_stampers
-from holdfast.signing.trusts.unrevoked import Unrevoked
-
-BUNDLES = ("*.bundle.json", "*.sigstore.json", "*.sigstore", "*.intoto.json")
-LIMIT = 64 << 20
-_PATHS = ("path", "root", "roots", "intermediates", "tsa_roots", "crls")  # options of trusts that are files, or a+b
-_INSTANCES = ("public-good", "staging")  # roots that are no files
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle beside the model: its bytes, and what it says to be, of which nothing is believed yet."""
-
-    path: Path
-    data: bytes
-    claimed: Statement
+from holdfast.signing.revocation import bundle_names
 
 
 @dataclass
-class Case:
+class Case(Trusted):
     """What is judged: ``path`` under ``policy`` at ``at``, with the bundles and passports in ``evidence``."""
 
     path: Path
@@ -67,94 +41,6 @@ class Case:
     _files_hold: bool = False
     unsigned: Sequence[str] = ()  # files that the signer of the model left out
     used: set[tuple[str, str]] = field(default_factory=set)  # file name and SHA-256 (hex) of what was believed
-
-    def note(self, path: Path, data: bytes) -> None:
-        """Note that the evidence ``data`` in ``path`` was believed."""
-        self.used.add((path.name, hashlib.sha256(data).hexdigest()))
-
-    @cached_property
-    def revocations(self) -> RevocationList | None:
-        """The current revocation list, if the policy asks for one."""
-        rule = self.policy.revocation
-        if rule is None:
-            return None
-        data = read_bytes(self.policy.folder / rule.list, "revocation list", limit=LIMIT)
-        signer = require_threshold([self.source(rule.signer)])
-        found, _ = verify_revocations(data, signer, at=self.at, maximum_age=rule.maximum_age)
-        self._require_no_other(*found.mark, wanted=rule.name)
-        self.note(Path(rule.list), data)
-        return found
-
-    @cached_property
-    def key_set(self) -> KeySetTrust:
-        """The current key set that the policy asks for."""
-        rule = self.policy.keys
-        if rule is None:
-            raise InvalidConfig("the policy names no key set")
-        roots = require_threshold([self.source(item) for item in rule.root], rule.threshold)
-        stamps = self._absolute("+".join(rule.tsa_roots)) if rule.tsa_roots else ""
-        found = read_key_set_trust(
-            self.policy.folder / rule.set,
-            roots,
-            at=self.at,
-            tsa_roots=read_stampers(stamps),
-            limited=self._checked,
-        )
-        self._require_no_other(*found.keys.mark, wanted=rule.name)
-        return found
-
-    def _require_no_other(self, name: str, mark: Mark, *, wanted: str | None) -> None:
-        """Refuse a list or key set that is older than one seen here, or is another one of the same signers.
-
-        Raises:
-            PolicyError: it is; a list of another name would say nothing of what the right one names.
-        """
-        if wanted is not None and name.partition(":")[2] != wanted:
-            raise PolicyError(f"{name} is not the one called {wanted!r} that the policy asks for")
-        if self.marks is not None:
-            self.marks.require_no_older(name, mark)
-            if wanted is None:
-                self.marks.require_same_name(name)
-
-    @property
-    def marks(self) -> Marks | None:
-        """The local memory of versions, if the policy names one."""
-        rule = self.policy.rollback
-        return None if rule is None or rule.remember is None else Marks(self.policy.folder / rule.remember)
-
-    def source(self, text: str) -> Trust:
-        """Return the trust that the policy names, with paths relative to the policy's folder."""
-        scheme, colon, rest = text.partition(":")
-        if colon and "=" in rest:
-            options = parse_spec(text)[1]
-            given: dict[str, object] = {name: self._absolute(options[name]) for name in _PATHS if name in options}
-            if "trust" in options:  # one kind of trust in another
-                given["trust"] = self.source(options["trust"])
-            return trusts.build(text, **given)
-        if colon and scheme == "key":
-            return load_trust(self.policy.folder / rest)
-        if colon:
-            raise InvalidConfig(f"the policy trusts {text!r}, which names no kind of trust", hint="key:FILE.pub")
-        return load_trust(self.policy.folder / text)
-
-    def _absolute(self, places: str) -> str:
-        return (
-            places if places in _INSTANCES else "+".join(str(self.policy.folder / item) for item in places.split("+"))
-        )
-
-    def trust(self, sources: tuple[str, ...], needed: int | None = None) -> Threshold:
-        """Return the trust in several sources, less what is revoked."""
-        return self._checked(require_threshold([self.source(item) for item in sources], needed))
-
-    def _checked(self, threshold: Threshold) -> Threshold:
-        if self.revocations is None:
-            return threshold
-        members = tuple(Unrevoked(item, self.revocations, self.at) for item in threshold.members)
-        return Threshold(members, threshold.needed)
-
-    def checked(self, trust: Trust | Threshold) -> Threshold:
-        """Return one trust or several, less what is revoked."""
-        return self._checked(trust if isinstance(trust, Threshold) else Threshold((trust,)))
 
     @cached_property
     def signatures(self) -> dict[str, bytes]:
@@ -284,7 +170,7 @@ class Case:
     def bundles(self) -> tuple[Bundle, ...]:
         """All bundles of evidence, in the order of their names; one that cannot be read is refused by name."""
         folders = [*self.evidence, *([self.path / "lineage"] if self.path.is_dir() else [])]
-        return tuple(_read(path) for path in _found(folders))
+        return bundles_in(folders)
 
     def about_model(self, predicate_type: str, trust: Threshold) -> Iterator[tuple[Bundle, Verified]]:
         """Yield the bundles of a type that are about the verified model and that ``trust`` signed.
@@ -309,18 +195,6 @@ class Case:
         self.note(bundle.path, bundle.data)
         return proof
 
-    def require_unrevoked_bundle(self, data: bytes) -> None:
-        """Raise :class:`SignerUntrusted` when these very bytes, or what they sign, are revoked."""
-        self.require_unrevoked(("bundle", digest) for digest in bundle_names(data))
-
-    def require_unrevoked(self, names: Iterable[tuple[str, str]]) -> None:
-        """Raise :class:`SignerUntrusted` when one of these kinds and names is revoked."""
-        if self.revocations is None:
-            return
-        for kind, name in names:
-            if entry := self.revocations.against(kind, name, at=self.at):
-                raise SignerUntrusted(f"the {kind} {name[:16]} is revoked ({entry.reason})")
-
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
@@ -329,21 +203,3 @@ def _is_folder(path: Path) -> bool:
 def fits(name: str, pattern: str) -> bool:
     """Return whether a signed name fits a shell pattern, case and all."""
     return fnmatchcase(name, pattern)
-
-
-def _found(folders: list[Path]) -> list[Path]:
-    found: dict[Path, None] = {}
-    for folder in folders:
-        if folder.is_file():
-            found[folder] = None
-        for pattern in BUNDLES:
-            found |= dict.fromkeys(sorted(folder.glob(pattern)))
-    return sorted(found)
-
-
-def _read(path: Path) -> Bundle:
-    data = read_bytes(path, "evidence", limit=LIMIT)
-    try:
-        return Bundle(path, data, Statement.from_bytes(read_envelope(data).payload))
-    except HoldfastError as error:
-        raise type(error)(f"{path.name}: {error}", hint=error.hint) from error

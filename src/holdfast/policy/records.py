@@ -8,7 +8,8 @@ from pathlib import Path
 from holdfast._files import read_bytes
 from holdfast.errors import PolicyError, RecordMissing, SignerUntrusted
 from holdfast.evidence.record import RECORD_TYPE, Measurement, Record
-from holdfast.policy.case import LIMIT, Case
+from holdfast.policy.bundles import LIMIT
+from holdfast.policy.case import Case
 from holdfast.policy.model import Requirement
 from holdfast.signing import Verified, verify_passport
 from holdfast.signing.passport import BUNDLE, passport_records
