@@ -18,6 +18,7 @@ from holdfast.errors import InvalidConfig, UnknownName, UnsafeArtifact
 from holdfast.models.card import card
 from holdfast.seeds import derive
 
+_NETWORKS = ("holdfast.identification.probe_nets",)  # modules of ours that hold networks and nothing that acts
 _NOT_OF_CALLERS = frozenset((*sys.stdlib_module_names, "holdfast", "torch", "numpy"))
 
 architectures: Registry[nn.Module] = Registry("architecture", "holdfast.architectures")
@@ -48,8 +49,8 @@ def build_architecture(spec: str, *, seed: int = 0, here: bool = True) -> nn.Mod
 def build_named_in_file(spec: str, what: str, *, signed: bool) -> nn.Module:
     """Build the architecture that the file ``what`` names; it may choose among what is known, and have no code run.
 
-    A user's factory counts as known where its module is imported already. Where the file is ``signed``, what is
-    installed does, too; the current folder is not looked at for it.
+    The networks of this package are known. A user's factory counts as known where its module is imported already.
+    Where the file is ``signed``, what is installed does, too; the current folder is not looked at for it.
 
     Raises:
         UnsafeArtifact: a factory in a module that nobody has imported, or something else to call.
@@ -58,7 +59,7 @@ def build_named_in_file(spec: str, what: str, *, signed: bool) -> nn.Module:
     name, _, attribute = spec.partition(":")
     if _is_factory(name, attribute):
         factory = getattr(sys.modules.get(name), attribute, None)
-        if not signed and not _makes_modules(name, factory):
+        if not signed and name not in _NETWORKS and not _makes_modules(name, factory):
             hint = f"if you know it: --arch {shlex.quote(spec)}"  # which somebody may copy into a shell
             raise UnsafeArtifact(f"{what} names the code {spec!r}, which would run", hint=hint)
     return build_architecture(spec, here=False)

@@ -73,11 +73,20 @@ def test_a_module_below_a_layer_may_have_the_name_of_the_layers_weights(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("made", "kind"), [(lambda y: {"out": y}, "dict"), (lambda y: (y,), "tuple"), (lambda y: [y], "list")]
+    ("made", "kind"), [(lambda y: {"y": y}, "dict"), (lambda y: (y,), "tuple"), (lambda y: [y], "list")]
 )
 def test_a_model_that_returns_something_around_its_tensor_is_refused(made: Callable[[Tensor], Any], kind: str) -> None:
     with pytest.raises(InvalidConfig, match=f"returns a {kind}, not one tensor"):
         export(Returning(made), X[:1], X)
+
+
+def test_scores_are_read_out_of_what_libraries_put_around_them() -> None:
+    model = Returning(lambda y: y)
+    plain = export(model, X[:1], X)(X)
+    model.made = lambda y: {"out": y}
+    assert torch.equal(export(model, X[:1], X)(X), plain)
+    with pytest.raises(InvalidConfig, match="one input and one output"):
+        export(Returning(lambda y: {"out": y, "aux": 2 * y}), X[:1], X)
 
 
 @pytest.mark.parametrize("shape", [(16, 9), (16,), (16, 1, 8), ()])
