@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -310,14 +311,21 @@ def test_a_spawned_worker_s_kernels_go_with_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(spawn, "kernel_folder", lambda user: made.append(_folder(user)) or made[-1])
     owner = SpawnedWorker(("--device", "cpu"))
     try:
-        environment = Path(f"/proc/{owner.process.pid}/environ").read_bytes().decode().split("\0")
-        assert f"{spawn.KERNEL_FOLDER}={made[0]}" in environment
+        assert f"{spawn.KERNEL_FOLDER}={made[0]}" in _environment(owner.process.pid)
     finally:
         owner.close()
     assert not made[0].exists()
 
 
 _folder = spawn.kernel_folder
+
+
+def _environment(process: int) -> list[str]:
+    """Return what a new program was given; for a moment after it was started, the kernel shows nothing yet."""
+    end = time.monotonic() + 10
+    while not (found := Path(f"/proc/{process}/environ").read_bytes()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found.decode().split("\0")
 
 
 def test_a_worker_says_which_way_each_layer_takes(capsys: pytest.CaptureFixture[str]) -> None:
