@@ -275,5 +275,5 @@ def test_guards_learn_from_models_that_return_no_classes() -> None:
     high = float(torch.relu(net.down(data.batch(torch.arange(len(data)))[0])).detach().max())
     with torch.no_grad():
         net.down.bias[0] = tough.down.bias[0] = 1e9
-    assert float(net(image)["out"].abs().max()) > 1e6
-    assert float(tough(image)["out"].abs().max()) < 100 * high
+        assert float(net(image)["out"].abs().max()) > 1e6
+        assert float(tough(image)["out"].abs().max()) < 100 * high
