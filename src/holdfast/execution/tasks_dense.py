@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.execution.compare import Cause, Distances, Outcome, distances, softmax_distance
 from holdfast.execution.row import Verdict
@@ -48,11 +47,7 @@ class Segmentation:
         return _Maps(self, images_for(model, data))
 
 
-class _Maps(Images):
-    def __init__(self, task: Segmentation, data: Dataset) -> None:
-        super().__init__(data)
-        self._task = task
-
+class _Maps(Images[Segmentation]):
     def read(self, output: object) -> Tensor:
         scores = logits_of(output)
         if not isinstance(scores, Tensor) or scores.dim() != 4:
@@ -125,11 +120,7 @@ class Regression:
         return _Numbers(self, images_for(model, data))
 
 
-class _Numbers(Images):
-    def __init__(self, task: Regression, data: Dataset) -> None:
-        super().__init__(data)
-        self._task = task
-
+class _Numbers(Images[Regression]):
     def read(self, output: object) -> Tensor:
         numbers = logits_of(output)
         if not isinstance(numbers, Tensor) or numbers.dim() < 1 or not numbers.is_floating_point():

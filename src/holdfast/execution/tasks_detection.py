@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Dataset
 from holdfast.errors import InvalidConfig
 from holdfast.execution.compare import Cause, Outcome
 from holdfast.execution.row import Verdict
@@ -63,11 +62,7 @@ class Detection:
         return _Objects(self, images_for(model, data))
 
 
-class _Objects(Images):
-    def __init__(self, task: Detection, data: Dataset) -> None:
-        super().__init__(data)
-        self._task = task
-
+class _Objects(Images[Detection]):
     def read(self, output: object) -> Tensor:
         """Return the objects of each image as float32, shape (batch, most, 6), zeros behind the last one."""
         if not isinstance(output, Sequence) or not output or not all(map(_is_answer, output)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from holdfast.execution.row import Verdict
 from holdfast.execution.tasks import Again, Answer, Exam, tasks
 from holdfast.models.outputs import logits_of, require_scores
 
+Asked = TypeVar("Asked")  # the task that an exam is of
 CRITICAL = ("top-1", "top-5", "margin")
 _FLAGS = 4  # of the columns
 _COLUMNS = (
@@ -27,11 +28,11 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Images:
+class Images(Generic[Asked]):
     """An exam on a dataset of images, one pass each; tasks add how an answer is read and judged."""
 
-    def __init__(self, data: Dataset) -> None:
-        self._data = data
+    def __init__(self, task: Asked, data: Dataset) -> None:
+        self._task, self._data = task, data
         self.size, self.example, self.digest = len(data), data.example, data.digest
 
     def batch(self, numbers: Sequence[int]) -> Tensor:
@@ -87,11 +88,7 @@ class Classification:
         return _Scores(self, images_for(model, data, labels=True))
 
 
-class _Scores(Images):
-    def __init__(self, task: Classification, data: Dataset) -> None:
-        super().__init__(data)
-        self._task = task
-
+class _Scores(Images[Classification]):
     def read(self, output: object) -> Tensor:
         return require_scores(logits_of(output))
 
