@@ -91,7 +91,7 @@ class Passes:
 
     def apart_because(self, at: str) -> str | None:
         """Return why trials at ``at`` may not share a pass; None where they may, or would not anyway."""
-        if self.exclusive or self.state.moving or not self._is_plain:
+        if self.state.moving or not self._is_plain:
             return None
         sites, mark = flowing(self.model, self.exam, at), self.state.mark()
         try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from holdfast.data import Dataset
 from holdfast.execution import campaign
 from holdfast.faults import BitFlip
+from holdfast.shielding import int8_model, shield
 from tests.nets import trained_digits
 
 
@@ -60,6 +61,14 @@ def test_no_fault_of_one_row_is_counted_in_another(digits: Dataset, end: nn.Modu
     model = Batched(end)
     alone, _ = shares(model, digits, batch=1)
     together, plan = shares(model, digits, batch=32)
+    assert together == alone
+    assert "depends on the inputs beside it" in plan["rows_apart"]
+
+
+def test_no_fault_of_one_row_is_counted_in_another_within_a_session(digits: Dataset) -> None:
+    with shield(int8_model(Batched(DynamicallyQuantised()), digits.take(32))) as session:
+        alone, _ = shares(session, digits, batch=1)
+        together, plan = shares(session, digits, batch=32)
     assert together == alone
     assert "depends on the inputs beside it" in plan["rows_apart"]
 
