@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 from torch import Tensor
@@ -26,11 +27,16 @@ def with_logits(output: Any, scores: Tensor) -> Any:
     found = logits_of(output)
     if found is output or found is scores:
         return scores if found is output else output
+    if isinstance(output, tuple):  # a named one
+        return output._replace(logits=scores)  # type: ignore[attr-defined]
     changed = copy.copy(output)
     if isinstance(output, Mapping):
         changed[next(key for key in _KEYS if key in output)] = scores
-    else:
+        return changed
+    try:
         changed.logits = scores
+    except FrozenInstanceError:
+        object.__setattr__(changed, "logits", scores)  # of a copy that nobody else has seen
     return changed
 
 
