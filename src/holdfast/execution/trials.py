@@ -30,6 +30,7 @@ from holdfast.execution.state import Mark, State
 from holdfast.execution.tasks import Exam, Task, task_for
 from holdfast.execution.watchdog import Hang, Watchdog
 from holdfast.models import stored
+from holdfast.models.subject import require_unscripted
 
 __all__ = ["Row", "TrialRunner"]
 
@@ -53,7 +54,7 @@ class TrialRunner:
         batch: trials of a block, for engines that always compute as many.
 
     Raises:
-        InvalidConfig: data that are not of the task, or that the model does not take.
+        InvalidConfig: data that are not of the task, or that the model does not take; or a part of it is a script.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrialRunner:
         watchdog: Watchdog | None = _WATCHDOG,
         batch: int | None = None,
     ) -> None:
+        require_unscripted(model)
         self._model, self._strict, self._rerun = model, strict, rerun
         self._made: dict[str, Any] = {
             "engine": engine,

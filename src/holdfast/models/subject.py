@@ -28,17 +28,39 @@ def require_module(model: object) -> None:
 
 
 def require_open(model: nn.Module) -> None:
-    """Refuse a module whose stored and computed values cannot be reached one by one.
+    """Refuse a module whose stored values cannot be reached one by one.
 
     Raises:
-        InvalidConfig: no module, a script, or tensors without values.
+        InvalidConfig: no module, a script, a part that is one and stores something, or tensors without values.
     """
     require_module(model)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise InvalidConfig(
-            "TorchScript does not let its parts be reached", hint="give the nn.Module that it was made from"
-        )
+    if any(script is model or _stores(script) for script in _scripts(model)):
+        raise _closed()
     require_values(model)
+
+
+def require_unscripted(model: nn.Module) -> None:
+    """Refuse a module that is a script, or has a part that is one, where all of its parts are to be hooked.
+
+    Raises:
+        InvalidConfig: it does.
+    """
+    if any(True for _ in _scripts(model)):
+        raise _closed()
+
+
+def _scripts(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, torch.jit.ScriptModule))
+
+
+def _stores(module: nn.Module) -> bool:
+    return any(True for held in (module.parameters(), module.buffers()) for _ in held)
+
+
+def _closed() -> InvalidConfig:
+    return InvalidConfig(
+        "TorchScript does not let its parts be reached", hint="give the nn.Module that it was made from"
+    )
 
 
 def require_values(model: nn.Module) -> None:
@@ -57,8 +79,9 @@ def require_eager(model: nn.Module) -> None:
     """Refuse a compiled module where what flows through it is to be seen.
 
     Raises:
-        InvalidConfig: it was compiled, whole or in part.
+        InvalidConfig: it was compiled, or made a script, whole or in part.
     """
+    require_unscripted(model)
     for module in model.modules():
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise InvalidConfig(

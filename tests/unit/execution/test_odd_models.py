@@ -18,7 +18,7 @@ from holdfast.execution import accuracy, campaign, robust_error
 from holdfast.faults import BitErrors, BitFlip
 from holdfast.faults.adversarial import Budget, ProgressiveBitSearch
 from holdfast.hardening import profile
-from holdfast.models import build_architecture, save, select
+from holdfast.models import build_architecture, save, select, sites
 
 Verb = Callable[[Any, Dataset], object]
 FLOWS: dict[str, Verb] = {
@@ -83,6 +83,23 @@ def test_a_script_cannot_be_looked_into_and_says_so(digits: Dataset, verb: Verb)
         with pytest.raises(InvalidConfig, match="TorchScript does not let its parts be reached"):
             verb(script, digits)
         assert accuracy(script, digits.take(9)).n == 9  # which needs no look inside
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_script_inside_that_stores_nothing_is_in_the_way_only_of_who_looks_at_what_flows(digits: Dataset) -> None:
+    partly = nn.Sequential(net(), torch.jit.script(nn.ReLU()))
+    plain = nn.Sequential(net(), nn.ReLU())
+    found, expected = (
+        robust_error(model, digits.take(20), BitErrors(rate=0.01), at="weights", chips=2) for model in (partly, plain)
+    )
+    assert found.per_chip == expected.per_chip
+    with pytest.raises(InvalidConfig, match="TorchScript does not let its parts be reached"):
+        campaign(partly, digits, BitFlip(), at="weights", trials=3)
+    with pytest.raises(InvalidConfig, match="TorchScript does not let its parts be reached"):
+        sites(partly, digits.example)
+    storing = nn.Sequential(torch.jit.script(net()))
+    with pytest.raises(InvalidConfig, match="TorchScript does not let its parts be reached"):
+        robust_error(storing, digits.take(20), BitErrors(rate=0.01), at="weights", chips=2)
 
 
 @pytest.mark.usefixtures("compiler")
