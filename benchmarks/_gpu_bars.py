@@ -119,6 +119,10 @@ def table(folder: Path) -> Iterator[str]:
         if not path.is_file():
             yield f"{bar.name:52} {aim:>14}   not measured"
             continue
-        value = bar.figure(json.loads(path.read_text()))
+        try:
+            value = bar.figure(json.loads(path.read_text()))
+        except (ValueError, KeyError, RuntimeError, StopIteration) as error:  # one result must not hide the others
+            yield f"{bar.name:52} {aim:>14}   not readable: {path.name} ({type(error).__name__})"
+            continue
         verdict = "reached" if bar.reached(value) else "MISSED"
         yield f"{bar.name:52} {aim:>14}   {value:10.3g} {bar.unit:6} {verdict}"

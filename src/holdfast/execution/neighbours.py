@@ -27,6 +27,7 @@ from holdfast.numerics.formats import formats
 APART = "what the model says to an input depends on the inputs beside it"
 _ROWS = 4
 _LARGE = 256.0  # beyond what flows in most nets, and finite in every format
+_LOUDER = 4.0  # times another input, so that it has the largest value of the batch
 _ELEMENTS = 64  # of a row that are struck at every site, evenly spaced
 
 Strike = Callable[[Site, Tensor], Flips]
@@ -42,9 +43,10 @@ def are_mixed(
 ) -> bool:
     """Say whether rows of a batch depend on each other; where not even two fit in memory, none ever share a pass.
 
-    Every second row is struck at all ``sites``, then the others are; the rows left alone must come out as they do
-    beside healthy ones, bit for bit. Struck values have the top bit of their exponent flipped, which makes many of
-    them infinite or NaN, or else are large and finite: what is blind to the one sees the other.
+    Every second row gets another input, then the others do, and every second row is struck at all ``sites``, then the
+    others are; the rows left alone must come out as they do beside those first ones, bit for bit. Struck values have
+    the top bit of their exponent flipped, which makes many of them infinite or NaN, or else are large and finite: what
+    is blind to the one sees the other.
     """
     images = exam.batch([number % exam.size for number in range(rows)])
     try:
@@ -52,6 +54,8 @@ def are_mixed(
         healthy = exam.read(model(images))
         limit = None if watchdog is None else watchdog.seconds(monotonic() - began)
         batch = _Batch(model, exam, images, sites, limit)
+        if any(_leaks(healthy, batch.beside_others(first), 1 - first) for first in (0, 1)):
+            return True
         tries = [(first, strike) for first in (0, 1) for strike in (_flipped, _large)]
         return any(_leaks(healthy, batch.beside(range(first, rows, 2), strike), 1 - first) for first, strike in tries)
     except Exception as error:
@@ -68,11 +72,21 @@ class _Batch:
     sites: Sequence[Site]
     limit: float | None
 
+    def beside_others(self, first: int) -> Tensor | None:
+        """Return the output where every second row from ``first`` on has its neighbour's input, numbers scaled up."""
+        images = self.images.clone()
+        others = self.images.roll(1, 0)[first::2]
+        images[first::2] = others * _LOUDER if others.is_floating_point() else others
+        return self._answer(images, {})
+
     def beside(self, struck: Sequence[int], strike: Strike) -> Tensor | None:
         """Return the output where rows ``struck`` are struck; None for a pass that breaks or does not end."""
+        return self._answer(self.images, {site: _at(site, struck, strike) for site in self.sites})
+
+    def _answer(self, images: Tensor, taps: dict[Site, Callable[[Tensor], Tensor]]) -> Tensor | None:
         try:
-            with deadline(self.limit), tap_sites(self.model, {site: _at(site, struck, strike) for site in self.sites}):
-                return self.exam.read(self.model(self.images))
+            with deadline(self.limit), tap_sites(self.model, taps):
+                return self.exam.read(self.model(images))
         except (Exception, Hang) as error:  # trials that break a shared pass run alone anyway
             if is_out_of_memory(error):
                 raise

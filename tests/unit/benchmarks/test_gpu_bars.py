@@ -67,6 +67,12 @@ def test_a_result_that_is_not_there_is_not_measured(tmp_path: Path) -> None:
     assert sum(line.endswith("MISSED") for line in lines) == 1
 
 
+def test_a_result_that_lacks_a_case_hides_no_other(tmp_path: Path) -> None:
+    lines = written(tmp_path, GOOD | {"gpu_guards": cases(ranges={"share": 0.005}), "gpu_shield": {"cases": []}})
+    assert sum("not readable" in line for line in lines) == 2
+    assert sum(line.endswith("reached") for line in lines) == 8
+
+
 @pytest.mark.parametrize("bar", BARS, ids=lambda bar: bar.name)
 def test_a_limit_belongs_to_what_reaches_it(bar: Any) -> None:
     worse = -1e-6 if bar.least else 1e-6

@@ -110,3 +110,16 @@ def test_what_struck_rows_write_into_the_model_is_put_back(digits: Dataset) -> N
     together, _ = shares(model, digits, batch=32)
     assert together == alone
     assert float(model.end.harm) == 0  # type: ignore[arg-type]
+
+
+def test_rows_that_mix_before_the_fault_are_asked_alone_too(digits: Dataset) -> None:
+    """Where only outputs are struck, no fault reaches another row; what a row says still depends on those beside it."""
+    model = nn.Sequential(DynamicallyQuantised(), trained_digits()).eval()
+    data = Dataset("scaled", digits.raw.float() * torch.linspace(0.1, 1, len(digits)).view(-1, 1, 1, 1), digits.labels,
+                   digits.classes, digits.preprocessing)  # fmt: skip
+    tables = []
+    for batch in (1, 16):
+        report = campaign(model, data, BitFlip(), at="outputs", trials=150, seed=0, engine="hooks", batch=batch)
+        tables.append([(row.outcome, row.max_absolute) for row in report.rows])
+        assert batch == 1 or report.plan["rows_apart"]
+    assert tables[0] == tables[1]
